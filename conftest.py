@@ -1,0 +1,102 @@
+"""Shared by all tests, doctests included: poisoned buffers, and the record of launches that is compiled at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lucid  # first of all: it must be imported before triton
+import triton_kernels
+from tests.compiling import Compiler
+from tests.device import DEVICE
+from triton_kernels import backend, offline, trace
+from triton_kernels.launch import Launch
+
+COMPILED_AT_THE_END = "test_every_recorded_launch"
+
+_compiler: Compiler | None = None
+_seen: set[str] = set()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the tests of compiled launches last, when all launches are known; skip what needs the interpreter."""
+    items.sort(key=lambda item: COMPILED_AT_THE_END in item.name)
+    if not backend.INTERPRETED:
+        reason = "counts bytes in Triton's interpreter; run with TRITON_INTERPRET=1"
+        for item in items:
+            if item.get_closest_marker("interpreter_only"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Compiler:
+    """The process that compiles what was recorded, at work since the first launch."""
+    assert _compiler is not None, "no launch was recorded: run the whole suite, or more than this test"
+    return _compiler
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Send each distinct launch, as a GPU would get it, to a compiler in another process, if a test asks for it."""
+    global _compiler
+    if not any(COMPILED_AT_THE_END in item.name for item in request.session.items):
+        yield
+        return
+    _compiler = Compiler()
+
+    def record(launched: Launch) -> None:
+        description = json.dumps(offline.describe(launched))
+        if description not in _seen:
+            _seen.add(description)
+            assert _compiler is not None
+            _compiler.send(description)
+
+    with trace.planned(record):
+        yield
+    _compiler.stop()
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill fresh floating buffers with NaN, and others with a large number: what is not written shows."""
+    empty = torch.empty
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        buffer = empty(*args, **kwargs)
+        if buffer.numel() > 2**26:  # the tests of enormous tensors, which would fill the memory
+            return buffer
+        if buffer.dtype.is_floating_point:
+            buffer.fill_(float("nan"))
+        elif buffer.dtype is not torch.bool and not buffer.dtype.is_complex:
+            buffer.fill_(torch.iinfo(buffer.dtype).max)
+        return buffer
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    lucid.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
+    """Names that examples of the kernel package use: they run on any device."""
+    doctest_namespace.update(torch=torch, np=np, DEVICE=DEVICE, triton_kernels=triton_kernels)
+
+
+@pytest.fixture(params=["interpreter's tiles", "GPU's tiles"])
+def tiles(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with each table of tile sizes; where kernels are compiled, the interpreter's would not fit."""
+    gpu = request.param == "GPU's tiles"
+    if not gpu and not backend.INTERPRETED:
+        pytest.skip("the interpreter's tiles are too large for a GPU")
+    with triton_kernels.launch.tables(interpreted=not gpu):
+        yield request.param

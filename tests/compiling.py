@@ -1,0 +1,59 @@
+"""Processes that compile launches for GPUs that are not there, while the tests run."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from triton_kernels import offline
+
+
+class Compiler:
+    """Takes descriptions of launches and collects reports, from a few processes with the interpreter off."""
+
+    def __init__(self, processes: int = 2) -> None:
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._answers: list[dict[str, Any]] = []
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(processes)]
+        for thread in self._threads:
+            thread.start()
+        self.sent = 0
+
+    def send(self, description: str) -> None:
+        """Have one launch compiled for every target."""
+        self._queue.put(description)
+        self.sent += 1
+
+    def answers(self) -> list[dict[str, Any]]:
+        """All reports and errors, when the last one is there; nothing can be sent afterwards."""
+        self.stop()
+        return self._answers
+
+    def stop(self) -> None:
+        """Let the processes finish what was sent, and end."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def _work(self) -> None:
+        """Hand one description at a time to a process of its own."""
+        command = [sys.executable, "-m", "triton_kernels.offline"]
+        environment = {**os.environ, "TRITON_INTERPRET": "0"}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            while (description := self._queue.get()) is not None:
+                print(description, file=process.stdin, flush=True)
+                for _ in offline.TARGETS:
+                    # A process that died leaves an empty line, and the count of answers short.
+                    line = process.stdout.readline()
+                    self._answers += [json.loads(line)] if line else []

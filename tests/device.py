@@ -1,0 +1,7 @@
+"""The device that tests run on."""
+
+from __future__ import annotations
+
+from triton_kernels import backend
+
+DEVICE = backend.default_device()

@@ -1,0 +1,89 @@
+"""Which way kernels run, and what is said where they cannot. Each case is a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from triton_kernels import backend, interpreter
+
+without_gpu = pytest.mark.skipif(backend.HAS_GPU, reason="about machines without a GPU")
+with_gpu = pytest.mark.skipif(not backend.HAS_GPU, reason="about machines with a GPU")
+
+
+def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**clean, **env})
+
+
+@without_gpu
+@pytest.mark.parametrize("package", ["lucid", "triton_kernels"])
+def test_importing_a_package_switches_the_interpreter_on(package: str) -> None:
+    done = _run(f"import {package}, os; from triton_kernels import backend; print(backend.INTERPRETED)")
+    assert done.stdout.strip() == "True", done.stderr
+
+
+@without_gpu
+def test_triton_imported_before_in_compiled_mode_gives_an_error_that_says_what_to_do() -> None:
+    done = _run("import triton, lucid\ntry: lucid.ones(2) + 1\nexcept RuntimeError as e: print(e)")
+    assert "triton was imported before this package in compiled mode" in done.stdout, done.stderr
+    assert "import lucid first, or set TRITON_INTERPRET=1" in done.stdout
+
+
+@without_gpu
+def test_torch_may_be_imported_before() -> None:
+    done = _run("import torch, torch.nn, lucid; print((lucid.ones(2) + 1).tolist())")
+    assert done.stdout.strip() == "[2.0, 2.0]", done.stderr
+
+
+@without_gpu
+def test_triton_imported_before_with_the_interpreter_on_is_fine() -> None:
+    done = _run("import triton, lucid; print((lucid.ones(2) + 1).tolist())", TRITON_INTERPRET="1")
+    assert done.stdout.strip() == "[2.0, 2.0]", done.stderr
+
+
+@without_gpu
+def test_a_cpu_tensor_where_kernels_are_compiled_gives_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend, "INTERPRETED", False)
+    monkeypatch.setattr(backend, "HAS_GPU", True)
+    with pytest.raises(RuntimeError, match=r"cannot read a CPU tensor: move it with .to\('cuda'\), or set TRITON_INT"):
+        backend.check_device(torch.device("cpu"))
+    backend.check_device(torch.device("cuda"))
+
+
+@with_gpu
+def test_a_cpu_tensor_on_a_machine_with_a_gpu_gives_an_error_that_says_what_to_do() -> None:
+    done = _run("import lucid\ntry: lucid.ones(2, device='cpu') + 1\nexcept RuntimeError as e: print(e)")
+    assert "move it with .to('cuda')" in done.stdout, done.stderr
+
+
+def test_importing_torch_alone_does_not_import_triton() -> None:
+    """On which the switch relies."""
+    assert _run("import sys, torch; print('triton' in sys.modules)").stdout.strip() == "False"
+
+
+class TestBfloat16InTheInterpreter:
+    """The one named place where the interpreter's faults are worked around."""
+
+    def test_rounding_is_that_of_torch_for_every_kind_of_float32(self) -> None:
+        bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
+        edges = np.array([0, 0x80000000, 1, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x3F808000], np.uint32)
+        values = np.concatenate([bits, edges]).view(np.float32)
+        ours = torch.from_numpy(interpreter.bfloat16_bits(values).astype(np.int32)).to(torch.int16).view(torch.bfloat16)
+        theirs = torch.from_numpy(values).to(torch.bfloat16)
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
+
+    def test_every_bfloat16_survives_the_way_to_float32_and_back(self) -> None:
+        every = np.arange(2**16, dtype=np.uint16)
+        values = interpreter.bfloat16_values(every)
+        back = interpreter.bfloat16_bits(values)
+        np.testing.assert_array_equal(back[~np.isnan(values)], every[~np.isnan(values)])
+        assert np.isnan(interpreter.bfloat16_values(back[np.isnan(values)])).all()

@@ -1,0 +1,157 @@
+"""The loss and both gradients against float64 truth: every reduction, target kind, pair of dtypes and layout."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+import lucid.nn.functional as F
+import triton_kernels as tk
+from tests.device import DEVICE
+from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
+
+View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _as_it_is(base: torch.Tensor) -> torch.Tensor:
+    return base
+
+
+#: For x and for the target: the shape of a dense tensor, and the view of it that is passed.
+LAYOUTS: dict[str, tuple[tuple[tuple[int, ...], View], tuple[tuple[int, ...], View]]] = {
+    "contiguous": (((6, 32), _as_it_is), ((6, 32), _as_it_is)),
+    "transposed": (((7, 24), torch.t), ((7, 24), torch.t)),
+    "one transposed": (((24, 7), _as_it_is), ((7, 24), torch.t)),
+    "sliced": (((10, 33), lambda t: t[1::2, 3:-2]), ((10, 33), lambda t: t[::2, 1:-4])),
+    "expanded": (((6, 9), _as_it_is), ((1, 9), lambda t: t.expand(6, 9))),
+    "broadcast": (((3, 1, 9), _as_it_is), ((2, 9), _as_it_is)),
+    "0-d": (((), _as_it_is), ((), _as_it_is)),
+    "empty": (((0, 5), _as_it_is), ((0, 5), _as_it_is)),
+    "3-D": (((2, 3, 5), _as_it_is), ((2, 3, 5), _as_it_is)),
+    "41 x 1271": (((41, 1271), _as_it_is), ((41, 1271), _as_it_is)),
+    "3 x 131072": (((3, 131072), _as_it_is), ((3, 131072), _as_it_is)),
+}
+
+
+def _draw(shape: tuple[int, ...], dtype: torch.dtype, log: bool = True) -> torch.Tensor:
+    """Log-probabilities along the last dimension, or probabilities; of a 0-d shape, some number that could be one."""
+    values = torch.randn(shape, dtype=torch.float64)
+    values = values.log_softmax(-1) if shape else -values.abs()
+    return (values if log else values.exp()).to(DEVICE, dtype)
+
+
+def _arithmetic(*dtypes: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def _check(x: torch.Tensor, y: torch.Tensor, log_target: bool, reduction: str) -> None:
+    """Run the loss forward and backward with a random dloss, and compare everything."""
+    x_leaf, y_leaf = (lucid.from_torch(t).requires_grad_() for t in (x, y))
+    loss = F.kl_div(x_leaf, y_leaf, reduction=reduction, log_target=log_target)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    assert loss.dtype.torch == dtype
+    dloss = torch.randn(loss.shape, dtype=torch.float64).to(DEVICE, dtype)
+    loss.backward(lucid.from_torch(dloss))
+
+    x_exact, y_exact = exact(x), exact(y)
+    terms = kl_terms(x_exact, y_exact, log_target)
+    count = {"mean": terms.size, "batchmean": x.shape[0] if x.dim() else 1}.get(reduction, 1)
+    p = np.exp(y_exact) if log_target else y_exact
+    log_p = y_exact if log_target else np.log(y_exact)
+    # The relative condition of exp at y is |y|; log p and x cancel.
+    exp_condition = 1 + np.abs(y_exact) if log_target else 1.0
+    spread = np.abs(log_p) + np.abs(x_exact)
+    condition = np.broadcast_to(p * spread * exp_condition, terms.shape)
+    arithmetic = _arithmetic(x.dtype, y.dtype)
+    if reduction == "none":
+        assert_within(loss.to_torch(), terms, condition, arithmetic)
+    else:
+        with np.errstate(all="ignore"):
+            truth = np.divide(terms.sum(), count)
+        assert_within(loss.to_torch(), truth, condition.sum() / max(count, 1), arithmetic)
+
+    outer = exact(dloss) / max(count, 1)
+    dx, dy = kl_gradients(x_exact, y_exact, outer, log_target)
+    assert x_leaf.grad is not None
+    assert y_leaf.grad is not None
+    assert (x_leaf.grad.dtype.torch, y_leaf.grad.dtype.torch) == (x.dtype, y.dtype)
+    dx_condition = np.broadcast_to(np.abs(p * outer) * exp_condition, terms.shape)
+    dy_condition = np.broadcast_to((p * exp_condition if log_target else 1) * (spread + 1) * np.abs(outer), terms.shape)
+    x_shape, y_shape = tuple(x.shape), tuple(y.shape)
+    assert_within(x_leaf.grad.to_torch(), sum_to(dx, x_shape), sum_to(dx_condition, x_shape), arithmetic)
+    assert_within(y_leaf.grad.to_torch(), sum_to(dy, y_shape), sum_to(dy_condition, y_shape), arithmetic)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("log_target", [False, True], ids=["probabilities", "log-probabilities"])
+@pytest.mark.parametrize("reduction", F.REDUCTIONS)
+@pytest.mark.parametrize(
+    ("x_dtype", "y_dtype"),
+    list(itertools.product(FLOATS, FLOATS)),
+    ids=lambda dtype: str(dtype).removeprefix("torch."),
+)
+def test_loss_and_gradients_are_true(
+    x_dtype: torch.dtype, y_dtype: torch.dtype, reduction: str, log_target: bool, layout: str
+) -> None:
+    if layout == "0-d" and reduction == "batchmean":
+        x = lucid.tensor(-1.0)
+        with pytest.raises(RuntimeError, match=r"'batchmean' divides by x\.shape"):
+            F.kl_div(x, x, reduction=reduction)
+        return
+    (x_shape, x_view), (y_shape, y_view) = LAYOUTS[layout]
+    _check(x_view(_draw(x_shape, x_dtype)), y_view(_draw(y_shape, y_dtype, log_target)), log_target, reduction)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("reduction", F.REDUCTIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_loss_and_gradients_are_true_with_the_tiles_of_a_gpu(
+    dtype: torch.dtype, reduction: str, log_target: bool
+) -> None:
+    with tk.launch.tables(interpreted=False):
+        _check(_draw((41, 171), dtype), _draw((41, 171), dtype, log_target), log_target, reduction)
+
+
+def test_a_program_may_sum_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tk.launch.Config({"BLOCK": 256, "TILES": 4})
+    monkeypatch.setattr(tk.launch, "pointwise_sum", lambda itemsize, numel, dims: config)
+    x, log_p = _draw((41, 171), torch.float64), _draw((41, 171), torch.float64)
+    loss = tk.kl_div_forward(x, log_p, log_target=True)
+    terms = kl_terms(exact(x), exact(log_p), True)
+    assert_within(loss, terms.sum(), np.abs(terms).sum(), torch.float64)
+
+
+@pytest.mark.parametrize("want_x", [False, True])
+@pytest.mark.parametrize("want_y", [False, True])
+def test_only_the_gradients_asked_for_are_made(want_x: bool, want_y: bool) -> None:
+    x_leaf, y_leaf = (lucid.from_torch(_draw((5, 8), torch.float32)) for _ in range(2))
+    x_leaf.requires_grad_(want_x)
+    y_leaf.requires_grad_(want_y)
+    loss = F.kl_div(x_leaf, y_leaf, log_target=True)
+    assert loss.requires_grad is (want_x or want_y)
+    if loss.requires_grad:
+        loss.backward()
+    assert (x_leaf.grad is not None, y_leaf.grad is not None) == (want_x, want_y)
+
+
+def test_an_unreduced_loss_is_laid_out_in_memory_as_its_inputs_are() -> None:
+    x = _draw((7, 24), torch.float32).t()
+    loss = tk.kl_div_forward(x, x, reduce=False, log_target=True)
+    assert loss.stride() == x.stride()
+
+
+def test_the_documented_examples_give_the_documented_numbers() -> None:
+    def tensor(*values: float) -> lucid.Tensor:
+        return lucid.tensor([values], dtype="float64")
+
+    x, p = F.log_softmax(tensor(0.5, 1.0, 0.2), dim=1), F.softmax(tensor(0.3, 0.9, 0.4), dim=1)
+    loss = lucid.nn.KLDivLoss(reduction="batchmean")(x, p)
+    assert loss.item() == pytest.approx(0.0117040804, abs=5e-11)
+    x, log_p = F.log_softmax(tensor(1.0, 2.0, 0.5), dim=1), F.log_softmax(tensor(0.8, 1.5, 0.9), dim=1)
+    loss = lucid.nn.KLDivLoss(reduction="batchmean", log_target=True)(x, log_p)
+    assert loss.item() == pytest.approx(0.0630953940, abs=5e-11)

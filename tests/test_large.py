@@ -1,0 +1,87 @@
+"""More than 2³¹ elements, or elements further apart than that: 64-bit offsets where, and only where, needed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import triton_kernels as tk
+from tests.device import DEVICE
+from triton_kernels import backend, launch, layout, trace
+
+FAR = 2**31 + 2**20
+
+
+@pytest.fixture(scope="module")
+def far() -> torch.Tensor:
+    """Four numbers over 2³¹ elements apart; the memory between them is never touched."""
+    storage = torch.empty(3 * FAR + 8, dtype=torch.bfloat16, device=DEVICE)
+    view = storage.as_strided((4,), (FAR,))
+    view.copy_(torch.tensor([0.5, 0.25, 1.0, 0.125]))
+    return view
+
+
+def test_elements_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
+    x = torch.full((4,), -1.0, device=DEVICE)
+    expected = (far.double() * (far.double().log() + 1)).cpu()
+    with trace.launches() as made:
+        loss = tk.kl_div_forward(x, far, reduce=False)
+        dx, dy = tk.kl_div_backward(x, far, x, shape=(4,), dx_dtype=x.dtype, dtarget_dtype=torch.float32)
+    assert all(launched.args["WIDE"] for launched in made)
+    torch.testing.assert_close(loss.cpu().double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(dx.cpu(), far.cpu().float())
+    torch.testing.assert_close(dy.cpu(), -(far.float().log() + 2).cpu())
+
+
+def test_rows_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
+    rows = far.as_strided((4, 1), (FAR, 1))
+    expected = rows.float().cpu()
+    torch.testing.assert_close(tk.sum(rows, [1]).cpu().float(), expected[:, 0])
+    torch.testing.assert_close(tk.sum(rows, [0]).cpu().float(), expected.sum(0), rtol=1e-2, atol=1e-2)
+    columns = far.as_strided((1, 4), (1, FAR))
+    softmax = columns.cpu().float().softmax(1)
+    torch.testing.assert_close(tk.softmax_forward(columns, 1).cpu().float(), softmax, rtol=1e-2, atol=1e-2)
+    assert tk.softmax_forward(rows, 1).cpu().float().eq(1).all()
+    torch.testing.assert_close(tk.pointwise("add", rows, rows, dtype=torch.float32).cpu(), expected * 2)
+    torch.testing.assert_close(tk.matmul(rows, rows[:1]).cpu().float(), expected * expected[:1], rtol=1e-2, atol=1e-2)
+    indices = torch.tensor([3, 1], device=DEVICE)
+    torch.testing.assert_close(tk.embedding_forward(indices, rows).cpu().float(), expected[[3, 1]])
+
+
+def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
+    n = 2**31 + 12345
+    x, p = (torch.tensor([value], dtype=torch.float16, device=DEVICE).expand(n) for value in (-1.0, 0.5))
+    with pytest.MonkeyPatch.context() as patch:
+        if backend.INTERPRETED:  # a program costs milliseconds there
+            config = launch.Config({"BLOCK": 2**20, "TILES": 1})
+            patch.setattr(launch, "pointwise_sum", lambda itemsize, numel, dims: config)
+        with trace.launches() as made:
+            loss = tk.kl_div_forward(x, p, scale=1 / n)
+    assert made[0].args["WIDE"]
+    expected = 0.5 * (math.log(0.5) + 1)
+    assert loss.item() == pytest.approx(expected, rel=2**-10)
+
+
+@pytest.mark.parametrize(
+    ("numel", "stride", "wide"),
+    [(2**20, 1, False), (2**31 - 2**17, 1, False), (2**31 - 2**10, 1, True), (2**31, 1, True), (2, 2**31, True)],
+)
+def test_offsets_are_wide_only_where_a_program_could_reach_2_to_the_31(numel: int, stride: int, wide: bool) -> None:
+    tensor = torch.empty(0, device="meta").as_strided((numel,), (stride,))
+    assert layout.walk((numel,), tensor).wide(overhang=2**16) is wide
+
+
+def test_ordinary_launches_are_not_wide() -> None:
+    x = torch.randn(64, 33).log_softmax(-1).to(DEVICE)
+    with trace.launches() as made:
+        y = tk.softmax_forward(x, 1)
+        tk.softmax_backward(y, x, 1)
+        tk.kl_div_forward(x, y)
+        tk.kl_div_backward(x, y, x, shape=x.shape, dx_dtype=x.dtype, dtarget_dtype=x.dtype)
+        tk.sum(x, [0])
+        tk.matmul(x, x.t())
+        tk.pointwise("add", x, x, dtype=x.dtype)
+    assert made
+    assert not any(launched.args["WIDE"] for launched in made if "WIDE" in launched.args)

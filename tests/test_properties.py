@@ -1,0 +1,164 @@
+"""Properties that hold for whatever shapes, strides, dtypes and values hypothesis thinks of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import lucid
+import lucid.nn.functional as F
+import triton_kernels as tk
+from tests.device import DEVICE
+from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
+from triton_kernels import layout
+
+COMMON = settings(
+    deadline=None,
+    max_examples=80,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+SPECIAL_X = [0.0, -0.0, -1.0, 1.0, -1e-7, -80.0, -1e4, -np.inf, np.inf, np.nan]
+SPECIAL_P = [0.0, -0.0, 1.0, 0.5, 1e-7, 1 - 2.0**-11, 1e-30, 2.0, np.nan]
+
+
+@st.composite
+def strided(draw: Any, shape: tuple[int, ...], values: list[float]) -> torch.Tensor:
+    """A tensor of a shape: permuted, with steps and margins, or expanded where a size is 1 in memory."""
+    order = draw(st.permutations(range(len(shape))))
+    steps = [draw(st.integers(1, 3)) for _ in shape]
+    margins = [draw(st.integers(0, 2)) for _ in shape]
+    repeated = [draw(st.booleans()) and draw(st.booleans()) for _ in shape]
+    base_shape = [1 if repeated[d] else shape[d] * steps[d] + margins[d] for d in order]
+    count = int(np.prod(base_shape))
+    drawn = draw(st.lists(st.sampled_from(values), min_size=min(count, 12), max_size=min(count, 12)))
+    base = torch.tensor((drawn * (count // max(len(drawn), 1) + 1))[:count], dtype=torch.float64).reshape(base_shape)
+    dense = base.permute([order.index(d) for d in range(len(shape))])
+    index = tuple(
+        slice(None) if repeated[d] else slice(margins[d], margins[d] + shape[d] * steps[d], steps[d])
+        for d in range(len(shape))
+    )
+    return dense[index].expand(shape)
+
+
+@st.composite
+def broadcastable(draw: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two shapes that broadcast."""
+    full = draw(st.lists(st.integers(0, 5), max_size=4).map(tuple))
+
+    def part() -> tuple[int, ...]:
+        start = draw(st.integers(0, len(full)))
+        return tuple(1 if draw(st.booleans()) and draw(st.booleans()) else size for size in full[start:])
+
+    return part(), part()
+
+
+def _to(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The same layout in another dtype: storage and all."""
+    storage = torch.as_tensor(tensor.untyped_storage()).view(torch.float64).to(DEVICE, dtype)
+    return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Magnitudes, without infinities and NaNs."""
+    return np.abs(np.where(np.isfinite(values), values, 0))
+
+
+@COMMON
+@pytest.mark.usefixtures("tiles")
+@given(st.data())
+def test_the_loss_and_its_gradients_are_true(data: st.DataObject) -> None:
+    x_shape, y_shape = data.draw(broadcastable())
+    log_target = data.draw(st.booleans())
+    reduction = data.draw(st.sampled_from(F.REDUCTIONS))
+    assume(reduction != "batchmean" or x_shape)
+    values = [-np.inf if p == 0 else float(np.log(p)) for p in SPECIAL_P] if log_target else SPECIAL_P
+    dtypes = data.draw(st.sampled_from(FLOATS)), data.draw(st.sampled_from(FLOATS))
+    x, y = _to(data.draw(strided(x_shape, SPECIAL_X)), dtypes[0]), _to(data.draw(strided(y_shape, values)), dtypes[1])
+    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    x_exact, y_exact = exact(x), exact(y)
+    with np.errstate(all="ignore"):
+        p = np.exp(y_exact) if log_target else y_exact
+        # What underflows in float32 is a zero target there.
+        assume(arithmetic is torch.float64 or not ((p > 0) & (p < 2.0**-126)).any())
+        terms = kl_terms(x_exact, y_exact, log_target)
+        log_p = y_exact if log_target else np.log(y_exact)
+        spread = _finite(log_p) + _finite(x_exact)
+        factor = _finite(p) * (1 + _finite(y_exact) if log_target else 1)
+        condition = np.broadcast_to(np.abs(factor) * spread, terms.shape)
+        count = {"mean": terms.size, "batchmean": x_shape[0] if x_shape else 1}.get(reduction, 1)
+        truth = terms if reduction == "none" else np.divide(terms.sum(), count)
+    total_condition = condition if reduction == "none" else condition.sum() / max(count, 1)
+    x_leaf, y_leaf = (lucid.from_torch(t).requires_grad_() for t in (x, y))
+    loss = F.kl_div(x_leaf, y_leaf, reduction=reduction, log_target=log_target)
+    assert_within(loss.to_torch(), truth, total_condition, arithmetic)
+
+    loss.backward(lucid.ones_like(loss))
+    outer = np.ones(terms.shape) / max(count, 1)
+    with np.errstate(all="ignore"):
+        dx, dy = kl_gradients(x_exact, y_exact, outer, log_target)
+        slopes = np.broadcast_to((factor if log_target else 1) * (spread + 1) * outer, terms.shape)
+        for leaf, truth, condition in ((x_leaf, dx, factor * outer), (y_leaf, dy, slopes)):
+            assert leaf.grad is not None
+            assert_within(
+                leaf.grad.to_torch(),
+                sum_to(truth, leaf.shape),
+                sum_to(np.broadcast_to(np.abs(condition), terms.shape), leaf.shape),
+                arithmetic,
+            )
+
+
+@COMMON
+@given(st.data())
+def test_softmax_of_any_layout_is_that_of_torch(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
+    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
+    log = data.draw(st.booleans())
+    x = data.draw(strided(shape, [0.0, 1.0, -3.0, 20.0, -80.0, 1e4, -np.inf, np.nan])).to(DEVICE)
+    got = tk.softmax_forward(x, dim, log=log)
+    expected = x.log_softmax(dim) if log else x.softmax(dim)
+    torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-12, atol=1e-12)
+
+
+@COMMON
+@given(st.data())
+def test_a_walk_meets_every_element_once(data: st.DataObject) -> None:
+    """Whatever is merged and reordered: element numbers lead to the operands' own elements."""
+    shape = data.draw(st.lists(st.integers(1, 4), max_size=5).map(tuple))
+    operands = [data.draw(strided(shape, [0.0])) for _ in range(data.draw(st.integers(1, 3)))]
+    walk = layout.walk(shape, *operands)
+    dense = walk.empty(shape, torch.float64, torch.device("cpu"))
+    where = dense.as_strided((walk.numel,), (1,)).copy_(torch.arange(walk.numel, dtype=torch.float64))
+    assert where.numel() == dense.numel()
+    for operand, strides in zip(operands, walk.strides, strict=True):
+        offsets = torch.zeros(shape, dtype=torch.int64)
+        number = dense.to(torch.int64)
+        for inner, stride in zip(reversed(walk.inner_sizes), reversed((strides or ())[1:]), strict=False):
+            offsets += number % inner * stride
+            number = number // inner
+        offsets += number * ((strides or (0,))[0])
+        expected = sum(
+            (
+                torch.arange(n).reshape([-1 if i == d else 1 for i in range(len(shape))]) * operand.stride(d)
+                for d, n in enumerate(shape)
+            ),
+            start=torch.zeros(shape, dtype=torch.int64),
+        )
+        assert torch.equal(offsets, expected), (shape, operand.stride(), walk)
+
+
+@COMMON
+@given(st.data())
+def test_a_sum_over_any_dimensions_is_that_of_torch(data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple))
+    dims = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1).map(sorted))
+    x = data.draw(strided(shape, [1.0, 2.0, -0.5, 1e3])).to(DEVICE)
+    keepdim = data.draw(st.booleans())
+    got = tk.sum(x, dims, keepdim=keepdim)
+    torch.testing.assert_close(got, x.sum(dims, keepdim=keepdim), rtol=1e-13, atol=1e-12)

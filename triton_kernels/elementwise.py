@@ -1,0 +1,246 @@
+"""Pointwise arithmetic of one to three operands, broadcast and strided: one kernel, an operation per jit function.
+
+Operands are upcast to the dtype of the arithmetic at the load, the result is rounded once at the store. One operand
+may be a Python number; it travels as float64 (int64 for integer arithmetic), so nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch, layout, math
+from .layout import read, write
+
+
+@triton.jit
+def _add(a, b):
+    return a + b
+
+
+@triton.jit
+def _sub(a, b):
+    return a - b
+
+
+@triton.jit
+def _mul(a, b):
+    return a * b
+
+
+@triton.jit
+def _div(a, b):
+    return a / b
+
+
+@triton.jit
+def _pow(a, b):
+    # In float64: exp(b·log a) multiplies the logarithm's rounding by b·log a.
+    base, exponent = a.to(tl.float64), b.to(tl.float64)
+    magnitude = tl.exp(exponent * tl.log(tl.abs(base)))
+    half = exponent * 0.5
+    signed = tl.where((base < 0) & (half != tl.floor(half)), -magnitude, magnitude)
+    real = tl.where((base < 0) & (exponent != tl.floor(exponent)), float("nan"), signed)
+    return tl.where((exponent == 0) | (base == 1), 1.0, real)
+
+
+@triton.jit
+def _neg(a):
+    return -a
+
+
+@triton.jit
+def _exp(a):
+    return tl.exp(a)
+
+
+@triton.jit
+def _log(a):
+    return tl.log(a)
+
+
+@triton.jit
+def _sqrt(a):
+    return tl.sqrt(a)
+
+
+@triton.jit
+def _abs(a):
+    return tl.abs(a)
+
+
+@triton.jit
+def _sign(a):
+    return (a > 0).to(a.dtype) - (a < 0).to(a.dtype)
+
+
+@triton.jit
+def _tanh(a):
+    return math.tanh(a)
+
+
+@triton.jit
+def _tanh_grad(y, grad):
+    return grad * (1 - y * y)
+
+
+@triton.jit
+def _relu(a):
+    return tl.where(a <= 0, 0, a)
+
+
+@triton.jit
+def _relu_grad(y, grad):
+    return tl.where(y > 0, grad, 0)
+
+
+@triton.jit
+def _eq(a, b):
+    return a == b
+
+
+@triton.jit
+def _ne(a, b):
+    return a != b
+
+
+@triton.jit
+def _lt(a, b):
+    return a < b
+
+
+@triton.jit
+def _le(a, b):
+    return a <= b
+
+
+@triton.jit
+def _gt(a, b):
+    return a > b
+
+
+@triton.jit
+def _ge(a, b):
+    return a >= b
+
+
+@triton.jit
+def _where(condition, a, b):
+    return tl.where(condition != 0, a, b)
+
+
+_OPS: dict[str, tuple[Any, int]] = {
+    **{name: (op, 1) for name, op in (("neg", _neg), ("exp", _exp), ("log", _log), ("sqrt", _sqrt), ("abs", _abs))},
+    **{name: (op, 1) for name, op in (("sign", _sign), ("tanh", _tanh), ("relu", _relu))},
+    **{name: (op, 2) for name, op in (("add", _add), ("sub", _sub), ("mul", _mul), ("div", _div), ("pow", _pow))},
+    **{name: (op, 2) for name, op in (("tanh_grad", _tanh_grad), ("relu_grad", _relu_grad))},
+    **{name: (op, 2) for name, op in (("eq", _eq), ("ne", _ne), ("lt", _lt), ("le", _le), ("gt", _gt), ("ge", _ge))},
+    "where": (_where, 3),
+}
+
+
+@triton.jit(do_not_specialize=["n", "integer"])
+def _pointwise_kernel(
+    a_ptr,  # strided, or None for the number
+    b_ptr,  # the same, from 2 operands up
+    c_ptr,  # the same, from 3 operands up
+    out_ptr,  # dense in the order of the walk
+    inner_sizes,
+    a_strides,
+    b_strides,
+    c_strides,
+    n,
+    number: tl.float64,
+    integer: tl.int64,
+    OP: tl.constexpr,
+    OPERANDS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    if WIDE:
+        pid = pid.to(tl.int64)
+    full = (pid + 1) * BLOCK <= n
+    index = pid * BLOCK + tl.arange(0, BLOCK)
+    mask = index < n
+    if COMPUTE.is_floating():
+        scalar = tl.full((BLOCK,), number, COMPUTE)
+    else:
+        scalar = tl.full((BLOCK,), integer, COMPUTE)
+    a = scalar if a_ptr is None else read(a_ptr, index, inner_sizes, a_strides, mask, full, COMPUTE)
+    if OPERANDS == 1:
+        out = OP(a)
+    else:
+        b = scalar if b_ptr is None else read(b_ptr, index, inner_sizes, b_strides, mask, full, COMPUTE)
+        if OPERANDS == 2:
+            out = OP(a, b)
+        else:
+            c = scalar if c_ptr is None else read(c_ptr, index, inner_sizes, c_strides, mask, full, COMPUTE)
+            out = OP(a, b, c)
+    write(out_ptr, index, out, mask, full)
+
+
+def pointwise(
+    op: str, *operands: torch.Tensor | float, dtype: torch.dtype, compute: torch.dtype | None = None
+) -> torch.Tensor:
+    """Apply the operation `op` element by element.
+
+    Parameters
+    ----------
+    op
+        add, sub, mul, div, pow, eq, ne, lt, le, gt, ge, tanh_grad(y, g), relu_grad(y, g), where(c, a, b); neg, exp,
+        log, sqrt, abs, sign, tanh, relu.
+    operands
+        Tensors that broadcast together, any strides; at most one may be a Python number.
+    dtype
+        Of the result.
+    compute
+        Of the arithmetic; by default `dtype`, or float32 where that is narrower.
+
+    Examples
+    --------
+    >>> pointwise("mul", torch.tensor([1.0, 2.0]).to(DEVICE), 0.5, dtype=torch.float32).tolist()
+    [0.5, 1.0]
+    """
+    function, count = _OPS[op]
+    if len(operands) != count:
+        raise TypeError(f"{op} takes {count} operands, got {len(operands)}")
+    tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
+    number = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    walk = layout.walk(shape, *tensors)
+    if compute is None:
+        compute = launch.arithmetic(dtype) if dtype.is_floating_point else dtype
+    strides = iter(walk.strides)
+    by_operand = [next(strides) if isinstance(operand, torch.Tensor) else None for operand in operands]
+    slots = [operand if isinstance(operand, torch.Tensor) else None for operand in operands]
+    absent = [None] * (3 - count)
+    out = walk.empty(shape, dtype, tensors[0].device)
+    config = launch.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), walk.numel, walk.dims)
+    a, b, c = slots + absent
+    a_strides, b_strides, c_strides = by_operand + absent
+    launch.run(
+        _pointwise_kernel,
+        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        config,
+        a_ptr=a,
+        b_ptr=b,
+        c_ptr=c,
+        out_ptr=out,
+        inner_sizes=walk.inner_sizes,
+        a_strides=a_strides,
+        b_strides=b_strides,
+        c_strides=c_strides,
+        n=walk.numel,
+        number=float(number) if compute.is_floating_point else 0.0,
+        integer=0 if compute.is_floating_point else int(number),
+        OP=function,
+        OPERANDS=count,
+        COMPUTE=launch.tl_dtype(compute),
+        WIDE=walk.wide(config["BLOCK"]),
+    )
+    return out

@@ -1,0 +1,183 @@
+"""Rows of a table by index, and the gradient to the table.
+
+The gradient adds up, for each row, the tokens that named it, as the product of a 0/1 matrix with the tokens' gradients:
+in token order, without atomics. A program owns a tile of rows, looks through all indices and multiplies only where one
+falls into its tile, so that every token's gradient is read once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _embedding_kernel(
+    index_ptr,  # (tokens,), dense
+    table_ptr,  # (rows, width)
+    out_ptr,  # (tokens, width), dense
+    bad_ptr,  # (2,): an index that is out of range, and the number of rows
+    tokens,
+    rows,
+    width,
+    stride_tr,
+    stride_td,
+    WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    pid_n = tl.program_id(0)
+    if WIDE:
+        pid_n = pid_n.to(tl.int64)
+    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_n = offs_n < tokens
+    mask_d = offs_d < width
+    row = tl.load(index_ptr + offs_n, mask=mask_n, other=0).to(tl.int64)
+    good = mask_n & (row >= 0) & (row < rows)
+    at = table_ptr + (row * stride_tr)[:, None] + (offs_d * stride_td)[None, :]
+    value = tl.load(at, mask=good[:, None] & mask_d[None, :], other=float("nan"))
+    tl.store(out_ptr + (offs_n * width)[:, None] + offs_d[None, :], value, mask=mask_n[:, None] & mask_d[None, :])
+    # Any one of the bad indices will do for the message.
+    bad = mask_n & ((row < 0) | (row >= rows))
+    tl.store(bad_ptr + offs_n * 0, row, mask=bad)
+    tl.store(bad_ptr + 1 + offs_n * 0, row * 0 + rows, mask=bad)
+
+
+_bad_indices: dict[torch.device, torch.Tensor] = {}
+
+
+def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """table[indices].
+
+    Parameters
+    ----------
+    indices
+        int32 or int64, any shape and strides. An index outside the table gives NaN, reads nothing, and is reported by
+        the next `check_indices`.
+    table
+        (rows, width), floating dtype, any strides.
+
+    Returns
+    -------
+    torch.Tensor
+        (*indices.shape, width), of the table's dtype.
+
+    Examples
+    --------
+    >>> embedding_forward(torch.tensor([1, 0]).to(DEVICE), torch.tensor([[1.0], [2.0]]).to(DEVICE)).tolist()
+    [[2.0], [1.0]]
+    """
+    rows, width = table.shape
+    flat = indices.reshape(-1)
+    out = torch.empty((*indices.shape, width), dtype=table.dtype, device=table.device)
+    if table.device not in _bad_indices:
+        _bad_indices[table.device] = torch.full((2,), -1, dtype=torch.int64, device=table.device)
+    tokens = flat.numel()
+    config = launch.embedding(table.dtype.itemsize, width)
+    launch.run(
+        _embedding_kernel,
+        (launch.cdiv(tokens, config["BLOCK_N"]), launch.cdiv(width, config["BLOCK_D"])),
+        config,
+        index_ptr=flat.contiguous(),
+        table_ptr=table,
+        out_ptr=out,
+        bad_ptr=_bad_indices[table.device],
+        tokens=tokens,
+        rows=rows,
+        width=width,
+        stride_tr=table.stride(0),
+        stride_td=table.stride(1),
+        WIDE=(tokens + config["BLOCK_N"]) * width >= 2**31,
+    )
+    return out
+
+
+def check_indices(device: torch.device) -> None:
+    """Raise IndexError if an embedding on `device` was asked for a row it does not have; waits for the device.
+
+    Where memory is the host's anyway this costs nothing; on a GPU, callers ask when they wait for it anyway.
+    """
+    bad = _bad_indices.get(device)
+    if bad is None:
+        return
+    index, rows = bad.tolist()
+    if rows < 0:
+        return
+    bad.copy_(torch.full((2,), -1, dtype=torch.int64))
+    raise IndexError(f"indices must lie in 0 to {rows - 1}, the rows of the embedding, got {index}")
+
+
+@triton.jit(do_not_specialize=["tokens", "rows"])
+def _embedding_backward_kernel(
+    index_ptr,  # (tokens,), dense
+    dout_ptr,  # (tokens, width)
+    dtable_ptr,  # (rows, width), dense
+    tokens,
+    rows,
+    width,
+    stride_dn,
+    stride_dd,
+    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    pid_r = tl.program_id(0)
+    pid_d = tl.program_id(1)
+    if WIDE:
+        pid_r = pid_r.to(tl.int64)
+        pid_d = pid_d.to(tl.int64)
+    offs_r = pid_r * BLOCK_R + tl.arange(0, BLOCK_R)
+    offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_d = offs_d < width
+    acc = tl.zeros((BLOCK_R, BLOCK_D), COMPUTE)
+    for start in range(0, tokens, BLOCK_N):
+        offs_n = start + tl.arange(0, BLOCK_N)
+        row = tl.load(index_ptr + offs_n, mask=offs_n < tokens, other=-1)
+        named = offs_r[:, None] == row[None, :]
+        mine = (row >= pid_r * BLOCK_R) & (row < (pid_r + 1) * BLOCK_R)
+        if tl.max(mine.to(tl.int32), axis=0) > 0:
+            if WIDE:
+                offs_n = offs_n.to(tl.int64)
+            at = dout_ptr + (offs_n * stride_dn)[:, None] + (offs_d * stride_dd)[None, :]
+            dout = tl.load(at, mask=mine[:, None] & mask_d[None, :], other=0).to(COMPUTE)
+            acc = tl.dot(named.to(COMPUTE), dout, acc, input_precision="ieee", out_dtype=COMPUTE)
+    at = dtable_ptr + (offs_r * width)[:, None] + offs_d[None, :]
+    tl.store(at, acc.to(dtable_ptr.dtype.element_ty), mask=(offs_r < rows)[:, None] & mask_d[None, :])
+
+
+def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> torch.Tensor:
+    """Gradient of `embedding_forward` to the table: (rows, width), of dout's dtype, the same bits every time.
+
+    Examples
+    --------
+    >>> indices, dout = torch.tensor([1, 1]).to(DEVICE), torch.tensor([[1.0], [2.0]]).to(DEVICE)
+    >>> embedding_backward(indices, dout, 2).tolist()
+    [[0.0], [3.0]]
+    """
+    width = dout.shape[-1]
+    flat, dout = indices.reshape(-1).contiguous(), dout.reshape(-1, width)
+    tokens = flat.numel()
+    dtable = torch.empty((rows, width), dtype=dout.dtype, device=dout.device)
+    config = launch.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
+    launch.run(
+        _embedding_backward_kernel,
+        (launch.cdiv(rows, config["BLOCK_R"]), launch.cdiv(width, config["BLOCK_D"])),
+        config,
+        index_ptr=flat,
+        dout_ptr=dout,
+        dtable_ptr=dtable,
+        tokens=tokens,
+        rows=rows,
+        width=width,
+        stride_dn=dout.stride(0),
+        stride_dd=dout.stride(1),
+        COMPUTE=launch.tl_dtype(launch.arithmetic(dout.dtype)),
+        WIDE=max((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1)) >= 2**31,
+    )
+    return dtable

@@ -1,0 +1,113 @@
+"""Corrections to Triton's interpreter (3.6 to 3.9); the one place that knows its faults.
+
+- float32 to bfloat16 truncates, and can turn a NaN into inf; float64 to bfloat16 casts to an integer. Compiled code
+  rounds to nearest, ties to even.
+- ``tl.dot`` multiplies the bit patterns of bfloat16 operands.
+- Triton 3.6 takes a loop's bounds from arrays of one element, which NumPy 2.5 no longer converts to an integer.
+- The result of a comparison of scalars keeps its operands' dtype, and turns into that when it is broadcast.
+- Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
+  patches are the same each time, so one per module is enough.
+- NumPy warns of a logarithm of zero and the like; a GPU does not, and kernels select the right result afterwards.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+
+def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """float32 or float64 values as the uint16 bits of the nearest bfloat16, ties to even; NaN stays NaN.
+
+    >>> [hex(b) for b in bfloat16_bits(np.array([1.0, 1.00390625, 1.01171875], np.float32))]
+    ['0x3f80', '0x3f80', '0x3f82']
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def bfloat16_values(bits: np.ndarray) -> np.ndarray:
+    """The float32 values of uint16 bfloat16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def correct() -> None:
+    """Replace the faulty parts, once."""
+    builder = interpreter.InterpreterBuilder
+    if getattr(builder, "_corrected", False):
+        return
+    builder._corrected = True
+    builder.cast_impl = _corrected_cast(builder.cast_impl)
+    builder.create_dot = _corrected_dot(builder.create_dot)
+    for name in dir(builder):
+        if name.startswith(("create_icmp", "create_fcmp")):
+            setattr(builder, name, _corrected_comparison(getattr(builder, name)))
+    interpreter._patch_lang = _once_per_module(interpreter._patch_lang)
+    interpreter.GridExecutor.__call__ = _without_warnings(interpreter.GridExecutor.__call__)
+
+
+def _corrected_cast(original: Callable[..., Any]) -> Callable[..., Any]:
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        source, destination = src.dtype.scalar, dst_type.scalar
+        if destination == tl.bfloat16 and source in (tl.float32, tl.float64):
+            return interpreter.TensorHandle(bfloat16_bits(src.data), tl.bfloat16)
+        if source == tl.bfloat16 and destination == tl.float32:
+            return interpreter.TensorHandle(bfloat16_values(src.data), tl.float32)
+        return original(self, src, dst_type)
+
+    return cast_impl
+
+
+def _corrected_dot(original: Callable[..., Any]) -> Callable[..., Any]:
+    def as_float32(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        return interpreter.TensorHandle(bfloat16_values(operand.data), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return original(self, as_float32(a), as_float32(b), *rest)
+
+    return create_dot
+
+
+def _corrected_comparison(original: Callable[..., Any]) -> Callable[..., Any]:
+    def compare(self: Any, lhs: Any, rhs: Any) -> Any:
+        return interpreter.TensorHandle(original(self, lhs, rhs).data, tl.int1)
+
+    return compare
+
+
+def _once_per_module(original: Callable[..., Any]) -> Callable[..., Any]:
+    class Kept:
+        """What triton gets as the scope to restore; the patches stay."""
+
+        def restore(self) -> None:
+            pass
+
+    kept = Kept()
+    patched: set[int] = set()
+
+    def patch_lang(fn: Any) -> Any:
+        module = id(fn.__globals__)
+        if module not in patched:
+            original(fn)
+            tl.tensor.__index__ = lambda self: int(self.handle.data.squeeze())
+            patched.add(module)
+        return kept
+
+    return patch_lang
+
+
+def _without_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+            return original(self, *args, **kwargs)
+
+    return call

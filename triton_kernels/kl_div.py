@@ -1,0 +1,226 @@
+"""Pointwise KL divergence, its reductions, and its gradients.
+
+With x = log q and the target y, a probability p or, where LOG_TARGET, log p:
+
+    loss = p·(log p − x)      dloss/dx = −p      dloss/dp = log p − x + 1      dloss/dlog p = p·(log p − x + 1)
+
+and 0 throughout where p = 0. x and y have any shapes that broadcast, any strides, and any mixture of floating dtypes;
+the arithmetic is float32, or float64 where either is. A reduced forward reads each element once and writes one partial
+sum per program; the backward needs x only for the gradient to y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch, layout, math, partials
+from .layout import read, write
+
+
+@triton.jit(do_not_specialize=["n"])
+def _kl_div_kernel(
+    x_ptr,  # log q, strided
+    y_ptr,  # p or log p, strided
+    out_ptr,  # REDUCE: (programs,), else dense in the order of the walk
+    inner_sizes,
+    x_strides,
+    y_strides,
+    n,
+    scale: tl.float64,
+    LOG_TARGET: tl.constexpr,
+    REDUCE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    if WIDE:
+        pid = pid.to(tl.int64)
+    first = pid * (BLOCK * TILES)
+    full = first + BLOCK * TILES <= n
+    if REDUCE:
+        acc = tl.zeros((BLOCK,), COMPUTE)
+    for tile in tl.static_range(TILES):
+        index = first + tile * BLOCK + tl.arange(0, BLOCK)
+        mask = index < n
+        x = read(x_ptr, index, inner_sizes, x_strides, mask, full, COMPUTE)
+        y = read(y_ptr, index, inner_sizes, y_strides, mask, full, COMPUTE)
+        loss = math.kl_term(x, y, LOG_TARGET)
+        if REDUCE:
+            if not full:
+                loss = tl.where(mask, loss, 0.0)
+            acc += loss
+        else:
+            write(out_ptr, index, loss * tl.full((), scale, COMPUTE), mask, full)
+    if REDUCE:
+        total = tl.sum(acc, axis=0) * tl.full((), scale, COMPUTE)
+        tl.store(out_ptr + pid, total.to(out_ptr.dtype.element_ty))
+
+
+def kl_div_forward(
+    x: torch.Tensor, target: torch.Tensor, *, log_target: bool = False, reduce: bool = True, scale: float = 1.0
+) -> torch.Tensor:
+    """KL(target ‖ exp x), per element or summed, times `scale`.
+
+    Parameters
+    ----------
+    x, target
+        Log-probabilities and probabilities (log-probabilities where `log_target`): floating dtypes, shapes that
+        broadcast, any strides.
+    reduce
+        Sum over all elements, in a fixed order.
+    scale
+        A factor on the result. A sum over no elements is 0, and 0·inf is NaN.
+
+    Returns
+    -------
+    torch.Tensor
+        0-d, or the broadcast shape; of the promoted dtype, rounded once.
+
+    Examples
+    --------
+    >>> x, p = torch.tensor([-1.0, -2.0]).to(DEVICE), torch.tensor([0.5, 0.5]).to(DEVICE)
+    >>> round(kl_div_forward(x, p).item(), 4)
+    0.8069
+    """
+    shape = torch.broadcast_shapes(x.shape, target.shape)
+    walk = layout.walk(shape, x, target)
+    dtype = torch.promote_types(x.dtype, target.dtype)
+    compute = launch.arithmetic(dtype)
+    itemsize = max(x.dtype.itemsize, target.dtype.itemsize)
+    config = (launch.pointwise_sum if reduce else launch.pointwise)(itemsize, walk.numel, walk.dims)
+    chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)
+    programs = launch.cdiv(walk.numel, chunk)
+    out = torch.empty((), dtype=dtype, device=x.device) if reduce else walk.empty(shape, dtype, x.device)
+    sums = partials.allocate(1, programs, compute, x.device) if reduce and programs != 1 else out
+    launch.run(
+        _kl_div_kernel,
+        (programs,),
+        config,
+        x_ptr=x,
+        y_ptr=target,
+        out_ptr=sums,
+        inner_sizes=walk.inner_sizes,
+        x_strides=walk.strides[0],
+        y_strides=walk.strides[1],
+        n=walk.numel,
+        scale=scale if sums is out else 1.0,
+        LOG_TARGET=log_target,
+        REDUCE=reduce,
+        COMPUTE=launch.tl_dtype(compute),
+        WIDE=walk.wide(chunk),
+    )
+    return out if sums is out else partials.finalize(sums, out, scale)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _kl_div_backward_kernel(
+    x_ptr,  # None without dy
+    y_ptr,
+    dloss_ptr,
+    dx_ptr,  # dense in the order of the walk, or None
+    dy_ptr,  # dense in the order of the walk, or None
+    inner_sizes,
+    x_strides,
+    y_strides,
+    dloss_strides,
+    n,
+    scale: tl.float64,
+    LOG_TARGET: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    if WIDE:
+        pid = pid.to(tl.int64)
+    full = (pid + 1) * BLOCK <= n
+    index = pid * BLOCK + tl.arange(0, BLOCK)
+    mask = index < n
+    y = read(y_ptr, index, inner_sizes, y_strides, mask, full, COMPUTE)
+    dloss = read(dloss_ptr, index, inner_sizes, dloss_strides, mask, full, COMPUTE) * tl.full((), scale, COMPUTE)
+    if dx_ptr is not None:
+        write(dx_ptr, index, math.kl_grad_x(y, dloss, LOG_TARGET), mask, full)
+    if dy_ptr is not None:
+        x = read(x_ptr, index, inner_sizes, x_strides, mask, full, COMPUTE)
+        write(dy_ptr, index, math.kl_grad_target(x, y, dloss, LOG_TARGET), mask, full)
+
+
+def kl_div_backward(
+    x: torch.Tensor | None,
+    target: torch.Tensor,
+    dloss: torch.Tensor,
+    *,
+    shape: Sequence[int],
+    log_target: bool = False,
+    scale: float = 1.0,
+    dx_dtype: torch.dtype | None = None,
+    dtarget_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of `kl_div_forward` to x and to the target, in one launch.
+
+    Parameters
+    ----------
+    x
+        As in the forward pass; needed, and read, only for the target's gradient.
+    dloss
+        The gradient of the loss: 0-d, or broadcasting to `shape`. Read on the device.
+    shape
+        The broadcast shape, which the gradients have.
+    scale
+        The forward pass's factor.
+    dx_dtype, dtarget_dtype
+        Dtypes of the gradients; None leaves that gradient out.
+
+    Returns
+    -------
+    tuple
+        (dx, dtarget), None where not asked for.
+
+    Examples
+    --------
+    >>> p, one = torch.tensor([0.25, 0.75]).to(DEVICE), torch.tensor(1.0).to(DEVICE)
+    >>> kl_div_backward(None, p, one, shape=(2,), dx_dtype=torch.float32)[0].tolist()
+    [-0.25, -0.75]
+    """
+    shape = tuple(shape)
+    operands = (target, dloss) if dtarget_dtype is None or x is None else (target, dloss, x)
+    if dtarget_dtype is not None and x is None:
+        raise ValueError("x must be given for the gradient to the target, got None")
+    walk = layout.walk(shape, *operands)
+    compute = launch.arithmetic(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
+    dx, dtarget = (
+        None if dtype is None else walk.empty(shape, dtype, target.device) for dtype in (dx_dtype, dtarget_dtype)
+    )
+    config = launch.pointwise(
+        max(t.dtype.itemsize for t in (target, x, dx, dtarget) if t is not None), walk.numel, walk.dims
+    )
+    launch.run(
+        _kl_div_backward_kernel,
+        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        config,
+        x_ptr=None if dtarget is None else x,
+        y_ptr=target,
+        dloss_ptr=dloss,
+        dx_ptr=dx,
+        dy_ptr=dtarget,
+        inner_sizes=walk.inner_sizes,
+        x_strides=walk.strides[2] if len(operands) == 3 else None,
+        y_strides=walk.strides[0],
+        dloss_strides=walk.strides[1],
+        n=walk.numel,
+        scale=scale,
+        LOG_TARGET=log_target,
+        COMPUTE=launch.tl_dtype(compute),
+        WIDE=walk.wide(config["BLOCK"]),
+    )
+    return dx, dtarget
+
+
+def _dtypes(tensor: torch.Tensor | None) -> tuple[torch.dtype, ...]:
+    return () if tensor is None else (tensor.dtype,)

@@ -1,0 +1,247 @@
+"""Tile sizes and warps as data, and the one door every launch goes through.
+
+Each table maps (element size, shape class) to a `Config`. The GPU's tables fill 128-bit accesses and hide latency; the
+interpreter's are as large as the data, because there a program costs milliseconds and an element almost nothing. Tile
+sizes never change what an operation means, only the order in which it sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from . import backend
+
+INTERPRETER_TILE = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Constexpr tile sizes by parameter name, and the warps that share a program."""
+
+    tiles: dict[str, int]
+    num_warps: int = 4
+
+    def __getitem__(self, name: str) -> int:
+        return self.tiles[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One launch as an observer sees it: the kernel, its grid, its arguments by name, its configuration."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: dict[str, Any]
+    config: Config
+
+
+@dataclass
+class _State:
+    interpreted: bool = backend.INTERPRETED  # whose tables are in force
+    execute: bool = True
+    observers: list[Callable[[Launch], None]] = field(default_factory=list)
+
+
+_state = _State()
+
+
+@contextmanager
+def tables(*, interpreted: bool) -> Iterator[None]:
+    """Use the interpreter's or the GPU's tables within."""
+    before = _state.interpreted
+    _state.interpreted = interpreted
+    try:
+        yield
+    finally:
+        _state.interpreted = before
+
+
+@contextmanager
+def observed(observer: Callable[[Launch], None]) -> Iterator[None]:
+    """Call `observer` with every launch made within."""
+    _state.observers.append(observer)
+    try:
+        yield
+    finally:
+        _state.observers.remove(observer)
+
+
+@contextmanager
+def planned(observer: Callable[[Launch], None]) -> Iterator[None]:
+    """Show launches as a GPU would get them to `observer`, and to nobody else; execute none."""
+    before = _state.observers, _state.execute
+    _state.observers, _state.execute = [observer], False
+    try:
+        with tables(interpreted=False):
+            yield
+    finally:
+        _state.observers, _state.execute = before
+
+
+def run(kernel: Any, grid: tuple[int, ...], config: Config, **args: Any) -> None:
+    """Launch `kernel` on the device of its tensors, or note it; an empty grid is no launch."""
+    if 0 in grid:
+        return
+    for observer in _state.observers:
+        observer(Launch(kernel, grid, args, config))
+    if not _state.execute:
+        return
+    device = next(arg.device for arg in args.values() if isinstance(arg, torch.Tensor))
+    backend.check_device(device)
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+    else:
+        kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up.
+
+    >>> cdiv(7, 3)
+    3
+    """
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The least power of two that is at least `n`.
+
+    >>> power_of_2(5), power_of_2(8), power_of_2(0)
+    (8, 8, 1)
+    """
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
+    """One tile a program: whole 128-bit accesses for each thread, if the operands' elements are neighbours.
+
+    Where offsets are calculated from several dimensions there is less room for elements.
+    """
+    if _state.interpreted:
+        return Config({"BLOCK": min(power_of_2(numel), INTERPRETER_TILE)})
+    if dims > 2:
+        return Config({"BLOCK": 512}, num_warps=4)
+    if numel <= 2**16:
+        return Config({"BLOCK": 512 if itemsize > 4 else 1024}, num_warps=4)
+    return Config({"BLOCK": {1: 8192, 2: 4096, 4: 2048, 8: 1024}[itemsize]}, num_warps=8 if itemsize < 4 else 4)
+
+
+def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
+    """As `pointwise`, but a program sums several tiles where there are enough to keep the chip busy."""
+    tile = pointwise(itemsize, numel, dims)
+    tiles = 4 if not _state.interpreted and numel >= 2**24 else 1
+    return Config({**tile.tiles, "TILES": tiles}, tile.num_warps)
+
+
+def finalize(partials: int) -> Config:
+    """Rows of partial results: a block of them at a time."""
+    if _state.interpreted:
+        return Config({"BLOCK": min(power_of_2(partials), INTERPRETER_TILE)})
+    block = min(power_of_2(partials), 4096)
+    return Config({"BLOCK": block}, num_warps=8 if block > 1024 else 4)
+
+
+def rows(itemsize: int, rows: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
+    """A tile of rows and columns. `contiguous`: neighbours in a row are neighbours in memory.
+
+    The column tile depends on columns and element size only, so that a row's result does not depend on the number of
+    rows. A row of at most BLOCK_V columns stays on chip between its statistics and its results, `tiles` of it at once.
+    """
+    if _state.interpreted:
+        return _interpreted_rows(rows, columns)
+    registers = 2 if itemsize > 4 else 1
+    limit = 32768 // (registers * registers * tiles) if contiguous else 64 // registers
+    block_v = min(power_of_2(columns), limit)
+    if not contiguous:
+        return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
+    block_n = max(1, min(2048 // (block_v * registers), power_of_2(rows)))
+    warps = block_n * block_v * registers // 1024
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(4, min(16, warps)))
+
+
+def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
+    """A tile of rows and columns to add up, and how many such tiles of columns a program adds."""
+    if _state.interpreted:
+        config = _interpreted_rows(rows, columns)
+        return Config({**config.tiles, "TILES": 1})
+    block_v = min(power_of_2(columns), 4096 if contiguous else 64)
+    block_n = max(1, min(4096 // block_v, power_of_2(rows), 64))
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v, "TILES": 8 if contiguous else 64}, num_warps=8)
+
+
+def _interpreted_rows(rows: int, columns: int) -> Config:
+    block_v = min(power_of_2(columns), 16 * INTERPRETER_TILE)
+    return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_v)), "BLOCK_V": block_v})
+
+
+#: Programs below which a long row is worth splitting over several (a few for each of a large chip's processors).
+SPLIT_BELOW = 512
+
+
+def split_rows(config: Config, rows: int, columns: int) -> bool:
+    """Whether rows longer than a tile should be shared out, a tile a program, because there are too few of them."""
+    return columns > config["BLOCK_V"] and cdiv(rows, config["BLOCK_N"]) < SPLIT_BELOW
+
+
+def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
+    """Tiles of a matrix product."""
+    if _state.interpreted:
+        bound = {"BLOCK_M": (m, 512), "BLOCK_N": (n, 512), "BLOCK_K": (k, 2048)}
+        return Config({name: max(16, min(power_of_2(size), most)) for name, (size, most) in bound.items()})
+    if itemsize > 4:
+        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=8)
+    if itemsize > 2:
+        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=4)
+    return Config({"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=8)
+
+
+def embedding(itemsize: int, width: int) -> Config:
+    """Tiles of tokens and of the embedding's width."""
+    elements = INTERPRETER_TILE if _state.interpreted else 4096 // itemsize
+    block_d = min(power_of_2(width), elements)
+    return Config({"BLOCK_N": max(1, elements // block_d), "BLOCK_D": block_d}, num_warps=4)
+
+
+def embedding_gradient(itemsize: int, tokens: int, rows: int, width: int) -> Config:
+    """Tiles of table rows, of tokens looked through at a time, and of the embedding's width."""
+    if _state.interpreted:
+        bound = {"BLOCK_R": (rows, 512), "BLOCK_N": (tokens, 4096), "BLOCK_D": (width, 512)}
+        return Config({name: max(16, min(power_of_2(size), most)) for name, (size, most) in bound.items()})
+    tokens_tile, width_tile = (16, 32) if itemsize > 4 else (32, 64)
+    block_d = max(16, min(power_of_2(width), width_tile))
+    return Config({"BLOCK_R": 32, "BLOCK_N": tokens_tile, "BLOCK_D": block_d}, num_warps=4)
+
+
+def arithmetic(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype kernels calculate in for floating-point operands: float64 if any is, else float32.
+
+    >>> arithmetic(torch.bfloat16, torch.float16)
+    torch.float32
+    """
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def tl_dtype(dtype: torch.dtype) -> tl.dtype:
+    """The triton dtype of a torch dtype."""
+    return _TL_DTYPES[dtype]
+
+
+_TL_DTYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+    torch.int8: tl.int8,
+    torch.int16: tl.int16,
+    torch.int32: tl.int32,
+    torch.int64: tl.int64,
+    torch.uint8: tl.uint8,
+    torch.bool: tl.int1,
+}

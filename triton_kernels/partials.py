@@ -1,0 +1,53 @@
+"""Partial results and the kernel that sums them in a fixed order.
+
+A reduction writes one partial sum per program, as a row per result; `finalize` adds a row from left to right, a block
+at a time, and multiplies by a host-side factor. The same order every time makes results bitwise repeatable.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch
+
+
+def allocate(rows: int, programs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Uninitialised partial results, (rows, programs)."""
+    return torch.empty((rows, programs), dtype=dtype, device=device)
+
+
+@triton.jit(do_not_specialize=["columns"])
+def _finalize_kernel(
+    partials_ptr,  # (rows, columns)
+    out_ptr,  # (rows,)
+    columns,
+    scale: tl.float64,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    offs = tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK,), COMPUTE)
+    for start in range(0, columns, BLOCK):
+        mask = start + offs < columns
+        acc += tl.load(partials_ptr + row * columns + start + offs, mask=mask, other=0)
+    total = tl.sum(acc, axis=0) * tl.full((), scale, COMPUTE)
+    tl.store(out_ptr + row, total.to(out_ptr.dtype.element_ty))
+
+
+def finalize(partials: torch.Tensor, out: torch.Tensor, scale: float) -> torch.Tensor:
+    """Write scale · Σ of each row of `partials` (rows, columns), a dense tensor, to the dense `out` (rows elements)."""
+    rows, columns = partials.shape
+    launch.run(
+        _finalize_kernel,
+        (rows,),
+        launch.finalize(columns),
+        partials_ptr=partials,
+        out_ptr=out,
+        columns=columns,
+        scale=scale,
+        COMPUTE=launch.tl_dtype(partials.dtype),
+    )
+    return out

@@ -1,0 +1,113 @@
+"""Sums over any dimensions, in a fixed order.
+
+The kept dimensions are rows, the others columns; a program adds up a chunk of columns of a tile of rows from left to
+right, and `partials.finalize` adds the chunks of longer rows. How a row is cut depends on its length only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch, layout, partials
+from .layout import offsets
+
+
+@triton.jit
+def _sum_kernel(
+    x_ptr,  # strided
+    out_ptr,  # (rows, programs along the columns)
+    row_sizes,
+    x_row_strides,
+    column_sizes,
+    x_column_strides,
+    rows,
+    columns,
+    scale: tl.float64,
+    COMPUTE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    TILES: tl.constexpr,  # of columns, for one program
+):
+    pid_n = tl.program_id(0)
+    pid_v = tl.program_id(1)
+    if WIDE:
+        pid_n = pid_n.to(tl.int64)
+        pid_v = pid_v.to(tl.int64)
+    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_n = offs_n < rows
+    if x_row_strides is None:
+        row_offs = offs_n * 0
+    else:
+        row_offs = offsets(offs_n, row_sizes, x_row_strides)
+    acc = tl.zeros((BLOCK_N, BLOCK_V), COMPUTE)
+    first = pid_v * TILES
+    for tile in range(first, tl.minimum(first + TILES, tl.cdiv(columns, BLOCK_V))):
+        offs_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        if x_column_strides is None:
+            column_offs = offs_v * 0
+        else:
+            column_offs = offsets(offs_v, column_sizes, x_column_strides)
+        mask = mask_n[:, None] & (offs_v < columns)[None, :]
+        acc += tl.load(x_ptr + row_offs[:, None] + column_offs[None, :], mask=mask, other=0).to(COMPUTE)
+    total = tl.sum(acc, axis=1) * tl.full((), scale, COMPUTE)
+    tl.store(out_ptr + offs_n * tl.num_programs(1) + pid_v, total.to(out_ptr.dtype.element_ty), mask=mask_n)
+
+
+def sum(
+    x: torch.Tensor, dims: Sequence[int], *, keepdim: bool = False, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """scale · Σ x over `dims`.
+
+    Parameters
+    ----------
+    x
+        Any shape and strides. Floating dtypes are summed in float32 (float64 for float64), others in int64.
+    dims
+        The dimensions to sum over, none for a mere copy.
+    keepdim
+        Keep them with size 1.
+    dtype
+        Of the result; by default that of x, int64 for integers and bool.
+
+    Examples
+    --------
+    >>> sum(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).to(DEVICE), [1]).tolist()
+    [3.0, 7.0]
+    """
+    summed = sorted(dim % x.dim() for dim in dims) if x.dim() else []
+    kept = [dim for dim in range(x.dim()) if dim not in summed]
+    dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
+    compute = launch.arithmetic(x.dtype) if x.dtype.is_floating_point else torch.int64
+    row_walk, column_walk = layout.walk_dims(kept, x), layout.walk_dims(summed, x)
+    rows, columns = row_walk.numel, column_walk.numel
+    column_strides = column_walk.strides[0]
+    config = launch.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
+    chunk = config["BLOCK_V"] * config["TILES"]
+    programs = max(1, launch.cdiv(columns, chunk))
+    # Dense in the order in which the walk numbers the rows, whatever the order of the dimensions.
+    out = row_walk.empty([x.shape[dim] for dim in kept], dtype, x.device)
+    sums = partials.allocate(rows, programs, compute, x.device) if programs > 1 else out
+    launch.run(
+        _sum_kernel,
+        (launch.cdiv(rows, config["BLOCK_N"]), programs),
+        config,
+        x_ptr=x,
+        out_ptr=sums,
+        row_sizes=row_walk.inner_sizes,
+        x_row_strides=row_walk.strides[0],
+        column_sizes=column_walk.inner_sizes,
+        x_column_strides=column_strides,
+        rows=rows,
+        columns=columns,
+        scale=scale if sums is out else 1.0,
+        COMPUTE=launch.tl_dtype(compute),
+        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, row_walk.span + column_walk.span) >= 2**31,
+    )
+    if sums is not out:
+        partials.finalize(sums, out, scale)
+    return out.view([size if dim in kept else 1 for dim, size in enumerate(x.shape) if keepdim or dim in kept])
