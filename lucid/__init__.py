@@ -1,0 +1,120 @@
+"""The Lucid tensor and module API on fused Triton kernels.
+
+On a machine without a GPU, import this before triton: everything then runs on the CPU, in Triton's interpreter.
+
+Examples
+--------
+>>> import lucid
+>>> import lucid.nn as nn
+>>> import lucid.nn.functional as F
+>>> student = lucid.tensor([[0.5, 1.0, 0.2]], requires_grad=True)
+>>> teacher = lucid.tensor([[0.3, 0.9, 0.4]])
+>>> loss = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(student, dim=-1), F.softmax(teacher, dim=-1))
+>>> loss.backward()
+>>> f"{loss.item():.6f}"
+'0.011704'
+"""
+
+from importlib import metadata
+
+from lucid import autograd, nn, ops, optim
+from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from lucid.device import device, get_default_device, set_default_device
+from lucid.dtype import (
+    bfloat16,
+    bool_,
+    double,
+    dtype,
+    float,
+    float16,
+    float32,
+    float64,
+    half,
+    int,
+    int8,
+    int16,
+    int32,
+    int64,
+    long,
+    short,
+)
+from lucid.factories import (
+    arange,
+    empty,
+    empty_like,
+    from_dlpack,
+    from_numpy,
+    from_torch,
+    full,
+    full_like,
+    ones,
+    ones_like,
+    rand,
+    randn,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
+from lucid.random import manual_seed
+from lucid.tensor import Tensor
+
+try:
+    __version__ = metadata.version("lucid-triton")
+except metadata.PackageNotFoundError:  # used from a source tree that was never installed
+    __version__ = "0+unknown"
+del metadata
+
+__all__ = [
+    "Tensor",
+    "abs",
+    "arange",
+    "autograd",
+    "bfloat16",
+    "bool_",
+    "device",
+    "double",
+    "dtype",
+    "empty",
+    "empty_like",
+    "enable_grad",
+    "exp",
+    "float",
+    "float16",
+    "float32",
+    "float64",
+    "from_dlpack",
+    "from_numpy",
+    "from_torch",
+    "full",
+    "full_like",
+    "get_default_device",
+    "half",
+    "int",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "log",
+    "long",
+    "manual_seed",
+    "matmul",
+    "nn",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "ops",
+    "optim",
+    "rand",
+    "randn",
+    "set_default_device",
+    "set_grad_enabled",
+    "short",
+    "sqrt",
+    "tanh",
+    "tensor",
+    "where",
+    "zeros",
+    "zeros_like",
+]

@@ -1,0 +1,253 @@
+"""Functions with a forward and a backward, and the nodes of the graph they leave behind."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from lucid.autograd.grad_mode import is_grad_enabled, no_grad
+from lucid.tensor import Tensor
+
+FREED = (
+    "backward a second time through a graph that has been freed: pass retain_graph=True to the first backward() or "
+    "autograd.grad() to go through it again"
+)
+
+_sequence = itertools.count()
+
+
+class Context:
+    """What a `Function`'s forward leaves for its backward.
+
+    Attributes
+    ----------
+    needs_input_grad : tuple of bool
+        For each argument of forward, whether its gradient will be asked for.
+    """
+
+    needs_input_grad: tuple[bool, ...]
+
+    def __init__(self) -> None:
+        self._to_save: tuple[Tensor | None, ...] = ()
+        self._saved: tuple[_Saved | None, ...] | None = ()
+        self._node: weakref.ref[Node] | None = None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep inputs or outputs of forward; changing them in place before backward is then an error.
+
+        Raises
+        ------
+        TypeError
+            If one is neither a Tensor nor None.
+        """
+        for tensor in tensors:
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"save_for_backward takes Tensors and Nones, got {type(tensor).__name__}; "
+                    "other values can be kept as attributes of ctx"
+                )
+        self._to_save = tensors
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """The tensors saved, connected to the graph as they were.
+
+        Raises
+        ------
+        RuntimeError
+            If the graph has been freed, or one of them was changed in place.
+        """
+        if self._saved is None:
+            raise RuntimeError(FREED)
+        node = self._node() if self._node is not None else None
+        return tuple(None if saved is None else saved.unpack(node) for saved in self._saved)
+
+
+class _Saved:
+    """A tensor kept for backward. Of an output only the buffer is kept, lest it and its node keep each other alive."""
+
+    __slots__ = ("buffer", "output_nr", "tensor", "version")
+
+    def __init__(self, tensor: Tensor, output_nr: int | None) -> None:
+        self.buffer = tensor._buffer
+        self.tensor = tensor if output_nr is None else None
+        self.output_nr = output_nr
+        self.version = _version_of(self.buffer)
+
+    def unpack(self, node: Node | None) -> Tensor:
+        version = _version_of(self.buffer)
+        if version != self.version:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.buffer.shape)} that backward needs was changed in place after it was "
+                f"used (version {version}, expected {self.version})"
+            )
+        if self.tensor is not None:
+            return self.tensor
+        restored = Tensor._wrap(self.buffer)
+        restored._node, restored._output_nr = node, self.output_nr or 0
+        return restored
+
+
+def _version_of(buffer: torch.Tensor) -> int:
+    """How often the buffer was changed in place, which torch counts (but not for inference tensors)."""
+    return 0 if buffer.is_inference() else buffer._version
+
+
+class Edge(NamedTuple):
+    """Where the gradient of an argument goes, and what it must look like there."""
+
+    target: Node | Tensor  # the node whose output the argument was, or a leaf
+    number: int  # of that output; 0 for a leaf
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def to(cls, tensor: Tensor) -> Edge:
+        """The edge that leads to a tensor."""
+        buffer = tensor._buffer
+        return cls(tensor._node or tensor, tensor._output_nr, tensor.shape, buffer.dtype, buffer.device)
+
+
+class Node:
+    """One recorded call: which function, what it saved, and where the gradients of its arguments go.
+
+    Attributes
+    ----------
+    edges : tuple
+        An `Edge` per argument of forward, None for those that need no gradient.
+    sequence : int
+        Larger than that of any node recorded before.
+    """
+
+    __slots__ = ("__weakref__", "context", "edges", "freed", "function", "hooks", "outputs", "retained", "sequence")
+
+    def __init__(self, function: type[Function], context: Context, args: tuple[Any, ...], outputs: int) -> None:
+        self.function = function
+        self.context = context
+        self.edges = tuple(
+            Edge.to(arg) if needed else None for arg, needed in zip(args, context.needs_input_grad, strict=True)
+        )
+        self.outputs = outputs
+        self.sequence = next(_sequence)
+        self.freed = False
+        self.hooks: dict[int, OrderedDict[int, Callable[[Tensor], Tensor | None]]] = {}
+        self.retained: dict[int, weakref.ref[Tensor]] = {}
+
+    @property
+    def name(self) -> str:
+        """The function's name, with Backward behind it."""
+        return f"{self.function.__name__}Backward"
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def apply(self, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """The gradients of the arguments, one per edge, each in its argument's dtype."""
+        result = self.function.backward(self.context, *grads)
+        results = result if isinstance(result, tuple) else (result,)
+        if len(results) != len(self.edges):
+            raise RuntimeError(
+                f"{self.name} must return {len(self.edges)} gradients, one per argument of forward, got {len(results)}"
+            )
+        return tuple(
+            None if edge is None or grad is None else self._fit(grad, edge)
+            for edge, grad in zip(self.edges, results, strict=True)
+        )
+
+    def _fit(self, grad: Tensor, edge: Edge) -> Tensor:
+        if not isinstance(grad, Tensor):
+            raise TypeError(f"{self.name} must return Tensors and Nones, got {type(grad).__name__}")
+        if grad.shape != edge.shape:
+            raise RuntimeError(
+                f"{self.name} returned a gradient of shape {grad.shape} for an argument of shape {edge.shape}"
+            )
+        if grad._buffer.device != edge.device:
+            raise RuntimeError(f"{self.name} returned a gradient on {grad.device} for an argument on {edge.device}")
+        return grad if grad._buffer.dtype == edge.dtype else grad.to(edge.dtype)
+
+    def retain(self, tensor: Tensor) -> None:
+        """Keep the gradient of this node's output `tensor` in its ``.grad``."""
+        self.retained[tensor._output_nr] = weakref.ref(tensor)
+
+    def free(self) -> None:
+        """Drop what was saved."""
+        self.freed = True
+        self.context._saved = None
+
+
+class Function:
+    """A differentiable operation: subclass it, define forward and backward, call ``apply``.
+
+    ``forward(ctx, *args)`` gets its arguments as they are, with recording off, and returns a Tensor or a tuple of
+    Tensors and Nones. ``backward(ctx, *grads)`` gets one gradient per output (None where there is none) and returns one
+    per argument of forward (None where there is none), of the argument's shape; it is converted to the argument's
+    dtype. Backward is itself recorded under ``create_graph=True``, so it must be made of tensor operations.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> class Double(lucid.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         return x + x
+    ...     @staticmethod
+    ...     def backward(ctx, grad):
+    ...         return grad * 2
+    >>> x = lucid.tensor(3.0, requires_grad=True)
+    >>> Double.apply(x).backward()
+    >>> x.grad.item()
+    2.0
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        raise NotImplementedError("a Function must define forward")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("a Function must define backward")
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Run forward, and record the call if grad mode is on and an argument requires grad."""
+        context = Context()
+        record = is_grad_enabled()
+        context.needs_input_grad = tuple(record and isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        with no_grad():
+            result = cls.forward(context, *args)
+        made = result if isinstance(result, tuple) else (result,)
+        for out in made:
+            if out is not None and not isinstance(out, Tensor):
+                raise TypeError(f"{cls.__name__}.forward must return Tensors and Nones, got {type(out).__name__}")
+        if not any(context.needs_input_grad):
+            context._to_save = ()
+            return result
+        node = Node(cls, context, args, len(made))
+        context._node = weakref.ref(node)
+        context._saved = tuple(
+            None if tensor is None else _Saved(tensor, _position(tensor, args, made)) for tensor in context._to_save
+        )
+        context._to_save = ()
+        outputs = tuple(None if out is None else _output(out, node, number) for number, out in enumerate(made))
+        return outputs if isinstance(result, tuple) else outputs[0]
+
+
+def _position(tensor: Tensor, args: tuple[Any, ...], made: tuple[Any, ...]) -> int | None:
+    """Which output a saved tensor is; None for an input, also for one that was handed through."""
+    if any(tensor is arg for arg in args):
+        return None
+    return next((number for number, out in enumerate(made) if out is tensor), None)
+
+
+def _output(made: Tensor, node: Node, number: int) -> Tensor:
+    """What forward made, as a tensor of the graph: a fresh one, as forward may have handed through what was there."""
+    out = Tensor._wrap(made._buffer)
+    if out.dtype.is_floating_point:
+        out._node, out._output_nr = node, number
+    return out

@@ -1,0 +1,34 @@
+"""Modules of neural networks."""
+
+from lucid.nn import functional, init
+from lucid.nn.module import Module
+from lucid.nn.modules import (
+    Embedding,
+    KLDivLoss,
+    Linear,
+    LogSoftmax,
+    ModuleDict,
+    ModuleList,
+    ReLU,
+    Sequential,
+    Softmax,
+    Tanh,
+)
+from lucid.nn.parameter import Parameter
+
+__all__ = [
+    "Embedding",
+    "KLDivLoss",
+    "Linear",
+    "LogSoftmax",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Softmax",
+    "Tanh",
+    "functional",
+    "init",
+]

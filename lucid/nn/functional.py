@@ -1,0 +1,248 @@
+"""Functions of neural networks; where their arguments are checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucid import ops
+from lucid.dtype import float32
+from lucid.tensor import Tensor
+
+REDUCTIONS = ("none", "mean", "sum", "batchmean")
+
+
+def kl_div(
+    x: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Tensor:
+    r"""The Kullback-Leibler divergence of a target distribution from a predicted one.
+
+    Per element, with p the target's probability, y = target and x the predicted log-probability (S. Kullback and
+    R. A. Leibler, "On information and sufficiency", 1951, eq. 2.5, for discrete distributions):
+
+    ====================== ====================
+    ``log_target=False``   y·(log y − x)
+    ``log_target=True``    exp(y)·(y − x)
+    ====================== ====================
+
+    Elements with p = 0 add exactly 0 to the loss and to both gradients, also where x = −inf. Gradients to x and to the
+    target, and theirs in turn, are available.
+
+    Parameters
+    ----------
+    x : Tensor
+        Log-probabilities, of any shape and strides: float16, bfloat16, float32 or float64.
+    target : Tensor
+        Probabilities, or log-probabilities if `log_target`; of a shape that broadcasts with x's, on the same device.
+    size_average : bool, optional
+        Of the documented signature, without effect.
+    reduction : {'none', 'mean', 'sum', 'batchmean'}
+        The terms themselves; their sum over the number of elements of the broadcast shape; their sum; or their sum over
+        ``x.shape[0]``, which is the divergence for x of shape (N, V).
+    log_target : bool
+        Whether the target holds log-probabilities.
+
+    Returns
+    -------
+    Tensor
+        0-d, or of the broadcast shape for 'none'; of the promoted dtype. The arithmetic is float32, or float64 where
+        either is, and the result is rounded once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such reduction.
+    TypeError
+        If x or target is no Tensor, or not of a floating dtype.
+    RuntimeError
+        If they are on different devices, do not broadcast, or 'batchmean' meets a 0-d x.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> x = F.log_softmax(lucid.tensor([[0.5, 1.0, 0.2]]), dim=1)
+    >>> target = F.softmax(lucid.tensor([[0.3, 0.9, 0.4]]), dim=1)
+    >>> f"{F.kl_div(x, target, reduction='batchmean').item():.6f}"
+    '0.011704'
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+    _check_floating("x", x)
+    _check_floating("target", target)
+    if x._buffer.device != target._buffer.device:
+        raise RuntimeError(f"x and target must be on one device, got x on {x.device} and target on {target.device}")
+    shape = _broadcast(x.shape, target.shape)
+    if shape is None:
+        raise RuntimeError(f"x and target must have shapes that broadcast, got x {x.shape} and target {target.shape}")
+    count = 1
+    if reduction == "mean":
+        for size in shape:
+            count *= size
+    elif reduction == "batchmean":
+        if not x.ndim:
+            raise RuntimeError("reduction 'batchmean' divides by x.shape[0], so x must have a dimension, got shape ()")
+        count = x.shape[0]
+    # A sum over nothing is 0, and 0·inf is the NaN of 0 / 0.
+    scale = 1 / count if count else float("inf")
+    return ops.kl_div(x, target, log_target=bool(log_target), reduce=reduction != "none", scale=scale)
+
+
+def softmax(x: Tensor, dim: int | None = None) -> Tensor:
+    """exp(x) / Σ exp(x) along a dimension.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape and strides; integers become float32.
+    dim : int, optional
+        By default the last.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape and dtype. A row of −inf gives NaN.
+
+    Raises
+    ------
+    TypeError
+        If x is no Tensor, or dim no integer.
+    IndexError
+        If there is no such dimension.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.softmax(lucid.tensor([1.0, 1.0]))
+    tensor([0.5, 0.5])
+    """
+    return ops.softmax(_as_floating(x), _dim(x, dim))
+
+
+def log_softmax(x: Tensor, dim: int | None = None) -> Tensor:
+    """x − log Σ exp(x) along a dimension; parameters and errors as for `softmax`.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.log_softmax(lucid.tensor([0.0, 0.0]), dim=0)
+    tensor([-0.6931, -0.6931])
+    """
+    return ops.softmax(_as_floating(x), _dim(x, dim), log=True)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·weightᵀ + bias.
+
+    Parameters
+    ----------
+    x, weight, bias : Tensor
+        Shapes (..., in), (out, in) and (out,), of one floating dtype: nothing is converted silently.
+
+    Returns
+    -------
+    Tensor
+        (..., out).
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        If they are no Tensors of a floating dtype; if dtypes, devices or shapes do not fit.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.linear(lucid.tensor([[1.0, 2.0]]), lucid.tensor([[3.0, 4.0]]), lucid.tensor([0.5]))
+    tensor([[11.5]])
+    """
+    return ops.linear(x, weight, bias)
+
+
+def embedding(indices: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a table.
+
+    Parameters
+    ----------
+    indices : Tensor
+        int32 or int64, any shape.
+    weight : Tensor
+        (rows, width), floating.
+
+    Returns
+    -------
+    Tensor
+        (*indices.shape, width).
+
+    Raises
+    ------
+    TypeError
+        If indices are no integers, or weight not floating.
+    IndexError
+        If an index lies outside the table: at once on the CPU; on a GPU, which nobody waits for here, when values are
+        next read back (``.item()``, ``.numpy()``, printing), until when the row is NaN.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.embedding(lucid.tensor([1, 0]), lucid.tensor([[1.0], [2.0]]))
+    tensor([[2.],
+            [1.]])
+    """
+    _check_tensor("indices", indices)
+    if indices.dtype.name not in ("int32", "int64"):
+        raise TypeError(f"indices must be int32 or int64, got {indices.dtype}")
+    _check_floating("weight", weight)
+    if weight.ndim != 2:
+        raise RuntimeError(f"weight must have shape (rows, width), got {weight.shape}")
+    if indices._buffer.device != weight._buffer.device:
+        raise RuntimeError(f"indices and weight must be on one device, got {indices.device} and {weight.device}")
+    return ops.embedding(indices, weight)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent; integers become float32."""
+    _check_tensor("x", x)
+    return ops.tanh(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    _check_tensor("x", x)
+    return ops.relu(x)
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a lucid Tensor, got {type(value).__name__}")
+
+
+def _check_floating(name: str, value: Any) -> None:
+    _check_tensor(name, value)
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def _as_floating(x: Tensor) -> Tensor:
+    _check_tensor("x", x)
+    return x if x.dtype.is_floating_point else x.to(float32)
+
+
+def _dim(x: Tensor, dim: int | None) -> int:
+    return ops.memory.normal_dim(x, -1 if dim is None else dim)
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    shape = []
+    for i in range(1, max(len(a), len(b)) + 1):
+        m, n = (a[-i] if i <= len(a) else 1), (b[-i] if i <= len(b) else 1)
+        if m != n and 1 not in (m, n):
+            return None
+        shape.append(n if m == 1 else m)
+    return tuple(reversed(shape))

@@ -1,0 +1,20 @@
+"""The layers, by name."""
+
+from lucid.nn.modules.activation import LogSoftmax, ReLU, Softmax, Tanh
+from lucid.nn.modules.container import ModuleDict, ModuleList, Sequential
+from lucid.nn.modules.embedding import Embedding
+from lucid.nn.modules.linear import Linear
+from lucid.nn.modules.loss import KLDivLoss
+
+__all__ = [
+    "Embedding",
+    "KLDivLoss",
+    "Linear",
+    "LogSoftmax",
+    "ModuleDict",
+    "ModuleList",
+    "ReLU",
+    "Sequential",
+    "Softmax",
+    "Tanh",
+]

@@ -1,0 +1,75 @@
+"""Embedding: a table of vectors, looked up by index."""
+
+from __future__ import annotations
+
+from lucid.device import device as Device
+from lucid.dtype import dtype as DType
+from lucid.nn import functional as F
+from lucid.nn import init
+from lucid.nn.module import Module
+from lucid.nn.modules.arguments import empty_parameter, positive_int
+from lucid.nn.parameter import Parameter
+from lucid.tensor import Tensor
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Module):
+    """Table of vectors, looked up by index.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Number of vectors.
+    embedding_dim : int
+        Length of each.
+    device : device or str, optional
+        Where the table lives; the default device if None.
+    dtype : dtype or str, optional
+        Floating dtype of the table; float32 if None.
+
+    Attributes
+    ----------
+    weight : Parameter, shape ``(num_embeddings, embedding_dim)``
+        The table; starts standard normal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no positive int, or `dtype` not floating.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> table = lucid.nn.Embedding(10, 3)
+    >>> table
+    Embedding(10, 3)
+    >>> table(lucid.tensor([[1, 2], [3, 4]])).shape
+    (2, 2, 3)
+    """
+
+    weight: Parameter
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        device: str | Device | None = None,
+        dtype: str | DType | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = positive_int("num_embeddings", num_embeddings)
+        self.embedding_dim = positive_int("embedding_dim", embedding_dim)
+        self.weight = empty_parameter(self.num_embeddings, self.embedding_dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew."""
+        init.normal_(self.weight)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the vectors at `indices`, integers of any shape: ``(*indices.shape, embedding_dim)``."""
+        return F.embedding(indices, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"

@@ -1,0 +1,56 @@
+"""Differentiable operations: each a `Function` over the launchers of `triton_kernels`."""
+
+from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, pow, relu, sqrt, sub, tanh, where
+from lucid.ops.embedding import embedding
+from lucid.ops.kl_div import kl_div
+from lucid.ops.linear import linear, matmul
+from lucid.ops.memory import (
+    clone,
+    contiguous,
+    getitem,
+    on_host,
+    permute,
+    reshape,
+    squeeze,
+    to,
+    transpose,
+    unsqueeze,
+)
+from lucid.ops.reduction import expand, mean, sum, sum_to
+from lucid.ops.softmax import softmax
+
+__all__ = [
+    "abs",
+    "add",
+    "clone",
+    "compare",
+    "contiguous",
+    "div",
+    "embedding",
+    "exp",
+    "expand",
+    "getitem",
+    "kl_div",
+    "linear",
+    "log",
+    "matmul",
+    "mean",
+    "mul",
+    "neg",
+    "on_host",
+    "permute",
+    "pow",
+    "relu",
+    "reshape",
+    "softmax",
+    "sqrt",
+    "squeeze",
+    "sub",
+    "sum",
+    "sum_to",
+    "tanh",
+    "to",
+    "transpose",
+    "unsqueeze",
+    "where",
+]

@@ -1,0 +1,452 @@
+"""Pointwise arithmetic with broadcasting and promotion.
+
+Dtypes are promoted by kind (bool, integer, float), then by width; a Python number is weak: it changes the kind at most.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import triton_kernels as tk
+from lucid.autograd.function import Function
+from lucid.dtype import int64
+from lucid.ops.memory import to
+from lucid.ops.reduction import sum_to
+from lucid.tensor import Tensor
+
+Operand = Tensor | float
+
+
+def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
+    """The buffers and numbers behind operands, and their promoted dtype; raises unless they fit together."""
+    operands = tuple(_plain(operand) for operand in operands)
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    values = [operand for operand in operands if not isinstance(operand, Tensor)]
+    for value in values:
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} takes lucid Tensors and numbers, got {_type_name(value)}")
+    if not tensors:
+        raise TypeError(f"{name} takes at least one lucid Tensor, got {' and '.join(map(_type_name, values))}")
+    if len({tensor._buffer.device for tensor in tensors}) > 1:
+        places = " and ".join(str(tensor.device) for tensor in tensors)
+        raise RuntimeError(f"operands of {name} must be on one device, got {places}")
+    try:
+        torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    except RuntimeError:
+        shapes = " and ".join(str(tensor.shape) for tensor in tensors)
+        raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {shapes}") from None
+    promoted = tensors[0]._buffer.dtype
+    for tensor in tensors[1:]:
+        promoted = torch.promote_types(promoted, tensor._buffer.dtype)
+    for value in values:
+        kind = torch.float32
+        if isinstance(value, numbers.Integral):
+            kind = torch.bool if isinstance(value, bool) else torch.int64
+        promoted = max(promoted, kind, key=_rank)
+    if not promoted.is_floating_point:
+        for value in values:
+            if not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} takes integers of 64 bits, got {value}")
+    return [operand._buffer if isinstance(operand, Tensor) else operand for operand in operands], promoted
+
+
+def _plain(operand: Any) -> Any:
+    """NumPy's scalars as Python's: as weak, and bool_ a bool."""
+    return operand.item() if isinstance(operand, np.generic) else operand
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _rank(kind: torch.dtype) -> int:
+    return 2 if kind.is_floating_point else 0 if kind is torch.bool else 1
+
+
+def _floating(promoted: torch.dtype) -> torch.dtype:
+    return promoted if promoted.is_floating_point else torch.float32
+
+
+class _Meta:
+    """The shape and dtype of an operand whose values backward does not need."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.dtype = tensor.shape, tensor.dtype
+
+
+def meta(operand: Operand) -> _Meta | None:
+    """An operand's shape and dtype; None for a number."""
+    return _Meta(operand) if isinstance(operand, Tensor) else None
+
+
+def _keep(ctx: Any, *operands: Operand | None) -> None:
+    """Save tensors, and put numbers aside."""
+    ctx.save_for_backward(*(operand if isinstance(operand, Tensor) else None for operand in operands))
+    ctx.numbers = tuple(None if isinstance(operand, Tensor) else operand for operand in operands)
+
+
+def _kept(ctx: Any) -> tuple[Any, ...]:
+    return tuple(n if t is None else t for t, n in zip(ctx.saved_tensors, ctx.numbers, strict=True))
+
+
+def _binary(name: str, a: Operand, b: Operand) -> Tensor:
+    buffers, promoted = _operands(name, a, b)
+    compute = None
+    if name == "div":
+        promoted = _floating(promoted)
+    elif promoted is torch.bool:
+        if name == "sub":
+            raise TypeError("sub takes at least one operand that is not bool_, got two of bool_")
+        # The sum of truths is "or", their product "and".
+        compute = torch.int32
+    return Tensor._wrap(tk.pointwise(name, *buffers, dtype=promoted, compute=compute))
+
+
+def _shapes(*operands: Operand) -> tuple[tuple[int, ...] | None, ...]:
+    return tuple(operand.shape if isinstance(operand, Tensor) else None for operand in operands)
+
+
+def _summed(shapes: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the broadcast shape as gradients of the operands."""
+    return tuple(None if grad is None else sum_to(grad, shape) for grad, shape in zip(grads, shapes, strict=True))
+
+
+class _Add(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
+        ctx.shapes = _shapes(a, b)
+        return _binary("add", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_a, need_b = ctx.needs_input_grad
+        return _summed(ctx.shapes, grad if need_a else None, grad if need_b else None)
+
+
+class _Sub(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
+        ctx.shapes = _shapes(a, b)
+        return _binary("sub", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_a, need_b = ctx.needs_input_grad
+        return _summed(ctx.shapes, grad if need_a else None, neg(grad) if need_b else None)
+
+
+class _Mul(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
+        need_a, need_b = ctx.needs_input_grad
+        ctx.shapes = _shapes(a, b)
+        _keep(ctx, a if need_b else None, b if need_a else None)
+        return _binary("mul", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = _kept(ctx)
+        need_a, need_b = ctx.needs_input_grad
+        return _summed(ctx.shapes, mul(grad, b) if need_a else None, mul(grad, a) if need_b else None)
+
+
+class _Div(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
+        ctx.shapes = _shapes(a, b)
+        _keep(ctx, a if ctx.needs_input_grad[1] else None, b)
+        return _binary("div", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = _kept(ctx)
+        need_a, need_b = ctx.needs_input_grad
+        da = div(grad, b)
+        return _summed(ctx.shapes, da if need_a else None, neg(mul(da, div(a, b))) if need_b else None)
+
+
+class _Pow(Function):
+    """a^b, with the gradients b·a^(b − 1), 0 where b = 0, and a^b·log a, 0 where a = 0."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
+        ctx.shapes = _shapes(a, b)
+        _keep(ctx, a, b)
+        return _binary("pow", a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = _kept(ctx)
+        need_a, need_b = ctx.needs_input_grad
+        da = mul(grad, mul(pow(a, _lowered(b)), b)) if need_a else None
+        db = mul(grad, mul(pow(a, b), _log_or_zero(a))) if need_b else None
+        return _summed(ctx.shapes, da, db)
+
+
+def _lowered(exponent: Any) -> Any:
+    """One less, but 0 for 0: its power is multiplied by 0, and must be finite then."""
+    if isinstance(exponent, Tensor):
+        return where(compare("eq", exponent, 0), 0, sub(exponent, 1))
+    return exponent - 1 if exponent else 0
+
+
+def _log_or_zero(base: Any) -> Any:
+    """The logarithm, but 0 for 0: it is multiplied by a power that is 0 then."""
+    if isinstance(base, Tensor):
+        return log(where(compare("eq", base, 0), 1, base))
+    return math.log(base) if base > 0 else 0.0 if base == 0 else math.nan
+
+
+class _Unary(Function):
+    """An operation by its name in `_UNARY`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} takes a lucid Tensor, got {_type_name(x)}")
+        floating, saves, _ = _UNARY[name]
+        kind = _floating(x._buffer.dtype) if floating else x._buffer.dtype
+        if kind is torch.bool:
+            raise TypeError(f"{name} takes numbers, got a Tensor of {x.dtype}")
+        y = Tensor._wrap(tk.pointwise(name, x._buffer, dtype=kind))
+        ctx.name = name
+        ctx.save_for_backward({"x": x, "y": y, "": None}[saves])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (saved,) = ctx.saved_tensors
+        return _UNARY[ctx.name][2](saved, grad), None
+
+
+class _Gradient(Function):
+    """The gradient of tanh or relu from its result, in one launch."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, grad: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        ctx.save_for_backward(y, grad)
+        return Tensor._wrap(tk.pointwise(name, y._buffer, grad._buffer, dtype=y._buffer.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        y, grad = ctx.saved_tensors
+        dy = mul(mul(outer, mul(grad, y)), -2) if ctx.name == "tanh_grad" else None
+        return dy, _Gradient.apply(y, outer, ctx.name), None
+
+
+#: Per operation: whether integers become float32; what backward needs, x or y = f(x); the gradient from that.
+_UNARY: dict[str, tuple[bool, str, Callable[[Any, Tensor], Tensor]]] = {
+    "neg": (False, "", lambda _, grad: neg(grad)),
+    "abs": (False, "x", lambda x, grad: mul(grad, _sign(x))),
+    "exp": (True, "y", lambda y, grad: mul(grad, y)),
+    "log": (True, "x", lambda x, grad: div(grad, x)),
+    "sqrt": (True, "y", lambda y, grad: div(mul(grad, 0.5), y)),
+    "tanh": (True, "y", lambda y, grad: _Gradient.apply(y, grad, "tanh_grad")),
+    "relu": (False, "y", lambda y, grad: _Gradient.apply(y, grad, "relu_grad")),
+}
+
+
+def _sign(x: Tensor) -> Tensor:
+    """−1, 0 or 1; the gradient is 0, so it is not recorded."""
+    return Tensor._wrap(tk.pointwise("sign", x._buffer, dtype=x._buffer.dtype))
+
+
+class _Where(Function):
+    @staticmethod
+    def forward(ctx: Any, condition: Tensor, a: Operand, b: Operand) -> Tensor:
+        ctx.shapes = _shapes(condition, a, b)
+        ctx.save_for_backward(condition)
+        buffers, promoted = _operands("where", condition, a, b)
+        return Tensor._wrap(tk.pointwise("where", *buffers, dtype=promoted))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (condition,) = ctx.saved_tensors
+        _, need_a, need_b = ctx.needs_input_grad
+        da = where(condition, grad, 0) if need_a else None
+        return _summed(ctx.shapes, None, da, where(condition, 0, grad) if need_b else None)
+
+
+def add(a: Operand, b: Operand) -> Tensor:
+    """a + b; of two bool_, whether either holds."""
+    return _Add.apply(a, b)
+
+
+def sub(a: Operand, b: Operand) -> Tensor:
+    """a − b."""
+    return _Sub.apply(a, b)
+
+
+def mul(a: Operand, b: Operand) -> Tensor:
+    """a · b; of two bool_, whether both hold."""
+    return _Mul.apply(a, b)
+
+
+def div(a: Operand, b: Operand) -> Tensor:
+    """a / b; integers become float32."""
+    return _Div.apply(a, b)
+
+
+def pow(a: Operand, b: Operand) -> Tensor:
+    """a to the power of b; of integers only with a non-negative Python integer b."""
+    a, b = _plain(a), _plain(b)
+    if _is_integer(a) and _is_integer(b):
+        return _integer_pow(a, b)
+    return _Pow.apply(a, b)
+
+
+def _is_integer(operand: Any) -> bool:
+    if isinstance(operand, Tensor):
+        return not operand.dtype.is_floating_point
+    return isinstance(operand, numbers.Integral)
+
+
+def _integer_pow(base: Any, exponent: Any) -> Tensor:
+    """By repeated squaring: exact, or wrapped as products of integers are."""
+    if isinstance(exponent, Tensor) or exponent < 0 or not isinstance(base, Tensor):
+        got = "a Tensor" if isinstance(exponent, Tensor) else exponent
+        raise TypeError(
+            f"pow of integers takes a Tensor and a non-negative Python integer as exponent, got {got}; "
+            "convert a Tensor with .float() for others"
+        )
+    power = to(base, None, int64) if base._buffer.dtype is torch.bool else base
+    result = Tensor._wrap(torch.ones_like(power._buffer))
+    left = int(exponent)
+    while left:
+        if left & 1:
+            result = mul(result, power)
+        left >>= 1
+        if left:
+            power = mul(power, power)
+    return result
+
+
+def neg(x: Tensor) -> Tensor:
+    """−x."""
+    return _Unary.apply(x, "neg")
+
+
+def exp(x: Tensor) -> Tensor:
+    """The exponential of x; integers become float32.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.exp(lucid.tensor([0.0, 1.0]))
+    tensor([1., 2.7183])
+    """
+    return _Unary.apply(x, "exp")
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm of x: −inf of 0, NaN below; integers become float32.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.log(lucid.tensor([1.0, 0.0]))
+    tensor([0., -inf])
+    """
+    return _Unary.apply(x, "log")
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """The square root of x, NaN below 0; integers become float32.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.sqrt(lucid.tensor([4, 2]))
+    tensor([2., 1.4142])
+    """
+    return _Unary.apply(x, "sqrt")
+
+
+def abs(x: Tensor) -> Tensor:
+    """The absolute value of x.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.abs(lucid.tensor([-2, 3]))
+    tensor([2, 3], dtype=lucid.int64)
+    """
+    return _Unary.apply(x, "abs")
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent of x; integers become float32.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.tanh(lucid.tensor([0.0, 1.0]))
+    tensor([0., 0.7616])
+    """
+    return _Unary.apply(x, "tanh")
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0); NaN stays NaN."""
+    return _Unary.apply(x, "relu")
+
+
+def where(condition: Tensor, a: Operand, b: Operand) -> Tensor:
+    """a where the condition holds, else b; the three broadcast.
+
+    Parameters
+    ----------
+    condition : Tensor
+        Of bool_.
+    a, b : Tensor or number
+
+    Raises
+    ------
+    TypeError
+        If the condition is no Tensor of bool_, or a or b neither Tensor nor number.
+    RuntimeError
+        If they are on different devices or do not broadcast.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> x = lucid.tensor([-1.0, 2.0])
+    >>> lucid.where(x > 0, x, 0)
+    tensor([0., 2.])
+    """
+    if not isinstance(condition, Tensor) or condition._buffer.dtype is not torch.bool:
+        got = condition.dtype if isinstance(condition, Tensor) else _type_name(condition)
+        raise TypeError(f"condition must be a lucid Tensor of bool_, got {got}")
+    a, b = _plain(a), _plain(b)
+    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
+        a = Tensor(a, device=condition.device)  # of two numbers, kernels take one
+    return _Where.apply(condition, a, b)
+
+
+def compare(name: str, a: Tensor, b: Any) -> Any:
+    """A bool_ tensor of a comparison: eq, ne, lt, le, gt or ge.
+
+    NotImplemented for eq and ne with what has no elements to compare: Python then asks whether the two are one.
+    """
+    if name in ("eq", "ne") and not isinstance(b, Tensor | numbers.Real) and not hasattr(b, "__array__"):
+        return NotImplemented
+    buffers, promoted = _operands(name, a, b)
+    compute = torch.int64
+    if promoted.is_floating_point:
+        compute = tk.launch.arithmetic(promoted)
+        # A weak number is what it would be as an element: 0.1 equals a bfloat16 that was made from it.
+        buffers = [v if isinstance(v, torch.Tensor) else _rounded(v, promoted) for v in buffers]
+    return Tensor._wrap(tk.pointwise(name, *buffers, dtype=torch.bool, compute=compute))
+
+
+def _rounded(number: float, kind: torch.dtype) -> float:
+    return torch.tensor(float(number), dtype=torch.float64).to(kind).item()

@@ -1,0 +1,207 @@
+"""Operations that move, copy, convert or reinterpret memory and calculate nothing."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import triton_kernels as tk
+from lucid.autograd.function import Function
+from lucid.device import device
+from lucid.dtype import dtype
+from lucid.tensor import Tensor
+
+
+class _Reshape(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        ctx.shape = x.shape
+        return Tensor._wrap(x._buffer.reshape(shape))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Reshape.apply(grad, ctx.shape), None
+
+
+class _Permute(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+        ctx.dims = dims
+        return Tensor._wrap(x._buffer.permute(dims))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inverse = tuple(sorted(range(len(ctx.dims)), key=ctx.dims.__getitem__))
+        return _Permute.apply(grad, inverse), None
+
+
+class _GetItem(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: tuple[Any, ...]) -> Tensor:
+        ctx.shape, ctx.index = x.shape, index
+        return Tensor._wrap(x._buffer[index])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _PutItem.apply(grad, ctx.shape, ctx.index), None
+
+
+class _PutItem(Function):
+    """Zeros of a shape with a tensor put in at an index: the gradient of getitem."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...], index: tuple[Any, ...]) -> Tensor:
+        ctx.index = index
+        whole = torch.zeros(shape, dtype=x._buffer.dtype, device=x._buffer.device)
+        whole[index].copy_(x._buffer)
+        return Tensor._wrap(whole)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _GetItem.apply(grad, ctx.index), None, None
+
+
+class _To(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target_device: torch.device, target_dtype: torch.dtype) -> Tensor:
+        ctx.device, ctx.dtype = x._buffer.device, x._buffer.dtype
+        return Tensor._wrap(x._buffer.to(device=target_device, dtype=target_dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _To.apply(grad, ctx.device, ctx.dtype), None, None
+
+
+class _Clone(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return Tensor._wrap(x._buffer.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def as_sizes(name: str, given: Sequence[Any]) -> tuple[int, ...]:
+    """Integers given one by one, or as one sequence.
+
+    Raises
+    ------
+    TypeError
+        If one is no integer.
+    """
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    return tuple(_as_int(f"{name} must be integers", size) for size in sizes)
+
+
+def normal_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
+    """`dim` counted from the front; a 0-d tensor counts as having one dimension.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    IndexError
+        If there is no such dimension.
+    """
+    number = _as_int(f"{name} must be an integer", dim)
+    count = max(x.ndim + extra, 1)
+    if not -count <= number < count:
+        raise IndexError(f"{name} must lie in {-count} to {count - 1} for shape {x.shape}, got {dim}")
+    return number % count
+
+
+def _as_int(rule: str, value: Any) -> int:
+    # A bool is an int to Python, and a mix-up of arguments to everyone else.
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{rule}, got {type(value).__name__}")
+
+
+def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
+    """The same elements in another shape; one size may be −1."""
+    sizes = as_sizes("shape", shape)
+    known = math.prod(size for size in sizes if size != -1)
+    unknown = sizes.count(-1)
+    fits = known == x.numel() if not unknown else known != 0 and x.numel() % known == 0
+    if unknown > 1 or any(size < -1 for size in sizes) or not fits:
+        raise RuntimeError(f"shape must hold the {x.numel()} elements of a tensor of shape {x.shape}, got {sizes}")
+    return _Reshape.apply(x, sizes)
+
+
+def permute(x: Tensor, dims: Sequence[Any]) -> Tensor:
+    """Dimensions in another order."""
+    order = as_sizes("dims", dims)
+    normal = tuple(dim % x.ndim if -x.ndim <= dim < x.ndim else dim for dim in order)
+    if sorted(normal) != list(range(x.ndim)):
+        raise RuntimeError(f"dims must name each of the {x.ndim} dimensions once, got {order}")
+    return _Permute.apply(x, normal)
+
+
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two dimensions exchanged."""
+    order = list(range(x.ndim))
+    a, b = normal_dim(x, dim0, "dim0"), normal_dim(x, dim1, "dim1")
+    if x.ndim:
+        order[a], order[b] = order[b], order[a]
+    return _Permute.apply(x, tuple(order))
+
+
+def squeeze(x: Tensor, dim: int | None = None) -> Tensor:
+    """Without dimensions of size 1, or without one of them."""
+    gone = range(x.ndim) if dim is None else (normal_dim(x, dim),)
+    return _Reshape.apply(x, tuple(size for d, size in enumerate(x.shape) if size != 1 or d not in gone))
+
+
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
+    """With a dimension of size 1 put in at `dim`."""
+    at = normal_dim(x, dim, extra=1)
+    return _Reshape.apply(x, (*x.shape[:at], 1, *x.shape[at:]))
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """Part of a tensor, by integers, slices, None and Ellipsis; shares memory."""
+    rule = "index must be made of integers, slices, None and Ellipsis"
+    parts = tuple(
+        part if part is None or part is Ellipsis or isinstance(part, slice) else _as_int(rule, part)
+        for part in (index if isinstance(index, tuple) else (index,))
+    )
+    try:
+        return _GetItem.apply(x, parts)
+    except IndexError:
+        raise IndexError(f"index must fit a tensor of shape {x.shape}, got {index!r}") from None
+    except ValueError:
+        raise ValueError(f"index must have positive steps, got {index!r}") from None
+
+
+def to(x: Tensor, target_device: device | None, target_dtype: dtype | None) -> Tensor:
+    """The tensor on a device, with a dtype; itself where nothing changes."""
+    place = x._buffer.device if target_device is None or target_device == x.device else target_device.torch
+    kind = x._buffer.dtype if target_dtype is None else target_dtype.torch
+    if place == x._buffer.device and kind == x._buffer.dtype:
+        return x
+    return _To.apply(x, place, kind)
+
+
+def clone(x: Tensor) -> Tensor:
+    """A copy without gaps."""
+    return _Clone.apply(x)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """Itself, or a copy without gaps."""
+    return x if x.is_contiguous() else _Clone.apply(x)
+
+
+def on_host(buffer: torch.Tensor) -> torch.Tensor:
+    """The buffer on the CPU. Waits for the device, and raises what kernels reported there."""
+    host = buffer.cpu()
+    tk.check_indices(buffer.device)
+    return host

@@ -1,0 +1,7 @@
+"""Optimizers: one fused kernel launch per parameter and step."""
+
+from lucid.optim.adam import Adam
+from lucid.optim.optimizer import Optimizer
+from lucid.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "Optimizer"]

@@ -1,0 +1,107 @@
+"""Torch carries memory and launches, and calculates nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lucid
+import lucid.nn as nn
+import lucid.nn.functional as F
+from lucid.autograd import grad
+from tests.device import DEVICE
+
+#: Operations that allocate, fill with a constant, view, copy, convert or move; what reads one number back; and
+#: `promote_types`, which looks a dtype up.
+CARRIES = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "zeros", "zeros_like", "ones"),
+    *("ones_like", "full", "full_like", "fill_", "zero_"),
+    *("view", "_unsafe_view", "as_strided", "expand", "permute", "t", "transpose", "slice", "select", "unsqueeze"),
+    *("squeeze", "detach", "alias", "set_", "_reshape_alias"),
+    *("clone", "copy_", "_to_copy", "lift_fresh", "_local_scalar_dense", "promote_types"),
+}
+
+
+class OnlyCarries(TorchDispatchMode):
+    """Fails on any torch operation that is not in the list, and remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        assert name in CARRIES, f"torch was asked to calculate: {func.name()}"
+        self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_guard_fails_on_arithmetic() -> None:
+    x = torch.ones(2)
+    with OnlyCarries():
+        for calculate in (lambda: x + x, lambda: x.sum(), lambda: x.softmax(0), lambda: x @ x, lambda: x > 0):
+            with pytest.raises(AssertionError, match="torch was asked to calculate"):
+                calculate()
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("reduction", F.REDUCTIONS)
+def test_the_loss_forward_and_backward_calculates_nothing_in_torch(reduction: str, log_target: bool) -> None:
+    values = [torch.rand(4, 6, dtype=torch.float64).to(DEVICE), torch.rand(1, 6, dtype=torch.float32).to(DEVICE)]
+    with OnlyCarries() as guard:
+        x, y = (lucid.from_torch(t).requires_grad_() for t in values)
+        loss = F.kl_div(x, y, reduction=reduction, log_target=log_target)
+        loss.backward(lucid.ones_like(loss))
+    assert "empty" in guard.seen
+
+
+def test_second_derivatives_calculate_nothing_in_torch() -> None:
+    with OnlyCarries():
+        x, y = (lucid.rand(3, 4, requires_grad=True) for _ in range(2))
+        for log_target in (False, True):
+            dx, dy = grad(F.kl_div(x, y, log_target=log_target), (x, y), create_graph=True)
+            grad((dx * dx).sum() + (dy * dy).sum(), (x, y))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_a_training_step_calculates_nothing_in_torch(optimizer: str) -> None:
+    with OnlyCarries():
+        model = nn.Sequential(
+            nn.Embedding(11, 4), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)
+        )
+        options = {"momentum": 0.9, "nesterov": True} if optimizer == "SGD" else {}
+        step = getattr(lucid.optim, optimizer)(model.parameters(), lr=0.1, **options)
+        indices = lucid.tensor(np.arange(6) % 11)
+        target = F.softmax(lucid.randn(6, 5), dim=-1)
+        losses = []
+        for _ in range(2):
+            step.zero_grad()
+            loss = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(model(indices), dim=-1), target)
+            loss.backward()
+            step.step()
+            losses.append(loss.item())
+    assert losses[1] < losses[0]
+
+
+def test_operators_calculate_nothing_in_torch() -> None:
+    with OnlyCarries():
+        a, b = lucid.rand(3, 4, requires_grad=True), lucid.rand(4, requires_grad=True)
+        results = [a + b, a - 2, 2 / (a + 1), a * b, -a, a**2, (a + 1) ** b, a @ b, a[1:, ::2], a.T, a.mean(0), abs(a)]
+        results += [
+            a.exp(),
+            (a + 1).log(),
+            a.sqrt(),
+            a.tanh(),
+            a.relu(),
+            a.reshape(2, 6),
+            a.double(),
+            a.expand(2, 3, 4),
+        ]
+        for result in results:
+            result.sum().backward(retain_graph=True)
+        assert (a == a.clone()).numpy().all()
+        repr(a)

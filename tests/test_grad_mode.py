@@ -1,0 +1,129 @@
+"""When operations are recorded."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import lucid
+from lucid.autograd import Function
+from tests.values import leaf
+
+
+def test_nothing_is_recorded_under_no_grad() -> None:
+    x = leaf([1.0])
+    with lucid.no_grad():
+        y = x * 2
+        assert not lucid.is_grad_enabled()
+        with lucid.enable_grad():
+            z = x * 2
+            assert lucid.is_grad_enabled()
+        assert not lucid.is_grad_enabled()
+        assert lucid.tensor([1.0], requires_grad=True).requires_grad
+    assert lucid.is_grad_enabled()
+    assert (y.requires_grad, y.is_leaf, z.requires_grad) == (False, True, True)
+
+
+def test_modes_decorate_and_can_be_used_again() -> None:
+    @lucid.no_grad()
+    def quiet(depth: int) -> bool:
+        return lucid.is_grad_enabled() or (depth > 0 and quiet(depth - 1))
+
+    @lucid.enable_grad()
+    def loud() -> bool:
+        return lucid.is_grad_enabled()
+
+    assert not quiet(3)
+    assert lucid.is_grad_enabled()
+    assert quiet.__name__ == "quiet"
+    with lucid.no_grad():
+        assert loud()
+        assert not lucid.is_grad_enabled()
+    block = lucid.no_grad()
+    with block, block:
+        assert not lucid.is_grad_enabled()
+    assert lucid.is_grad_enabled()
+
+
+def test_set_grad_enabled_is_a_switch_and_a_block() -> None:
+    lucid.set_grad_enabled(False)
+    assert not lucid.is_grad_enabled()
+    lucid.set_grad_enabled(True)
+    with lucid.set_grad_enabled(False):
+        assert not lucid.is_grad_enabled()
+        with lucid.set_grad_enabled(True):
+            assert lucid.is_grad_enabled()
+        assert not lucid.is_grad_enabled()
+    assert lucid.is_grad_enabled()
+
+
+def test_an_error_puts_the_mode_back() -> None:
+    class Fails(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            raise KeyError
+
+    class FailsInBackward(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            raise KeyError
+
+    for mode in (lucid.no_grad(), lucid.set_grad_enabled(False)):
+        with pytest.raises(KeyError), mode:
+            raise KeyError
+        lucid.set_grad_enabled(True)
+    for failing in (lambda: Fails.apply(leaf(1.0)), lambda: FailsInBackward.apply(leaf(1.0)).backward()):
+        with pytest.raises(KeyError):
+            failing()
+        assert lucid.is_grad_enabled()
+
+
+def test_each_thread_has_its_own_mode() -> None:
+    seen: list[bool] = []
+    with lucid.no_grad():
+        thread = threading.Thread(target=lambda: seen.append((leaf(1.0) * 2).requires_grad))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_threads_can_run_backward_side_by_side() -> None:
+    results: dict[int, list[float]] = {}
+
+    def work(number: int) -> None:
+        x = leaf([float(number)])
+        for _ in range(5):
+            (x * x).sum().backward()
+        results[number] = x.grad.tolist()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n: [10.0 * n] for n in range(4)}
+
+
+def test_backward_runs_inside_no_grad_and_inside_backward() -> None:
+    x = leaf([3.0])
+    y = (x * x).sum()
+    with lucid.no_grad():
+        y.backward()
+    assert x.grad.tolist() == [6.0]
+    inner = leaf([5.0])
+
+    def run_another(grad: Any) -> None:
+        with lucid.enable_grad():
+            (inner * inner).sum().backward()
+
+    z = x * 2
+    z.register_hook(run_another)
+    z.sum().backward()
+    assert inner.grad.tolist() == [10.0]
+    assert x.grad.tolist() == [8.0]

@@ -1,0 +1,119 @@
+"""Who imports whom, and whose packages these are."""
+
+from __future__ import annotations
+
+import ast
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import lucid
+import triton_kernels
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*ROOT.glob("lucid/**/*.py"), *ROOT.glob("triton_kernels/**/*.py")])
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(file: Path) -> set[str]:
+    """Full names of what a file imports, modules and their members."""
+    found = set()
+    package = _module(file).split(".") if file.name == "__init__.py" else _module(file).split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {name} | {f"{name}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def _offences(files: list[Path], *forbidden: str) -> list[str]:
+    return [f"{_module(file)} imports {name}" for file in files for name in _imports(file) if _within(name, *forbidden)]
+
+
+def _of(*packages: str) -> list[Path]:
+    return [file for file in FILES if _within(_module(file), *packages)]
+
+
+def test_the_kernels_know_no_autograd_no_nn_and_no_lucid() -> None:
+    assert len(_of("triton_kernels")) > 10
+    assert not _offences(_of("triton_kernels"), "lucid", "torch.autograd", "torch.nn", "tests", "perf")
+
+
+def test_only_ops_and_optim_import_the_kernels() -> None:
+    others = [file for file in _of("lucid") if not _within(_module(file), "lucid.ops", "lucid.optim", "lucid.torch")]
+    assert not _offences(others, "triton_kernels")
+
+
+def test_nothing_in_lucid_imports_triton_tests_or_perf() -> None:
+    assert not _offences(_of("lucid"), "triton", "tests", "perf")
+
+
+#: From the top down: a room imports only rooms below it.
+ROOMS = [
+    ("lucid.nn", "lucid.optim"),
+    ("lucid.ops",),
+    ("lucid.autograd",),
+    ("lucid.factories", "lucid.printing"),
+    ("lucid.tensor",),
+    ("lucid.device", "lucid.dtype", "lucid.hooks", "lucid.random"),
+]
+
+
+@pytest.mark.parametrize("depth", range(1, len(ROOMS)), ids=lambda depth: ROOMS[depth][0])
+def test_a_room_of_lucid_imports_nothing_from_above(depth: int) -> None:
+    above = [room for rooms in ROOMS[:depth] for room in rooms]
+    assert not _offences(_of(*ROOMS[depth]), *above)
+
+
+def test_every_room_of_lucid_is_in_the_order() -> None:
+    rooms = [room for floor in ROOMS for room in floor]
+    homeless = [_module(file) for file in _of("lucid") if not _within(_module(file), *rooms, "lucid.examples")]
+    assert homeless == ["lucid"]
+
+
+OPS = ("kl_div", "softmax", "elementwise", "reduce", "matmul", "embedding", "optimizer")
+BELOW = ("math", "launch", "partials", "layout", "backend", "interpreter")
+
+
+def test_kernel_files_do_not_import_each_other() -> None:
+    for op in OPS:
+        others = [f"triton_kernels.{other}" for other in OPS if other != op]
+        assert not _offences(_of(f"triton_kernels.{op}"), *others)
+
+
+def test_what_kernel_files_share_lies_below_them() -> None:
+    for file in BELOW:
+        assert not _offences(_of(f"triton_kernels.{file}"), *(f"triton_kernels.{op}" for op in OPS))
+
+
+def test_the_packages_are_ours_and_not_namesakes() -> None:
+    for package in (lucid, triton_kernels):
+        assert package.__file__ is not None
+        assert Path(package.__file__).parent.parent == ROOT
+    assert metadata.metadata("lucid-triton")["Name"] == "lucid-triton"
+
+
+def test_every_package_folder_is_listed_for_installation() -> None:
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {_module(file) for file in FILES if file.name == "__init__.py"}
+    assert set(listed) == folders
+
+
+def test_public_names_exist() -> None:
+    for module in (lucid, lucid.nn, lucid.ops, lucid.optim, lucid.autograd, triton_kernels):
+        missing = [name for name in module.__all__ if not hasattr(module, name)]
+        assert not missing

@@ -1,0 +1,256 @@
+"""Optimizers: the same steps as torch.optim's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+from lucid import nn
+from lucid.optim import SGD, Adam, Optimizer
+from tests.values import leaf, torch_of, values_of
+
+Make = Callable[[Any, Any], Any]
+
+OPTIMIZERS: dict[str, Make] = {
+    "SGD": lambda optim, params: optim.SGD(params, lr=0.1),
+    "momentum": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.9),
+    "dampening": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.8, dampening=0.3),
+    "nesterov": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "weight decay": lambda optim, params: optim.SGD(params, lr=0.1, weight_decay=0.2),
+    "Adam": lambda optim, params: optim.Adam(params),
+    "Adam with options": lambda optim, params: optim.Adam(params, 0.03, (0.8, 0.95), eps=1e-4, weight_decay=0.1),
+}
+SHAPES = [(3, 4), (5,), ()]
+
+
+def gradients(step: int) -> list[np.ndarray]:
+    draw = np.random.default_rng(step)
+    return [draw.normal(size=shape) * 10.0 ** (step % 3 - 1) for shape in SHAPES]
+
+
+def take_steps(make: Make, dtype: str, steps: int) -> tuple[list[Any], list[Any]]:
+    """Parameters after the same steps here and, always in float64, in torch."""
+    values = [lucid.tensor(array, dtype=dtype) for array in gradients(100)]
+    ours = [leaf(value) for value in values]
+    theirs = [torch.tensor(values_of(value), requires_grad=True) for value in values]
+    our_optimizer, their_optimizer = make(lucid.optim, ours), make(torch.optim, theirs)
+    for step in range(steps):
+        for a, b, array in zip(ours, theirs, gradients(step), strict=True):
+            a.grad = lucid.tensor(array, dtype=dtype)
+            b.grad = torch.tensor(values_of(a.grad))
+        our_optimizer.step()
+        their_optimizer.step()
+    return ours, [parameter.detach().numpy() for parameter in theirs]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 3e-6)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_ten_steps_are_torchs(name: str, dtype: str, rtol: float) -> None:
+    ours, theirs = take_steps(OPTIMIZERS[name], dtype, 10)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(values_of(a), b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_half_parameters_lose_one_rounding_per_step(name: str, dtype: str) -> None:
+    steps = 5
+    ours, theirs = take_steps(OPTIMIZERS[name], dtype, steps)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype.name == dtype
+        ulp = torch.finfo(a.dtype.torch).eps
+        np.testing.assert_allclose(values_of(a), b, atol=steps * ulp * max(1.0, np.abs(b).max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_state_is_float32_or_float64(dtype: str, kept: str) -> None:
+    for optimizer in (lambda p: SGD(p, momentum=0.9), Adam):
+        x = lucid.ones(3, dtype=dtype, requires_grad=True)
+        x.grad = lucid.full((3,), 1e-3, dtype=dtype)
+        made = optimizer([x])
+        made.step()
+        buffers = [value for value in made.state[x].values() if isinstance(value, torch.Tensor)]
+        assert buffers
+        assert {str(buffer.dtype) for buffer in buffers} == {f"torch.{kept}"}
+
+
+def test_state_in_float32_collects_what_half_precision_would_lose() -> None:
+    x = lucid.zeros(1, dtype="bfloat16", requires_grad=True)
+    optimizer = SGD([x], lr=1e-3, momentum=1.0)
+    for gradient in (1.0, *(2.0**-9,) * 8):
+        x.grad = lucid.tensor([gradient], dtype="bfloat16")
+        optimizer.step()
+    assert optimizer.state[x]["buffer"].item() == 1 + 8 * 2.0**-9
+
+
+def test_a_parameter_without_a_gradient_is_left_alone() -> None:
+    for make in OPTIMIZERS.values():
+        used, idle = leaf([1.0, 2.0]), leaf([3.0])
+        optimizer = make(lucid.optim, [used, idle])
+        used.grad = lucid.ones(2)
+        optimizer.step()
+        assert idle.tolist() == [3.0]
+        assert idle not in optimizer.state
+        assert used.tolist() != [1.0, 2.0]
+        assert used.grad.tolist() == [1.0, 1.0]
+
+
+def test_parameters_of_any_strides_are_changed_where_they_are() -> None:
+    for make in OPTIMIZERS.values():
+        array, gradient = np.arange(6.0).reshape(2, 3), np.linspace(-1, 1, 6).reshape(2, 3)
+        whole = torch.zeros(6, 4, dtype=torch.float64).to(lucid.get_default_device().torch)
+        strided = [lucid.tensor(array.T.copy()).T.detach(), lucid.from_torch(whole[::3, 1:])]
+        strided[1].to_torch().copy_(torch.from_numpy(array))
+        dense: Any = leaf(array)
+        parameters: list[Any] = [tensor.requires_grad_() for tensor in strided]
+        optimizer = make(lucid.optim, [dense, *parameters])
+        for _ in range(2):
+            for parameter in (dense, *parameters):
+                parameter.grad = lucid.tensor(gradient.T.copy()).T
+            optimizer.step()
+        for parameter in parameters:
+            assert not parameter.is_contiguous()
+            np.testing.assert_array_equal(parameter.numpy(), dense.numpy())
+        assert not whole[1::3].any()
+        assert not whole[:, 0].any()
+
+
+def test_groups_have_options_of_their_own() -> None:
+    a, b, c = leaf([1.0]), leaf([1.0]), leaf([1.0])
+    optimizer = SGD([{"params": [a]}, {"params": b, "lr": 0.5}], lr=0.25)
+    optimizer.add_param_group({"params": [c], "lr": 1.0, "weight_decay": 1.0})
+    for parameter in (a, b, c):
+        parameter.grad = lucid.tensor([1.0])
+    optimizer.step()
+    assert [parameter.item() for parameter in (a, b, c)] == [0.75, 0.5, -1.0]
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert a.item() == 0.75
+    assert b.item() == 0.0
+    assert repr(optimizer).startswith("SGD (\nParameter Group 0\n    dampening: 0.0\n    lr: 0.0\n")
+
+
+def test_parameters_may_come_from_a_model_or_a_generator() -> None:
+    model = nn.Linear(2, 2)
+    for params in (model.parameters(), [{"params": model.parameters()}], iter(list(model.parameters()))):
+        assert [id(p) for p in Adam(params).param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_zero_grad_drops_gradients_or_makes_them_zero() -> None:
+    x, y = leaf([1.0]), leaf([2.0])
+    optimizer = SGD([x, y], lr=0.1)
+    x.grad = held = lucid.tensor([3.0])
+    optimizer.zero_grad(set_to_none=False)
+    assert x.grad.tolist() == [0.0]
+    assert held.tolist() == [3.0]
+    assert y.grad is None
+    optimizer.zero_grad()
+    assert x.grad is None
+
+
+def test_training_goes_down() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = lucid.randn(16, 3)
+    target = x.sum(1, keepdim=True)
+    for optimizer in (SGD(model.parameters(), lr=0.02, momentum=0.9), Adam(model.parameters(), lr=0.02)):
+        losses = []
+        for _ in range(15):
+            optimizer.zero_grad()
+            loss = ((model(x) - target) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.6 * losses[0]
+
+
+def test_steps_are_not_recorded_and_parameters_stay_leaves() -> None:
+    x = leaf([1.0])
+    (x * x).sum().backward(create_graph=True)
+    SGD([x], lr=0.1).step()
+    assert x.is_leaf
+    assert x.grad.requires_grad
+    assert torch_of(x).tolist() == pytest.approx([0.8])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda x: SGD([x], lr=-1), ValueError, "lr must be a number of at least 0 and finite, got -1"),
+        (lambda x: SGD([x], lr=float("nan")), ValueError, "lr must be a number of at least 0 and finite, got nan"),
+        (lambda x: Adam([x], lr=float("inf")), ValueError, "lr must be a number of at least 0 and finite, got inf"),
+        (lambda x: SGD([x], lr="fast"), ValueError, "lr must be a number of at least 0 and finite, got 'fast'"),
+        (lambda x: SGD([x], lr=True), ValueError, "lr must be a number of at least 0 and finite, got True"),
+        (lambda x: SGD([x], momentum=-0.5), ValueError, "momentum must be a number of at least 0 and finite, got -0.5"),
+        (lambda x: SGD([x], dampening=-1), ValueError, "dampening must be a number of at least 0 and finite, got -1"),
+        (lambda x: SGD([x], weight_decay=-1), ValueError, "weight_decay must be a number of at least 0 .*, got -1"),
+        (lambda x: SGD([x], nesterov=True), ValueError, "nesterov needs a momentum above 0 and no dampening"),
+        (
+            lambda x: SGD([x], nesterov=True, momentum=0.9, dampening=0.1),
+            ValueError,
+            "nesterov needs a momentum above 0 and no dampening",
+        ),
+        (lambda x: Adam([x], eps=-1e-8), ValueError, "eps must be a number of at least 0 and finite, got -1e-08"),
+        (lambda x: Adam([x], betas=(0.9, 1.0)), ValueError, r"betas\[1\] must be a number .* and below 1, got 1.0"),
+        (lambda x: Adam([x], betas=(-0.1, 0.9)), ValueError, r"betas\[0\] must be a number of at least 0 .*, got -0.1"),
+        (lambda x: Adam([x], betas=0.9), ValueError, "betas must be two numbers, got 0.9"),
+        (lambda x: Adam([{"params": [x], "lr": -1}]), ValueError, "lr must be a number of at least 0 .*, got -1"),
+        (lambda x: SGD([]), ValueError, "params must hold at least one parameter, got none"),
+        (lambda x: SGD(x), TypeError, "params must be an iterable of Tensors or of dicts, got Tensor"),
+        (lambda x: SGD({"params": [x]}), TypeError, "params must be an iterable of Tensors or of dicts, got dict"),
+        (lambda x: SGD(3), TypeError, "params must be an iterable of Tensors or of dicts, got int"),
+        (lambda x: SGD([1.0]), TypeError, "params must be Tensors, got float"),
+        (lambda x: SGD([{"lr": 1.0}]), TypeError, r"""a parameter group must be a dict .*, got the keys \['lr'\]"""),
+        (lambda x: SGD([{"params": x}, x]), TypeError, 'a parameter group must be a dict with "params", got Tensor'),
+        (lambda x: SGD([x, x]), ValueError, "params must not name a parameter twice"),
+        (lambda x: SGD([{"params": x}, {"params": x}]), ValueError, "params must not name a parameter twice"),
+        (lambda x: SGD([x * 2]), ValueError, r"params must be leaves .* got one of lucid.float32 and shape \(1,\)"),
+        (
+            lambda x: SGD([lucid.ones(1, dtype="int64")]),
+            ValueError,
+            "params must be leaves .* got one of lucid.int64 .*",
+        ),
+    ],
+)
+def test_an_impossible_option_is_named(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}$"):
+        make(leaf([1.0]))
+
+
+def test_an_option_made_impossible_later_stops_the_step_before_it_begins() -> None:
+    x, y = leaf([1.0]), leaf([1.0])
+    optimizer = SGD([{"params": [x]}, {"params": [y]}], lr=0.1)
+    optimizer.param_groups[1]["lr"] = -1
+    x.grad = lucid.ones(1)
+    with pytest.raises(ValueError, match=r"^lr must be a number"):
+        optimizer.step()
+    assert x.item() == 1.0
+
+
+def test_numpy_numbers_are_options() -> None:
+    x = leaf([1.0])
+    x.grad = lucid.ones(1)
+    SGD([x], lr=np.float32(0.5), momentum=np.float64(0.5)).step()
+    assert x.item() == 0.5
+
+
+def test_an_optimizer_of_ones_own_says_how_to_check_and_update() -> None:
+    class Sign(Optimizer):
+        def _check(self, group: dict[str, Any]) -> None:
+            pass
+
+        def _update(self, param: Any, grad: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+            state["steps"] = state.get("steps", 0) + 1
+            param.to_torch().sub_(group["lr"] * grad.sign())
+
+    x = leaf([1.0, 2.0])
+    x.grad = lucid.tensor([-3.0, 0.5])
+    optimizer = Sign([x], {"lr": 0.5})
+    optimizer.step()
+    assert (x.tolist(), optimizer.state[x]) == ([1.5, 1.5], {"steps": 1})

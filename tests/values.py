@@ -1,0 +1,47 @@
+"""Lucid tensors compared with the truth in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import lucid
+from tests.reference import assert_within
+
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool_")
+FLOATS = DTYPES[:4]
+
+
+def torch_of(tensor: lucid.Tensor) -> torch.Tensor:
+    """Its values in a torch tensor on the CPU."""
+    return tensor.to_torch().cpu()
+
+
+def values_of(tensor: lucid.Tensor) -> np.ndarray:
+    """Its values in float64."""
+    return torch_of(tensor).double().numpy()
+
+
+def leaf(values: Any, dtype: str | None = None) -> Any:
+    """A tensor that requires grad; of any type to type checkers, as its ``.grad`` may be None to them."""
+    return lucid.tensor(values, dtype=dtype, requires_grad=True)
+
+
+def check(result: lucid.Tensor, truth: np.ndarray, condition: Any, dtype: torch.dtype) -> None:
+    """The result is the truth after at most a few roundings of the arithmetic and one of its dtype; integers are exact.
+
+    Parameters
+    ----------
+    condition
+        The magnitude of what was added up, which the arithmetic's errors are relative to.
+    dtype
+        Of the result.
+    """
+    assert result.dtype.torch is dtype
+    if dtype.is_floating_point:
+        arithmetic = torch.float64 if dtype is torch.float64 else torch.float32
+        assert_within(torch_of(result), np.asarray(truth, np.float64), condition, arithmetic)
+    else:
+        np.testing.assert_array_equal(result.numpy(), truth)
