@@ -1,0 +1,1 @@
+"""Complete programs that use lucid the way a reader would."""
