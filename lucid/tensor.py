@@ -208,7 +208,7 @@ class Tensor:
             If it is no leaf.
         """
         if self._node is not None:
-            raise RuntimeError("only a leaf can be copied or pickled; use detach() or clone() on what is none")
+            raise RuntimeError("only a leaf can be copied or pickled; use detach() on the result of an operation")
         return {**self.__dict__, "_hooks": None}
 
     # Gradients

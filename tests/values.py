@@ -1,4 +1,4 @@
-"""Lucid tensors compared with the truth in float64."""
+"""What tests of the facade share: leaves, a function without a kernel, comparison with the truth in float64."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import lucid
+from lucid.autograd import Function
 from tests.reference import assert_within
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool_")
@@ -27,6 +28,18 @@ def values_of(tensor: lucid.Tensor) -> np.ndarray:
 def leaf(values: Any, dtype: str | None = None) -> Any:
     """A tensor that requires grad; of any type to type checkers, as its ``.grad`` may be None to them."""
     return lucid.tensor(values, dtype=dtype, requires_grad=True)
+
+
+class Identity(Function):
+    """Costs no kernel launch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad
 
 
 def check(result: lucid.Tensor, truth: np.ndarray, condition: Any, dtype: torch.dtype) -> None:
