@@ -59,6 +59,8 @@ from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
 from lucid.random import manual_seed
 from lucid.tensor import Tensor
 
+set_default_device(ops.memory.kernel_device())
+
 try:
     __version__ = metadata.version("lucid-triton")
 except metadata.PackageNotFoundError:  # used from a source tree that was never installed

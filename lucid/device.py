@@ -78,7 +78,7 @@ _default = device("cuda" if _HAS_GPU else "cpu")
 
 
 def get_default_device() -> device:
-    """The device of new tensors: cuda where there is one, unless `set_default_device` said otherwise."""
+    """The device of new tensors: where kernels run (cuda if there is one), or what `set_default_device` said."""
     return _default
 
 

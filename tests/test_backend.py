@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import lucid
 from triton_kernels import backend, interpreter
 
 without_gpu = pytest.mark.skipif(backend.HAS_GPU, reason="about machines without a GPU")
@@ -19,6 +20,12 @@ with_gpu = pytest.mark.skipif(not backend.HAS_GPU, reason="about machines with a
 def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**clean, **env})
+
+
+def test_new_tensors_are_made_where_kernels_run() -> None:
+    assert lucid.get_default_device() == str(backend.default_device())
+    done = _run("import lucid; print(lucid.get_default_device(), (lucid.ones(2) + 1).tolist())", TRITON_INTERPRET="1")
+    assert done.stdout.strip() == "cpu [2.0, 2.0]", done.stderr
 
 
 @without_gpu

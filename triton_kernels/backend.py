@@ -31,8 +31,8 @@ if INTERPRETED:
 
 
 def default_device() -> torch.device:
-    """The device kernels run on: the current GPU where they are compiled, else the CPU."""
-    return torch.device("cpu") if INTERPRETED else torch.device("cuda")
+    """The device kernels run on: the current GPU where there is one and they are compiled, else the CPU."""
+    return torch.device("cuda" if HAS_GPU and not INTERPRETED else "cpu")
 
 
 def check_device(device: torch.device) -> None:

@@ -200,6 +200,11 @@ def contiguous(x: Tensor) -> Tensor:
     return x if x.is_contiguous() else _Clone.apply(x)
 
 
+def kernel_device() -> str:
+    """The device that kernels run on: cuda, but cpu where the interpreter runs them."""
+    return str(tk.backend.default_device())
+
+
 def on_host(buffer: torch.Tensor) -> torch.Tensor:
     """The buffer on the CPU. Waits for the device, and raises what kernels reported there."""
     host = buffer.cpu()
