@@ -9,7 +9,7 @@ import torch
 
 import triton_kernels as tk
 from tests.device import DEVICE
-from triton_kernels import backend, launch, layout, trace
+from triton_kernels import launch, layout, trace
 
 FAR = 2**31 + 2**20
 
@@ -54,9 +54,7 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
     n = 2**31 + 12345
     x, p = (torch.tensor([value], dtype=torch.float16, device=DEVICE).expand(n) for value in (-1.0, 0.5))
     with pytest.MonkeyPatch.context() as patch:
-        if backend.INTERPRETED:  # a program costs milliseconds there
-            config = launch.Config({"BLOCK": 2**20, "TILES": 1})
-            patch.setattr(launch, "pointwise_sum", lambda itemsize, numel, dims: config)
+        patch.setattr(launch, "INTERPRETER_TILE", 2**20)
         with trace.launches() as made:
             loss = tk.kl_div_forward(x, p, scale=1 / n)
     assert made[0].args["WIDE"]
