@@ -198,7 +198,7 @@ def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
     if itemsize > 4:
         return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=8)
     if itemsize > 2:
-        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=4)
+        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=8)
     return Config({"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=8)
 
 

@@ -29,19 +29,19 @@ class KLDivLoss(Module):
     >>> import lucid
     >>> import lucid.nn as nn
     >>> import lucid.nn.functional as F
-    >>> x = F.log_softmax(lucid.tensor([[0.5, 1.0, 0.2]]), dim=1)
-    >>> target = F.softmax(lucid.tensor([[0.3, 0.9, 0.4]]), dim=1)
+    >>> x = F.log_softmax(lucid.tensor([[0.5, 1.0, 0.2]], dtype="float64"), dim=1)
+    >>> target = F.softmax(lucid.tensor([[0.3, 0.9, 0.4]], dtype="float64"), dim=1)
     >>> loss = nn.KLDivLoss(reduction="batchmean")(x, target)
-    >>> f"{loss.item():.8f}"[:9]
-    '0.0117040'
+    >>> f"{loss.item():.10f}"
+    '0.0117040804'
 
     Log-probabilities on both sides:
 
-    >>> x = F.log_softmax(lucid.tensor([[1.0, 2.0, 0.5]]), dim=1)
-    >>> target = F.log_softmax(lucid.tensor([[0.8, 1.5, 0.9]]), dim=1)
+    >>> x = F.log_softmax(lucid.tensor([[1.0, 2.0, 0.5]], dtype="float64"), dim=1)
+    >>> target = F.log_softmax(lucid.tensor([[0.8, 1.5, 0.9]], dtype="float64"), dim=1)
     >>> loss = nn.KLDivLoss(reduction="batchmean", log_target=True)(x, target)
-    >>> f"{loss.item():.8f}"[:9]
-    '0.0630953'
+    >>> f"{loss.item():.10f}"
+    '0.0630953940'
     >>> nn.KLDivLoss()
     KLDivLoss(reduction='mean', log_target=False)
     """
