@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from typing import Any
@@ -12,9 +13,13 @@ import torch
 import triton_kernels
 from tests.compiling import Compiler
 from tests.device import DEVICE
-from triton_kernels import elementwise, embedding, kl_div, matmul, offline, optimizer, partials, reduce, softmax, trace
+from triton_kernels import offline, trace
 
-KERNEL_FILES = (elementwise, embedding, kl_div, matmul, optimizer, partials, reduce, softmax)
+#: Modules by their full names: some are shadowed by functions of the package.
+KERNEL_FILES = [
+    importlib.import_module(f"triton_kernels.{name}")
+    for name in ("elementwise", "embedding", "kl_div", "matmul", "optimizer", "partials", "reduce", "softmax")
+]
 
 #: Tensors that kernels over a walk load and store; outputs are dense in the order of the walk.
 LOADS = {

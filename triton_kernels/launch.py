@@ -198,8 +198,8 @@ def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
     if itemsize > 4:
         return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=8)
     if itemsize > 2:
-        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=8)
-    return Config({"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=8)
+        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=4)
+    return Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=8)
 
 
 def embedding(itemsize: int, width: int) -> Config:
@@ -214,9 +214,9 @@ def embedding_gradient(itemsize: int, tokens: int, rows: int, width: int) -> Con
     if _state.interpreted:
         bound = {"BLOCK_R": (rows, 512), "BLOCK_N": (tokens, 4096), "BLOCK_D": (width, 512)}
         return Config({name: max(16, min(power_of_2(size), most)) for name, (size, most) in bound.items()})
-    tokens_tile, width_tile = (16, 32) if itemsize > 4 else (32, 64)
+    tile, width_tile = (16, 32) if itemsize > 4 else (32, 64)
     block_d = max(16, min(power_of_2(width), width_tile))
-    return Config({"BLOCK_R": 32, "BLOCK_N": tokens_tile, "BLOCK_D": block_d}, num_warps=4)
+    return Config({"BLOCK_R": tile, "BLOCK_N": tile, "BLOCK_D": block_d}, num_warps=4)
 
 
 def arithmetic(*dtypes: torch.dtype) -> torch.dtype:
