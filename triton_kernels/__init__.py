@@ -3,28 +3,39 @@
 On a machine without a GPU, import this before triton: it switches Triton's interpreter on.
 """
 
-from . import backend, launch
+from . import backend, launch, layout
+from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .divergence import divergence_forward
+from .divergence_backward import divergence_backward
 from .elementwise import pointwise
-from .embedding import check_indices, embedding_backward, embedding_forward
+from .embedding import embedding_backward, embedding_forward
 from .kl_div import kl_div_backward, kl_div_forward
 from .matmul import matmul
 from .optimizer import adam_step, sgd_step
 from .reduce import sum
+from .reports import check_indices
 from .softmax import softmax_backward, softmax_forward
+from .token_mean import token_mean
 
 __all__ = [
     "adam_step",
     "backend",
     "check_indices",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "divergence_backward",
+    "divergence_forward",
     "embedding_backward",
     "embedding_forward",
     "kl_div_backward",
     "kl_div_forward",
     "launch",
+    "layout",
     "matmul",
     "pointwise",
     "sgd_step",
     "softmax_backward",
     "softmax_forward",
     "sum",
+    "token_mean",
 ]

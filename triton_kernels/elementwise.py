@@ -164,24 +164,52 @@ def _pointwise_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    full = (pid + 1) * BLOCK <= n
-    index = pid * BLOCK + tl.arange(0, BLOCK)
-    mask = index < n
+    a, b, c = (a_ptr, a_strides), (b_ptr, b_strides), (c_ptr, c_strides)
     if COMPUTE.is_floating():
-        scalar = tl.full((BLOCK,), number, COMPUTE)
+        scalar = tl.full((), number, COMPUTE)
     else:
-        scalar = tl.full((BLOCK,), integer, COMPUTE)
-    a = scalar if a_ptr is None else read(a_ptr, index, inner_sizes, a_strides, mask, full, COMPUTE)
+        scalar = tl.full((), integer, COMPUTE)
+    if (pid + 1) * BLOCK <= n:
+        _apply(a, b, c, out_ptr, inner_sizes, pid, None, scalar, OP, OPERANDS, BLOCK)
+    else:
+        _apply(a, b, c, out_ptr, inner_sizes, pid, n, scalar, OP, OPERANDS, BLOCK)
+
+
+@triton.jit
+def _apply(
+    a_operand,
+    b_operand,
+    c_operand,
+    out_ptr,
+    inner_sizes,
+    pid,
+    n,  # None: every element of the program is there
+    scalar,
+    OP: tl.constexpr,
+    OPERANDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    index = pid * BLOCK + tl.arange(0, BLOCK)
+    a = _operand(a_operand, index, inner_sizes, n, scalar)
     if OPERANDS == 1:
         out = OP(a)
     else:
-        b = scalar if b_ptr is None else read(b_ptr, index, inner_sizes, b_strides, mask, full, COMPUTE)
+        b = _operand(b_operand, index, inner_sizes, n, scalar)
         if OPERANDS == 2:
             out = OP(a, b)
         else:
-            c = scalar if c_ptr is None else read(c_ptr, index, inner_sizes, c_strides, mask, full, COMPUTE)
+            c = _operand(c_operand, index, inner_sizes, n, scalar)
             out = OP(a, b, c)
-    write(out_ptr, index, out, mask, full)
+    write(out_ptr, index, out, n)
+
+
+@triton.jit
+def _operand(operand, index, inner_sizes, n, scalar):
+    if operand[0] is None:
+        value = tl.full(index.shape, scalar, scalar.dtype)
+    else:
+        value = read(operand, index, inner_sizes, n, scalar.dtype)
+    return value
 
 
 def pointwise(
@@ -211,7 +239,7 @@ def pointwise(
         raise TypeError(f"{op} takes {count} operands, got {len(operands)}")
     tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
     number = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
-    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    shape = layout.broadcast(*(tensor.shape for tensor in tensors))
     walk = layout.walk(shape, *tensors)
     if compute is None:
         compute = launch.arithmetic(dtype) if dtype.is_floating_point else dtype

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch
+from . import launch, reports
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -19,7 +19,7 @@ def _embedding_kernel(
     index_ptr,  # (tokens,), dense
     table_ptr,  # (rows, width)
     out_ptr,  # (tokens, width), dense
-    bad_ptr,  # (2,): an index that is out of range, and the number of rows
+    report_ptr,
     tokens,
     rows,
     width,
@@ -41,13 +41,7 @@ def _embedding_kernel(
     at = table_ptr + (row * stride_tr)[:, None] + (offs_d * stride_td)[None, :]
     value = tl.load(at, mask=good[:, None] & mask_d[None, :], other=float("nan"))
     tl.store(out_ptr + (offs_n * width)[:, None] + offs_d[None, :], value, mask=mask_n[:, None] & mask_d[None, :])
-    # Any one of the bad indices will do for the message.
-    bad = mask_n & ((row < 0) | (row >= rows))
-    tl.store(bad_ptr + offs_n * 0, row, mask=bad)
-    tl.store(bad_ptr + 1 + offs_n * 0, row * 0 + rows, mask=bad)
-
-
-_bad_indices: dict[torch.device, torch.Tensor] = {}
+    reports.report(report_ptr, reports.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
 
 
 def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -74,8 +68,6 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
     rows, width = table.shape
     flat = indices.reshape(-1)
     out = torch.empty((*indices.shape, width), dtype=table.dtype, device=table.device)
-    if table.device not in _bad_indices:
-        _bad_indices[table.device] = torch.full((2,), -1, dtype=torch.int64, device=table.device)
     tokens = flat.numel()
     config = launch.embedding(table.dtype.itemsize, width)
     launch.run(
@@ -85,7 +77,7 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
         index_ptr=flat.contiguous(),
         table_ptr=table,
         out_ptr=out,
-        bad_ptr=_bad_indices[table.device],
+        report_ptr=reports.buffer(table.device),
         tokens=tokens,
         rows=rows,
         width=width,
@@ -94,21 +86,6 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
         WIDE=(tokens + config["BLOCK_N"]) * width >= 2**31,
     )
     return out
-
-
-def check_indices(device: torch.device) -> None:
-    """Raise IndexError if an embedding on `device` was asked for a row it does not have; waits for the device.
-
-    Where memory is the host's anyway this costs nothing; on a GPU, callers ask when they wait for it anyway.
-    """
-    bad = _bad_indices.get(device)
-    if bad is None:
-        return
-    index, rows = bad.tolist()
-    if rows < 0:
-        return
-    bad.copy_(torch.full((2,), -1, dtype=torch.int64))
-    raise IndexError(f"indices must lie in 0 to {rows - 1}, the rows of the embedding, got {index}")
 
 
 @triton.jit(do_not_specialize=["tokens", "rows"])

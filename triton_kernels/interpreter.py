@@ -3,6 +3,8 @@
 - float32 to bfloat16 truncates, and can turn a NaN into inf; float64 to bfloat16 casts to an integer. Compiled code
   rounds to nearest, ties to even.
 - ``tl.dot`` multiplies the bit patterns of bfloat16 operands.
+- ``tl.maximum`` and ``tl.minimum`` keep a NaN, where compiled code returns the other operand.
+- ``tl.fma`` rounds twice.
 - Triton 3.6 takes a loop's bounds from arrays of one element, which NumPy 2.5 no longer converts to an integer.
 - The result of a comparison of scalars keeps its operands' dtype, and turns into that when it is broadcast.
 - Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
@@ -45,6 +47,9 @@ def correct() -> None:
     builder._corrected = True
     builder.cast_impl = _corrected_cast(builder.cast_impl)
     builder.create_dot = _corrected_dot(builder.create_dot)
+    builder.create_maxnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, np.fmax)
+    builder.create_minnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, np.fmin)
+    builder.create_fma = _corrected_fma(builder.create_fma)
     for name in dir(builder):
         if name.startswith(("create_icmp", "create_fcmp")):
             setattr(builder, name, _corrected_comparison(getattr(builder, name)))
@@ -74,6 +79,19 @@ def _corrected_dot(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, as_float32(a), as_float32(b), *rest)
 
     return create_dot
+
+
+def _corrected_fma(original: Callable[..., Any]) -> Callable[..., Any]:
+    # The product of two float32 is exact in float64; that of two float64 nearly so in more, where NumPy has more.
+    wider = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
+
+    def create_fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+        if z.data.dtype not in wider:
+            return original(self, x, y, z)
+        exact = x.data.astype(wider[z.data.dtype]) * y.data + z.data
+        return interpreter.TensorHandle(exact.astype(z.data.dtype), z.dtype.scalar)
+
+    return create_fma
 
 
 def _corrected_comparison(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from . import launch, layout, math, partials
-from .layout import read, write
+from .layout import read, there, write
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -41,25 +41,75 @@ def _kl_div_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
+    x, y = (x_ptr, x_strides), (y_ptr, y_strides)
     first = pid * (BLOCK * TILES)
-    full = first + BLOCK * TILES <= n
+    scale = tl.full((), scale, COMPUTE)
+    if first + BLOCK * TILES <= n:
+        _forward(x, y, out_ptr, inner_sizes, pid, None, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
+    else:
+        _forward(x, y, out_ptr, inner_sizes, pid, n, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
+
+
+@triton.jit
+def _forward(
+    x_operand,
+    y_operand,
+    out_ptr,
+    inner_sizes,
+    pid,
+    n,  # None: every element of the program is there
+    scale,
+    LOG_TARGET: tl.constexpr,
+    REDUCE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    # A probability near 1 is rare, one in a row at most: what its logarithm lacks is added where there is one.
+    MEND: tl.constexpr = not LOG_TARGET and scale.dtype == tl.float32
     if REDUCE:
-        acc = tl.zeros((BLOCK,), COMPUTE)
-    for tile in tl.static_range(TILES):
-        index = first + tile * BLOCK + tl.arange(0, BLOCK)
-        mask = index < n
-        x = read(x_ptr, index, inner_sizes, x_strides, mask, full, COMPUTE)
-        y = read(y_ptr, index, inner_sizes, y_strides, mask, full, COMPUTE)
-        loss = math.kl_term(x, y, LOG_TARGET)
-        if REDUCE:
-            if not full:
-                loss = tl.where(mask, loss, 0.0)
-            acc += loss
+        acc = tl.zeros((BLOCK,), scale.dtype)
+        largest = tl.zeros((BLOCK,), scale.dtype)
+        if n is None:
+            for tile in tl.static_range(TILES):  # so that all loads are made at once
+                acc, largest = _add(acc, largest, x_operand, y_operand, inner_sizes, pid * TILES + tile, n, LOG_TARGET)
         else:
-            write(out_ptr, index, loss * tl.full((), scale, COMPUTE), mask, full)
-    if REDUCE:
-        total = tl.sum(acc, axis=0) * tl.full((), scale, COMPUTE)
-        tl.store(out_ptr + pid, total.to(out_ptr.dtype.element_ty))
+            for tile in range(TILES):
+                acc, largest = _add(acc, largest, x_operand, y_operand, inner_sizes, pid * TILES + tile, n, LOG_TARGET)
+        total = tl.sum(acc, axis=0)
+        if MEND:
+            if tl.max(largest, axis=0) > math.NEAR_1_FROM:
+                total += _missing_near_1(y_operand, inner_sizes, pid, n, scale.dtype, BLOCK, TILES)
+        tl.store(out_ptr + pid, (total * scale).to(out_ptr.dtype.element_ty))
+    else:
+        index = pid * BLOCK + tl.arange(0, BLOCK)
+        x = read(x_operand, index, inner_sizes, n, scale.dtype)
+        y = read(y_operand, index, inner_sizes, n, scale.dtype)
+        term = math.kl_term(x, y, LOG_TARGET)
+        if MEND:
+            if tl.max(y, axis=0) > math.NEAR_1_FROM:
+                term += y * math.log_rest(y)
+        write(out_ptr, index, term * scale, n)
+
+
+@triton.jit
+def _add(acc, largest, x_operand, y_operand, inner_sizes, number, n, LOG_TARGET: tl.constexpr):
+    """Add a tile's terms to a tile of sums, and its targets to their maxima."""
+    index = number * acc.shape[0] + tl.arange(0, acc.shape[0])
+    x = read(x_operand, index, inner_sizes, n, acc.dtype)
+    y = read(y_operand, index, inner_sizes, n, acc.dtype)
+    term = math.kl_term(x, y, LOG_TARGET)
+    return acc + there(term, index, n), tl.maximum(largest, y)
+
+
+@triton.jit
+def _missing_near_1(y_operand, inner_sizes, pid, n, DTYPE: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr):
+    """What rough terms of a program's probabilities lack; it does not depend on x."""
+    acc = tl.zeros((BLOCK,), DTYPE)
+    for tile in range(TILES):
+        index = (pid * TILES + tile) * BLOCK + tl.arange(0, BLOCK)
+        y = read(y_operand, index, inner_sizes, n, DTYPE)
+        acc += there(y * math.log_rest(y), index, n)
+    return tl.sum(acc, axis=0)
 
 
 def kl_div_forward(
@@ -88,7 +138,7 @@ def kl_div_forward(
     >>> round(kl_div_forward(x, p).item(), 4)
     0.8069
     """
-    shape = torch.broadcast_shapes(x.shape, target.shape)
+    shape = layout.broadcast(x.shape, target.shape)
     walk = layout.walk(shape, x, target)
     dtype = torch.promote_types(x.dtype, target.dtype)
     compute = launch.arithmetic(dtype)
@@ -139,16 +189,36 @@ def _kl_div_backward_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    full = (pid + 1) * BLOCK <= n
+    x, y, dloss = (x_ptr, x_strides), (y_ptr, y_strides), (dloss_ptr, dloss_strides)
+    scale = tl.full((), scale, COMPUTE)
+    if (pid + 1) * BLOCK <= n:
+        _backward(x, y, dloss, dx_ptr, dy_ptr, inner_sizes, pid, None, scale, LOG_TARGET, BLOCK)
+    else:
+        _backward(x, y, dloss, dx_ptr, dy_ptr, inner_sizes, pid, n, scale, LOG_TARGET, BLOCK)
+
+
+@triton.jit
+def _backward(
+    x_operand,
+    y_operand,
+    dloss_operand,
+    dx_ptr,
+    dy_ptr,
+    inner_sizes,
+    pid,
+    n,  # None: every element of the program is there
+    scale,
+    LOG_TARGET: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     index = pid * BLOCK + tl.arange(0, BLOCK)
-    mask = index < n
-    y = read(y_ptr, index, inner_sizes, y_strides, mask, full, COMPUTE)
-    dloss = read(dloss_ptr, index, inner_sizes, dloss_strides, mask, full, COMPUTE) * tl.full((), scale, COMPUTE)
+    y = read(y_operand, index, inner_sizes, n, scale.dtype)
+    dloss = read(dloss_operand, index, inner_sizes, n, scale.dtype) * scale
     if dx_ptr is not None:
-        write(dx_ptr, index, math.kl_grad_x(y, dloss, LOG_TARGET), mask, full)
+        write(dx_ptr, index, math.kl_grad_x(y, dloss, LOG_TARGET), n)
     if dy_ptr is not None:
-        x = read(x_ptr, index, inner_sizes, x_strides, mask, full, COMPUTE)
-        write(dy_ptr, index, math.kl_grad_target(x, y, dloss, LOG_TARGET), mask, full)
+        x = read(x_operand, index, inner_sizes, n, scale.dtype)
+        write(dy_ptr, index, math.kl_grad_target(x, y, dloss, LOG_TARGET), n)
 
 
 def kl_div_backward(

@@ -126,18 +126,25 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
     """
     if _state.interpreted:
         return Config({"BLOCK": min(power_of_2(numel), INTERPRETER_TILE)})
-    if dims > 2:
-        return Config({"BLOCK": 512}, num_warps=4)
+    if dims > 1:
+        return Config({"BLOCK": 256 if itemsize > 4 else 512}, num_warps=4)
     if numel <= 2**16:
-        return Config({"BLOCK": 512 if itemsize > 4 else 1024}, num_warps=4)
+        return Config({"BLOCK": 1024}, num_warps=4)
     return Config({"BLOCK": {1: 8192, 2: 4096, 4: 2048, 8: 1024}[itemsize]}, num_warps=8 if itemsize < 4 else 4)
 
 
 def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
-    """As `pointwise`, but a program sums several tiles where there are enough to keep the chip busy."""
-    tile = pointwise(itemsize, numel, dims)
-    tiles = 4 if not _state.interpreted and numel >= 2**24 else 1
-    return Config({**tile.tiles, "TILES": tiles}, tile.num_warps)
+    """As `pointwise`, but a program sums several tiles where there are enough to keep the chip busy.
+
+    Tiles are small enough for the running sum that each of their elements has in a register.
+    """
+    if _state.interpreted or dims > 1:
+        tile = pointwise(itemsize, numel, dims)
+        return Config({**tile.tiles, "TILES": 1}, tile.num_warps)
+    many = numel >= 2**23
+    if itemsize > 4:
+        return Config({"BLOCK": 512, "TILES": 8 if many else 1}, num_warps=4)
+    return Config({"BLOCK": 2048, "TILES": 4 if many else 1}, num_warps=4)
 
 
 def finalize(partials: int) -> Config:
@@ -146,6 +153,13 @@ def finalize(partials: int) -> Config:
         return Config({"BLOCK": min(power_of_2(partials), INTERPRETER_TILE)})
     block = min(power_of_2(partials), 4096)
     return Config({"BLOCK": block}, num_warps=8 if block > 1024 else 4)
+
+
+def token_sum(tokens: int) -> Config:
+    """How many losses a program adds up, a block at a time; up to so many need one program."""
+    if _state.interpreted:
+        return Config({"BLOCK": min(power_of_2(tokens), INTERPRETER_TILE), "TILES": 1})
+    return Config({"BLOCK": 1024, "TILES": 8}, num_warps=4)
 
 
 def rows(itemsize: int, rows: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
@@ -161,9 +175,10 @@ def rows(itemsize: int, rows: int, columns: int, contiguous: bool, tiles: int = 
     block_v = min(power_of_2(columns), limit)
     if not contiguous:
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
-    block_n = max(1, min(2048 // (block_v * registers), power_of_2(rows)))
+    # 32 elements a thread, so that what a program does once weighs little; short rows have a warp to themselves.
+    block_n = max(1, min(1024 // (block_v * registers), power_of_2(rows)))
     warps = block_n * block_v * registers // 1024
-    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(4, min(16, warps)))
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(1, min(16, warps)))
 
 
 def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
@@ -179,6 +194,39 @@ def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
 def _interpreted_rows(rows: int, columns: int) -> Config:
     block_v = min(power_of_2(columns), 16 * INTERPRETER_TILE)
     return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_v)), "BLOCK_V": block_v})
+
+
+def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows: bool, heavy: bool) -> Config:
+    """A tile of rows and one chunk of columns, for losses of rows of logits; smaller for `heavy` kernels.
+
+    A GPU's tile does not depend on the number of rows. With `whole_rows` a row is one chunk where it can be: it needs
+    no merging then, and losses that look at it twice read it once.
+    """
+    if _state.interpreted:
+        return _interpreted_rows(rows, columns)
+    wide = itemsize > 4
+    if not contiguous:
+        block_v = min(power_of_2(columns), 16 if wide else 32)
+        return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=max(4, block_v if wide else block_v // 4))
+    if wide:  # special functions of float64 are routines, which need the registers
+        block_v = min(power_of_2(columns), 512)
+        return Config({"BLOCK_N": max(1, 128 // block_v), "BLOCK_V": block_v}, num_warps=max(4, block_v // 32))
+    tile = 2048 if itemsize > 2 or heavy else 4096
+    block_v = min(power_of_2(columns), 8192 if whole_rows and columns <= 8192 else tile)
+    # What is kept of many rows, and their masks, takes registers, too.
+    block_n = max((256 if heavy else 512) // block_v, min(2 if heavy else 4, tile // block_v), 1)
+    warps = min(4 * max(1, block_v // tile), 8)
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=warps)
+
+
+def merge(itemsize: int, rows: int, chunks: int) -> Config:
+    """Rows and chunks of partial statistics; a GPU's tile does not depend on the number of rows."""
+    if _state.interpreted:
+        block_c = min(power_of_2(chunks), INTERPRETER_TILE)
+        return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_c)), "BLOCK_C": block_c})
+    block_c = min(power_of_2(chunks), 4096 // itemsize)
+    block_n = max(1, 64 * 16 // (itemsize * block_c))
+    return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
 
 
 #: Programs below which a long row is worth splitting over several (a few for each of a large chip's processors).

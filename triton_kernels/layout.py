@@ -48,6 +48,17 @@ class Walk(NamedTuple):
         return dense.permute(inverse)
 
 
+def broadcast(first: Sequence[int], *others: Sequence[int]) -> tuple[int, ...]:
+    """The shape that shapes broadcast to; equal ones, the usual case, without torch's dozens of Python calls.
+
+    >>> broadcast((3, 1), (2,))
+    (3, 2)
+    """
+    if all(other == first for other in others):
+        return tuple(first)
+    return tuple(torch.broadcast_shapes(first, *others))
+
+
 def walk(shape: Sequence[int], *operands: torch.Tensor) -> Walk:
     """Merge the dimensions of `shape` for operands that broadcast to it.
 
@@ -69,6 +80,11 @@ def walk_dims(dims: Sequence[int], *operands: torch.Tensor) -> Walk:
     sizes = [operands[0].shape[dim] for dim in dims]
     strides = [tuple(operand.stride(dim) for dim in dims) for operand in operands]
     return _merge(sizes, strides, math.prod(sizes), _memory_order(sizes, strides))
+
+
+def walk_in_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Walk:
+    """Merge the dimensions of `shape` for operands of these strides, and number its elements in its own order."""
+    return _merge(shape, strides, math.prod(shape), tuple(range(len(shape))))
 
 
 def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, order: tuple[int, ...]) -> Walk:
@@ -125,38 +141,52 @@ def offsets(index, inner_sizes, strides):
 
 
 @triton.jit
-def read(ptr, index, inner_sizes, strides, mask, full, DTYPE: tl.constexpr):
-    """Load an operand's elements and upcast them. `full`: no element is masked, so that the load can be vectorised."""
-    if strides is None:
+def read(operand, index, inner_sizes, n, DTYPE: tl.constexpr):
+    """Load elements of an operand, (pointer, strides), and upcast them.
+
+    Elements from n on are not there and read as 0. None for n says that all are: a kernel calls its body with None for
+    whole tiles and with n for the last one, so that whole tiles make wide accesses and execute nothing of a mask.
+    """
+    ptr = operand[0]
+    if operand[1] is None:
         value = tl.full(index.shape, tl.load(ptr), ptr.dtype.element_ty)
     else:
-        at = ptr + offsets(index, inner_sizes, strides)
-        if full:
+        at = ptr + offsets(index, inner_sizes, operand[1])
+        if n is None:
             value = tl.load(at)
         else:
-            value = tl.load(at, mask=mask, other=0)
+            value = tl.load(at, mask=index < n, other=0)
     return value.to(DTYPE)
 
 
 @triton.jit
-def write(ptr, index, value, mask, full):
-    """Round once and store to a dense output, element `index` of the walk."""
-    value = value.to(ptr.dtype.element_ty)
-    if full:
-        tl.store(ptr + index, value)
-    else:
-        tl.store(ptr + index, value, mask=mask)
+def write(ptr, index, value, n):
+    """Round once and store to a dense output, element `index` of the walk; n as for `read`."""
+    _store(ptr, ptr + index, index, value, n)
 
 
 @triton.jit
-def update(ptr, index, inner_sizes, strides, value, mask, full):
-    """Round once and store in place, through an operand's own strides (None: its only element)."""
-    value = value.to(ptr.dtype.element_ty)
-    if strides is None:
-        at = ptr + index
+def update(operand, index, inner_sizes, value, n):
+    """Round once and store in place, to an operand of its own strides (None: its only element); n as for `read`."""
+    ptr = operand[0]
+    if operand[1] is None:
+        _store(ptr, ptr + index, index, value, n)
     else:
-        at = ptr + offsets(index, inner_sizes, strides)
-    if full:
+        _store(ptr, ptr + offsets(index, inner_sizes, operand[1]), index, value, n)
+
+
+@triton.jit
+def _store(ptr, at, index, value, n):
+    value = value.to(ptr.dtype.element_ty)
+    if n is None:
         tl.store(at, value)
     else:
-        tl.store(at, value, mask=mask)
+        tl.store(at, value, mask=index < n)
+
+
+@triton.jit
+def there(value, index, n):
+    """The values of elements that are there, and 0 for others; n as for `read`."""
+    if n is not None:
+        value = tl.where(index < n, value, 0.0)
+    return value

@@ -1,31 +1,129 @@
-"""Jit helpers without loads or stores. Arguments are already in the dtype of the arithmetic."""
+"""Jit helpers without loads or stores. Arguments are already in the dtype of the arithmetic.
+
+In float32, logarithms and exponentials are the special-function unit's, base 2: one instruction where a routine takes
+twenty. That logarithm is good to 2⁻²² relatively, but only absolutely between ½ and 2; `log_rest` is what is missing
+there. In float64 they are Triton's own.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.target_info import is_cuda
+
+from . import backend
+
+_COMPILED = tl.constexpr(not backend.INTERPRETED)
+LN_2 = tl.constexpr(0.6931471805599453)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+#: `log_rest` is 0 below and above: there the logarithm is large enough for an absolute error of 2⁻²².
+NEAR_1_FROM = tl.constexpr(0.625)
+NEAR_1_TO = tl.constexpr(1.5625)
+#: Minimax on w = (p − 1)²/p ≤ 0.225, relative error 2⁻²⁸: 2·asinh(√w/2)/√w = 1 + w·(C1 + w·(C2 + w·C3)).
+_C1 = tl.constexpr(-0.0416664392)
+_C2 = tl.constexpr(0.00468129776)
+_C3 = tl.constexpr(-0.000649049854)
+
+
+def factors(inv_temperature: float) -> tuple[float, float]:
+    """log₂e/T, the factor on logits whose softmax is taken in base 2; and T."""
+    return LOG2_E.value * inv_temperature, 1 / inv_temperature
+
+
+@triton.jit
+def exp(x, FLUSH: tl.constexpr = False):
+    """e to the x. FLUSH: a subnormal result may become 0, which saves three instructions."""
+    if x.dtype == tl.float64:
+        y = tl.exp(x)
+    elif FLUSH and _COMPILED and is_cuda():
+        y = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * LOG2_E], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        y = tl.exp2(x * LOG2_E)
+    return y
+
+
+@triton.jit
+def exp2(x):
+    """2 to the x. A subnormal result may become 0."""
+    if x.dtype == tl.float32 and _COMPILED and is_cuda():
+        y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.exp2(x)
+    return y
+
+
+@triton.jit
+def log2_approx(x):
+    """log₂ of a float32: PTX's lg2.approx, within 2⁻²² absolutely in (½, 2) and relatively elsewhere."""
+    if _COMPILED and is_cuda():
+        y = tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.log2(x)
+    return y
+
+
+@triton.jit
+def rsqrt_approx(x):
+    """1/√x of a normal float32: PTX's rsqrt.approx, within 2⁻²²·⁹ relatively."""
+    if _COMPILED and is_cuda():
+        y = tl.inline_asm_elementwise(
+            "rsqrt.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        y = tl.rsqrt(x)
+    return y
+
+
+@triton.jit
+def rough_log2(p):
+    """log₂ p; −inf only at 0. In float32 `log_rest` is missing near 1."""
+    if p.dtype == tl.float64:
+        y = tl.log2(p)
+    else:
+        y = log2_approx(p)
+    return y
+
+
+@triton.jit
+def log_rest(p):
+    """log p − rough_log2 p·log 2 of a float32 near 1, 0 elsewhere: with it the logarithm is good to a few roundings."""
+    return tl.where((p > NEAR_1_FROM) & (p < NEAR_1_TO), _log_near_1(p) - log2_approx(p) * LN_2, 0.0)
+
+
+@triton.jit
+def _log_near_1(p):
+    """log p = 2·asinh(s/2) with s = √p − 1/√p = (p − 1)/√p, where p − 1 is exact."""
+    s = (p - 1) * rsqrt_approx(p)
+    w = s * s
+    return s + s * (w * (_C1 + w * (_C2 + w * _C3)))
 
 
 @triton.jit
 def kl_term(log_q, target, LOG_TARGET: tl.constexpr):
     """Pointwise KL: p·(log p − log q), with the target p, or log p where LOG_TARGET.
 
-    Where p = 0 the term is 0, whatever log q, but for a NaN.
+    Where p = 0 the term is 0, whatever log q, but for a NaN. For a float32 p near 1, add p·log_rest(p).
     """
     if LOG_TARGET:
-        p = tl.exp(target)
-        term = p * (target - log_q)
+        p = exp(target)
+        slope = target - log_q
+        zero = p == 0
     else:
         p = target
-        term = p * (tl.log(p) - log_q)
-    return tl.where(p == 0, _zero_or_nan(log_q), term)
+        log2_p = rough_log2(p)
+        slope = log2_p * LN_2 - log_q
+        zero = _is_log_0(log2_p)
+    return p * tl.where(zero & (log_q == log_q), 0.0, slope)
 
 
 @triton.jit
 def kl_grad_x(target, dloss, LOG_TARGET: tl.constexpr):
     """Gradient of `kl_term` to log q: −p, times dloss."""
     if LOG_TARGET:
-        p = tl.exp(target)
+        p = exp(target)
     else:
         p = target
     return -p * dloss
@@ -35,20 +133,24 @@ def kl_grad_x(target, dloss, LOG_TARGET: tl.constexpr):
 def kl_grad_target(log_q, target, dloss, LOG_TARGET: tl.constexpr):
     """Gradient of `kl_term` to the target, times dloss.
 
-    log p − log q + 1 to p; p·(log p − log q + 1) to log p; 0 where p = 0, but for a NaN in log q.
+    log p − log q + 1 to p; p·(log p − log q + 1) to log p; 0 where p = 0, but for a NaN in log q. A rough logarithm
+    will do: beside the 1 its absolute error is small.
     """
     if LOG_TARGET:
-        p = tl.exp(target)
-        grad = p * (target - log_q + 1)
+        p = exp(target)
+        grad = p * (target - log_q + 1) * dloss
+        zero = p == 0
     else:
-        p = target
-        grad = tl.log(p) - log_q + 1
-    return tl.where(p == 0, _zero_or_nan(log_q), grad * dloss)
+        log2_p = rough_log2(target)
+        grad = (log2_p * LN_2 - log_q + 1) * dloss
+        zero = _is_log_0(log2_p)
+    return tl.where(zero & (log_q == log_q), 0.0, grad)
 
 
 @triton.jit
-def _zero_or_nan(value):
-    return tl.where(value == value, 0.0, value)
+def _is_log_0(log2_p):
+    # A comparison of p itself would be made on packed pairs of halves, whose results then have to be taken apart.
+    return log2_p == float("-inf")
 
 
 @triton.jit
@@ -61,15 +163,47 @@ def merge_softmax(m, d, m_other, d_other):
 
 @triton.jit
 def _rescale(m, m_new):
-    return tl.where(m == m_new, 1.0, tl.exp(m - m_new))
+    return tl.where(m == m_new, 1.0, exp(m - m_new))
 
 
 @triton.jit
-def tile_softmax_statistics(x):
-    """m and d of each row of a tile (BLOCK_N, BLOCK_V). A row of −inf has d = 0; one with a NaN has d = NaN."""
+def tile_exp2(x, factor):
+    """Of each row of a tile: m = factor·max x, rounded; z = factor·x − m, rounded once; and 2^z.
+
+    What m lacks of the maximum z and 2^z have, so that differences of z and sums of 2^z are as good for shifted rows.
+    """
+    m = tl.max(x, axis=1) * factor
+    z = rebase(x, factor, m)
+    return m, z, exp2(z)
+
+
+@triton.jit
+def rebase(x, factor, m):
+    """factor·x − m of a tile, rounded once; for m = −inf, which is an empty row's, factor·x."""
+    return tl.fma(x, factor, -finite(m)[:, None])
+
+
+@triton.jit
+def finite(m):
+    """m, or 0 where it is −inf."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit
+def log(x):
+    """The natural logarithm, good to the last bit: for numbers of rows, of which there are few."""
+    return tl.log(x.to(tl.float64)).to(x.dtype)
+
+
+@triton.jit
+def tile_softmax(x, FLUSH: tl.constexpr = True):
+    """m and d of each row of a tile (BLOCK_N, BLOCK_V), and the exp(x − m) that d sums.
+
+    A row of −inf has d = 0; one with a NaN has d = NaN. FLUSH as in `exp`: d, which is at least 1, does not notice.
+    """
     m = tl.max(x, axis=1)
-    d = tl.sum(tl.exp(x - tl.where(m == float("-inf"), 0.0, m)[:, None]), axis=1)
-    return m, d
+    e = exp(x - tl.where(m == float("-inf"), 0.0, m)[:, None], FLUSH)
+    return m, tl.sum(e, axis=1), e
 
 
 @triton.jit

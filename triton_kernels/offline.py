@@ -95,14 +95,16 @@ class Report:
     stores: dict[int, int]
 
 
-def compile_for(description: dict[str, Any], target: str) -> Report:
-    """Compile a described launch for one of `TARGETS`; the interpreter must be off."""
+def compile_for(description: dict[str, Any], target: str) -> Any:
+    """Triton's compiled kernel of a described launch for one of `TARGETS`; the interpreter must be off."""
     kernel = _resolve(description["kernel"])
     args = {name: _rebuild(value) for name, value in description["args"].items()}
-    compiled = _warm_up(kernel, target, {**args, "num_warps": description["num_warps"]})
-    if TARGETS[target][0] == "hip":
-        return _read_hip(compiled, target)
-    return _read_cuda(compiled, target)
+    return _warm_up(kernel, target, {**args, "num_warps": description["num_warps"]})
+
+
+def report(compiled: Any, target: str) -> Report:
+    """What the compiler says of what it made for a target."""
+    return _read_hip(compiled, target) if TARGETS[target][0] == "hip" else _read_cuda(compiled, target)
 
 
 def _resolve(name: str) -> Any:
@@ -164,7 +166,7 @@ def _read_hip(compiled: Any, target: str) -> Report:
     return Report(target, last("vgpr_count"), spills, compiled.metadata.shared, {}, {})
 
 
-_ACCESS = re.compile(r"\b(ld|st)\.global((?:\.[a-z0-9:_]+)*?)(?:\.v(\d))?\.[bfsu](\d+)\b")
+_ACCESS = re.compile(r"\b(ld|st)\.global((?:\.[A-Za-z0-9:_]+)*?)(?:\.v(\d))?\.[bfsu](\d+)\b")
 
 
 def _read_cuda(compiled: Any, target: str) -> Report:
@@ -191,7 +193,7 @@ def main() -> None:
         for target in TARGETS:
             answer: dict[str, Any] = {"description": description, "target": target}
             try:
-                answer["report"] = asdict(compile_for(description, target))
+                answer["report"] = asdict(report(compile_for(description, target), target))
             except Exception as error:  # whatever a compiler raises is the finding
                 answer["error"] = f"{type(error).__name__}: {error}"
             print(json.dumps(answer), flush=True)

@@ -35,21 +35,46 @@ def _sgd_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    full = (pid + 1) * BLOCK <= n
+    param, grad = (param_ptr, param_strides), (grad_ptr, grad_strides)
+    buffer = (buffer_ptr, buffer_strides)
+    rates = (
+        tl.full((), lr, COMPUTE),
+        tl.full((), momentum, COMPUTE),
+        tl.full((), 1 - dampening, COMPUTE),
+        tl.full((), weight_decay, COMPUTE),
+    )
+    if (pid + 1) * BLOCK <= n:
+        _sgd(param, grad, buffer, inner_sizes, pid, None, rates, NESTEROV, COMPUTE, BLOCK)
+    else:
+        _sgd(param, grad, buffer, inner_sizes, pid, n, rates, NESTEROV, COMPUTE, BLOCK)
+
+
+@triton.jit
+def _sgd(
+    param_operand,
+    grad_operand,
+    buffer_operand,
+    inner_sizes,
+    pid,
+    n,  # None: every element of the program is there
+    rates,
+    NESTEROV: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    lr, momentum, fresh, weight_decay = rates
     index = pid * BLOCK + tl.arange(0, BLOCK)
-    mask = index < n
-    param = read(param_ptr, index, inner_sizes, param_strides, mask, full, COMPUTE)
-    step = read(grad_ptr, index, inner_sizes, grad_strides, mask, full, COMPUTE)
-    step += tl.full((), weight_decay, COMPUTE) * param
-    if buffer_ptr is not None:
-        kept = read(buffer_ptr, index, inner_sizes, buffer_strides, mask, full, COMPUTE)
-        kept = tl.full((), momentum, COMPUTE) * kept + tl.full((), 1 - dampening, COMPUTE) * step
-        update(buffer_ptr, index, inner_sizes, buffer_strides, kept, mask, full)
+    param = read(param_operand, index, inner_sizes, n, COMPUTE)
+    step = read(grad_operand, index, inner_sizes, n, COMPUTE)
+    step += weight_decay * param
+    if buffer_operand[0] is not None:
+        kept = momentum * read(buffer_operand, index, inner_sizes, n, COMPUTE) + fresh * step
+        update(buffer_operand, index, inner_sizes, kept, n)
         if NESTEROV:
-            step += tl.full((), momentum, COMPUTE) * kept
+            step += momentum * kept
         else:
             step = kept
-    update(param_ptr, index, inner_sizes, param_strides, param - tl.full((), lr, COMPUTE) * step, mask, full)
+    update(param_operand, index, inner_sizes, param - lr * step, n)
 
 
 def sgd_step(
@@ -126,21 +151,50 @@ def _adam_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    full = (pid + 1) * BLOCK <= n
+    param, grad = (param_ptr, param_strides), (grad_ptr, grad_strides)
+    m, v = (m_ptr, m_strides), (v_ptr, v_strides)
+    rates = (
+        tl.full((), lr / correction1, COMPUTE),
+        tl.full((), beta1, COMPUTE),
+        tl.full((), 1 - beta1, COMPUTE),
+        tl.full((), beta2, COMPUTE),
+        tl.full((), 1 - beta2, COMPUTE),
+        tl.full((), correction2, COMPUTE),
+        tl.full((), eps, COMPUTE),
+        tl.full((), weight_decay, COMPUTE),
+    )
+    if (pid + 1) * BLOCK <= n:
+        _adam(param, grad, m, v, inner_sizes, pid, None, rates, COMPUTE, BLOCK)
+    else:
+        _adam(param, grad, m, v, inner_sizes, pid, n, rates, COMPUTE, BLOCK)
+
+
+@triton.jit
+def _adam(
+    param_operand,
+    grad_operand,
+    m_operand,
+    v_operand,
+    inner_sizes,
+    pid,
+    n,  # None: every element of the program is there
+    rates,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    rate, beta1, rest1, beta2, rest2, correction2, eps, weight_decay = rates
     index = pid * BLOCK + tl.arange(0, BLOCK)
-    mask = index < n
-    param = read(param_ptr, index, inner_sizes, param_strides, mask, full, COMPUTE)
-    grad = read(grad_ptr, index, inner_sizes, grad_strides, mask, full, COMPUTE)
-    m = read(m_ptr, index, inner_sizes, m_strides, mask, full, COMPUTE)
-    v = read(v_ptr, index, inner_sizes, v_strides, mask, full, COMPUTE)
-    grad += tl.full((), weight_decay, COMPUTE) * param
-    m = tl.full((), beta1, COMPUTE) * m + tl.full((), 1 - beta1, COMPUTE) * grad
-    v = tl.full((), beta2, COMPUTE) * v + tl.full((), 1 - beta2, COMPUTE) * grad * grad
-    update(m_ptr, index, inner_sizes, m_strides, m, mask, full)
-    update(v_ptr, index, inner_sizes, v_strides, v, mask, full)
-    denominator = tl.sqrt(v / tl.full((), correction2, COMPUTE)) + tl.full((), eps, COMPUTE)
-    param -= tl.full((), lr / correction1, COMPUTE) * m / denominator
-    update(param_ptr, index, inner_sizes, param_strides, param, mask, full)
+    param = read(param_operand, index, inner_sizes, n, COMPUTE)
+    grad = read(grad_operand, index, inner_sizes, n, COMPUTE)
+    m = read(m_operand, index, inner_sizes, n, COMPUTE)
+    v = read(v_operand, index, inner_sizes, n, COMPUTE)
+    grad += weight_decay * param
+    m = beta1 * m + rest1 * grad
+    v = beta2 * v + rest2 * grad * grad
+    update(m_operand, index, inner_sizes, m, n)
+    update(v_operand, index, inner_sizes, v, n)
+    param -= rate * m / (tl.sqrt(v / correction2) + eps)
+    update(param_operand, index, inner_sizes, param, n)
 
 
 def adam_step(

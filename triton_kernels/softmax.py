@@ -4,9 +4,10 @@
     dx = y·(dy − Σ dy·y)   and, from log y,   dx = dy − exp(log y)·Σ dy
 
 A program takes a tile of rows. A row that fits the tile is read once. A longer one is read chunk by chunk for its
-statistics, merged in order, and again for its results; where such rows are too few to fill the chip, each chunk gets a
-program of its own, in two launches: statistics per chunk, then results, which merge the same statistics in the same
-order. So a row's result does not depend on how many rows there are.
+statistics, merged in order, and again, last chunk first, for its results: what was read last is most likely in the L2
+cache. Where such rows are too few to fill the chip, each chunk gets a program of its own, in two launches: statistics
+per chunk, then results, which merge the same statistics in the same order. So a row's result does not depend on how
+many rows there are.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ def _row_offsets(offs_n, sizes, strides):
 
 
 @triton.jit
-def _load_tile(ptr, row_offs, offs_v, stride_v, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr):
-    return tl.load(ptr + row_offs[:, None] + (offs_v * stride_v)[None, :], mask=mask, other=OTHER).to(DTYPE)
+def _load_tile(
+    ptr, row_offs, offs_v, stride_v, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr, AGAIN: tl.constexpr = None
+):
+    """Load and upcast a tile. AGAIN: whether it will be read again, which the L2 cache is told; None for neither."""
+    EVICTION: tl.constexpr = "" if AGAIN is None else "evict_last" if AGAIN else "evict_first"
+    at = ptr + row_offs[:, None] + (offs_v * stride_v)[None, :]
+    return tl.load(at, mask=mask, other=OTHER, eviction_policy=EVICTION).to(DTYPE)
 
 
 @triton.jit
@@ -63,7 +69,7 @@ def _output(x, m, d, LOG: tl.constexpr):
     if LOG:
         y = (x - m[:, None]) - tl.log(d)[:, None]
     else:
-        y = tl.exp(x - m[:, None]) / d[:, None]
+        y = math.exp(x - m[:, None]) * (1 / d)[:, None]
     return y
 
 
@@ -96,30 +102,33 @@ def _softmax_kernel(
     if LOOP:
         for start in range(0, V, BLOCK_V):
             offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE)
-            m_chunk, d_chunk = math.tile_softmax_statistics(x)
+            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN=True)
+            m_chunk, d_chunk, _ = math.tile_softmax(x)
             m, d = math.merge_softmax(m, d, m_chunk, d_chunk)
         for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE)
+            offs_v, mask = _columns((chunks - 1) * BLOCK_V - start, V, mask_n, BLOCK_V, WIDE)
+            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN=False)
             _store_tile(y_ptr, y_offs, offs_v, stride_yv, _output(x, m, d, LOG), mask)
     else:
         pid_v = tl.program_id(1)
         offs_v, mask = _columns(pid_v * BLOCK_V, V, mask_n, BLOCK_V, WIDE)
-        x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE)
+        AGAIN: tl.constexpr = True if y_ptr is None else None if m_ptr is None else False
+        x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN)
         if y_ptr is None:
-            m, d = math.tile_softmax_statistics(x)
+            m, d, _ = math.tile_softmax(x)
             tl.store(m_ptr + offs_n * chunks + pid_v, m, mask=mask_n)
             tl.store(d_ptr + offs_n * chunks + pid_v, d, mask=mask_n)
         else:
             if m_ptr is None:
-                m, d = math.tile_softmax_statistics(x)
+                m, d, e = math.tile_softmax(x, FLUSH=LOG)
+                y = _output(x, m, d, LOG) if LOG else e * (1 / d)[:, None]
             else:
                 for chunk in range(0, chunks):
                     m_chunk = tl.load(m_ptr + offs_n * chunks + chunk, mask=mask_n, other=0)
                     d_chunk = tl.load(d_ptr + offs_n * chunks + chunk, mask=mask_n, other=1)
                     m, d = math.merge_softmax(m, d, m_chunk, d_chunk)
-            _store_tile(y_ptr, y_offs, offs_v, stride_yv, _output(x, m, d, LOG), mask)
+                y = _output(x, m, d, LOG)
+            _store_tile(y_ptr, y_offs, offs_v, stride_yv, y, mask)
 
 
 def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
@@ -171,7 +180,7 @@ def _row_sum(y, dy, LOG: tl.constexpr):
 @triton.jit
 def _input_gradient(y, dy, total, LOG: tl.constexpr):
     if LOG:
-        dx = dy - tl.exp(y) * total[:, None]
+        dx = dy - math.exp(y) * total[:, None]
     else:
         dx = y * (dy - total[:, None])
     return dx
@@ -208,23 +217,24 @@ def _softmax_backward_kernel(
     if LOOP:
         for start in range(0, V, BLOCK_V):
             offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE)
+            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN=True)
             # From log y the sum does not need y.
-            y = dy if LOG else _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE)
+            y = dy if LOG else _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN=True)
             total += _row_sum(y, dy, LOG)
         for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE)
-            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE)
+            offs_v, mask = _columns((chunks - 1) * BLOCK_V - start, V, mask_n, BLOCK_V, WIDE)
+            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN=False)
+            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN=False)
             _store_tile(dx_ptr, dx_offs, offs_v, stride_dxv, _input_gradient(y, dy, total, LOG), mask)
     else:
         pid_v = tl.program_id(1)
         offs_v, mask = _columns(pid_v * BLOCK_V, V, mask_n, BLOCK_V, WIDE)
-        dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE)
+        AGAIN: tl.constexpr = True if dx_ptr is None else None if sums_ptr is None else False
+        dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN)
         if LOG and dx_ptr is None:
             y = dy
         else:
-            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE)
+            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN)
         if dx_ptr is None:
             tl.store(sums_ptr + offs_n * chunks + pid_v, _row_sum(y, dy, LOG), mask=mask_n)
         else:

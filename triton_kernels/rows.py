@@ -1,0 +1,141 @@
+"""What losses of rows of logits share: which rows and columns a program has, which tokens count, tiles in and out.
+
+Rows are the leading dimensions in their order, of any strides. A program handles BLOCK_N rows of one chunk of BLOCK_V
+columns; chunks of a row are neighbours in the grid. Tile sizes depend on the number of columns, their stride and the
+dtype, never on the number of rows, so a row's result does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from . import launch, layout, reports
+from .layout import offsets
+
+
+@triton.jit
+def place(rows, chunks, BLOCK_N: tl.constexpr, WIDE: tl.constexpr):
+    """The rows of a program, which of them there are, and the number of its chunk."""
+    pid = tl.program_id(0)
+    if WIDE:
+        pid = pid.to(tl.int64)
+    offs_n = pid // chunks * BLOCK_N + tl.arange(0, BLOCK_N)
+    return offs_n, offs_n < rows, pid % chunks
+
+
+@triton.jit
+def row_offsets(offs_n, sizes, strides):
+    """Rows to an operand's offsets; None: one row, over and over."""
+    if strides is None:
+        result = offs_n * 0
+    else:
+        result = offsets(offs_n, sizes, strides)
+    return result
+
+
+@triton.jit
+def load_row(operand, offs_n, sizes, mask_n, OTHER, DTYPE: tl.constexpr):
+    """A number of each row of an operand, (pointer, strides)."""
+    return tl.load(operand[0] + row_offsets(offs_n, sizes, operand[1]), mask=mask_n, other=OTHER).to(DTYPE)
+
+
+@triton.jit
+def load_tile(operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr):
+    """A tile of an operand, (pointer, row strides, column stride), upcast. mask None: every element is there."""
+    at = operand[0] + row_offsets(offs_n, sizes, operand[1])[:, None] + (offs_v * operand[2])[None, :]
+    if mask is None:
+        value = tl.load(at)
+    else:
+        value = tl.load(at, mask=mask, other=OTHER)
+    return value.to(DTYPE)
+
+
+@triton.jit
+def store_tile(operand, offs_n, offs_v, sizes, value, mask):
+    """Round a tile once and store it to an operand, (pointer, row strides, column stride)."""
+    at = operand[0] + row_offsets(offs_n, sizes, operand[1])[:, None] + (offs_v * operand[2])[None, :]
+    tl.store(at, value.to(operand[0].dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def put(ptr, NUMBER: tl.constexpr, size, at, value, mask):
+    """Store the statistic of a number, of which there are `size`, of some rows."""
+    tl.store(ptr + tl.cast(size, at.dtype) * NUMBER + at, value, mask=mask)
+
+
+@triton.jit
+def get(ptr, NUMBER: tl.constexpr, size, at, mask, OTHER: tl.constexpr):
+    """Load the statistic of a number, of which there are `size`, of some rows."""
+    return tl.load(ptr + tl.cast(size, at.dtype) * NUMBER + at, mask=mask, other=OTHER)
+
+
+@triton.jit
+def token_weights(
+    weight_operand,  # (pointer, strides); the pointer may be None
+    labels_operand,
+    report_ptr,
+    offs_n,
+    sizes,
+    mask_n,
+    ignore_index,
+    V,
+    DTYPE: tl.constexpr,
+):
+    """What each token counts: 0 where it is skipped. A label that is no column is reported, and counts NaN."""
+    if weight_operand[0] is None:
+        weight = mask_n.to(DTYPE)
+    else:
+        weight = load_row(weight_operand, offs_n, sizes, mask_n, 0, DTYPE)
+    if labels_operand[0] is not None:
+        label = load_row(labels_operand, offs_n, sizes, mask_n, 0, tl.int64)
+        weight = tl.where(label == ignore_index, 0.0, weight)
+        bad = (weight != 0) & ((label < 0) | (label >= V))
+        reports.report(report_ptr, reports.LABELS, label, V, bad)
+        weight = tl.where(bad, float("nan"), weight)
+    return weight
+
+
+class Rows:
+    """The rows of tensors (..., V), whose leading dimensions are the same, and how programs share them out.
+
+    Attributes
+    ----------
+    rows, columns, chunks
+        Chunks of a row, of BLOCK_V columns each.
+    sizes, strides
+        The walk over the rows; strides per tensor.
+    """
+
+    def __init__(
+        self,
+        columns: int,
+        tensors: Sequence[torch.Tensor],
+        per_row: Sequence[torch.Tensor | None],
+        *,
+        whole_rows: bool = True,
+        heavy: bool = False,
+    ) -> None:
+        first = tensors[0]
+        lead = first.shape[:-1]
+        given = [None if t is None else t.expand(lead) for t in per_row]
+        strides = [t.stride()[:-1] for t in tensors] + [t.stride() for t in given if t is not None]
+        walk = layout.walk_in_order(lead, strides)
+        merged = iter(walk.strides)
+        self.rows, self.columns, self.sizes = walk.numel, columns, walk.inner_sizes
+        self.strides = [next(merged) for _ in tensors]
+        self.row_strides = [None if t is None else next(merged) for t in given]
+        itemsize = max(t.dtype.itemsize for t in tensors)
+        contiguous = all(t.stride(-1) == 1 for t in tensors)
+        self.config = launch.logits(itemsize, self.rows, columns, contiguous, whole_rows, heavy)
+        self.chunks = max(1, launch.cdiv(columns, self.config["BLOCK_V"]))
+        reach = max(t.stride(-1) for t in tensors) * (columns + self.config["BLOCK_V"])
+        self.wide = max(8 * (self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31
+
+    @property
+    def grid(self) -> tuple[int]:
+        """A program for each block of rows and each chunk."""
+        return (launch.cdiv(self.rows, self.config["BLOCK_N"]) * self.chunks,)
