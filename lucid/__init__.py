@@ -55,6 +55,7 @@ from lucid.factories import (
     zeros,
     zeros_like,
 )
+from lucid.fusion import fusion
 from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
 from lucid.random import manual_seed
 from lucid.tensor import Tensor
@@ -90,6 +91,7 @@ __all__ = [
     "from_torch",
     "full",
     "full_like",
+    "fusion",
     "get_default_device",
     "half",
     "int",

@@ -13,6 +13,7 @@ from lucid.device import device as DeviceType
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DTypeType
 from lucid.dtype import float32
+from lucid.fusion import hand_out
 from lucid.random import generator
 from lucid.tensor import Tensor
 
@@ -54,7 +55,7 @@ def from_torch(source: torch.Tensor) -> Tensor:
         raise TypeError(f"source must be dense, got layout {source.layout}")
     DTypeType.of(source.dtype, "source's dtype")
     DeviceType(source.device)
-    return Tensor._wrap(source.detach())
+    return Tensor._wrap(hand_out(source).detach())
 
 
 def from_numpy(source: np.ndarray) -> Tensor:
@@ -85,7 +86,7 @@ def from_numpy(source: np.ndarray) -> Tensor:
             "source must be a writable NumPy array of native byte order and positive strides to share its memory; "
             "lucid.tensor copies others"
         )
-    return Tensor._wrap(torch.from_numpy(source))
+    return Tensor._wrap(hand_out(torch.from_numpy(source)))
 
 
 def from_dlpack(source: Any) -> Tensor:

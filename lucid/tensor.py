@@ -14,7 +14,9 @@ import torch
 from lucid.device import device as Device
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DType
+from lucid.fusion import Deferred, hand_out, settle
 from lucid.hooks import RemovableHandle, register
+from lucid.spent import check_unspent
 
 
 def room(name: str) -> Any:
@@ -50,7 +52,7 @@ class Tensor:
     [2.0, 5.0]
     """
 
-    _buffer: torch.Tensor
+    _memory: torch.Tensor | Deferred
     _requires_grad: bool
     _node: Any
     _output_nr: int
@@ -70,8 +72,8 @@ class Tensor:
         self._attach(to_buffer(data, dtype, device))
         self.requires_grad_(requires_grad)
 
-    def _attach(self, buffer: torch.Tensor) -> None:
-        self._buffer = buffer
+    def _attach(self, memory: torch.Tensor | Deferred) -> None:
+        self._memory = memory
         self._requires_grad = False
         self._node = None
         self._output_nr = 0
@@ -79,33 +81,51 @@ class Tensor:
         self._grad = None
 
     @classmethod
-    def _wrap(cls, buffer: torch.Tensor) -> Tensor:
-        """A tensor on `buffer` itself."""
+    def _wrap(cls, memory: torch.Tensor | Deferred) -> Tensor:
+        """A tensor on `memory` itself."""
         tensor = Tensor.__new__(Tensor)
-        tensor._attach(buffer)
+        tensor._attach(memory)
         return tensor
+
+    @property
+    def _buffer(self) -> torch.Tensor:
+        """Its memory, filled: to look at this calculates what was deferred."""
+        return self._memory.buffer() if isinstance(self._memory, Deferred) else self._memory
+
+    @_buffer.setter
+    def _buffer(self, buffer: torch.Tensor) -> None:
+        self._memory = buffer
+
+    @property
+    def _like(self) -> torch.Tensor:
+        """A buffer of its shape, dtype and device, whatever its values and strides."""
+        return self._memory.like if isinstance(self._memory, Deferred) else self._memory
+
+    def _writable(self) -> torch.Tensor:
+        """Its buffer, to be written to: what was deferred keeps the values it would have had."""
+        return settle(self._buffer)
 
     # What it is
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes, outermost first."""
-        return tuple(self._buffer.shape)
+        return tuple(self._like.shape)
 
     @property
     def ndim(self) -> int:
         """How many dimensions it has."""
-        return self._buffer.dim()
+        return self._like.dim()
 
     @property
     def dtype(self) -> DType:
         """The type of its elements."""
-        return DType.of(self._buffer.dtype)
+        return DType.of(self._like.dtype)
 
     @property
     def device(self) -> Device:
         """Where its memory is."""
-        return Device(self._buffer.device)
+        return Device(self._like.device)
 
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Its shape, or the size of one dimension."""
@@ -113,11 +133,11 @@ class Tensor:
 
     def numel(self) -> int:
         """How many elements it has."""
-        return self._buffer.numel()
+        return self._like.numel()
 
     def dim(self) -> int:
         """How many dimensions it has."""
-        return self._buffer.dim()
+        return self._like.dim()
 
     def stride(self) -> tuple[int, ...]:
         """Elements from one index to the next, per dimension."""
@@ -129,7 +149,7 @@ class Tensor:
 
     def data_ptr(self) -> int:
         """The address of its first element."""
-        return self._buffer.data_ptr()
+        return hand_out(self._buffer).data_ptr()
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -161,10 +181,13 @@ class Tensor:
         """Its buffer on the CPU; on the way, reports what went wrong on the device."""
         return room("ops").on_host(self._buffer)
 
+    def _host_in_numpys_dtype(self) -> torch.Tensor:
+        host = self._host()
+        return host.float() if host.dtype is torch.bfloat16 else host
+
     def numpy(self) -> np.ndarray:
         """Its values as a NumPy array, from any device; shares memory on the CPU. bfloat16 comes as float32."""
-        host = self._host()
-        return (host.float() if host.dtype is torch.bfloat16 else host).numpy()
+        return hand_out(self._host_in_numpys_dtype()).numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and (self.device != "cpu" or self.dtype.name == "bfloat16"):
@@ -191,13 +214,15 @@ class Tensor:
 
     def to_torch(self) -> torch.Tensor:
         """A torch tensor on the same memory, without gradients."""
-        return self._buffer.detach()
+        check_unspent(self._buffer)
+        return hand_out(self._buffer).detach()
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return self._buffer.__dlpack__(**kwargs)
+        check_unspent(self._buffer)
+        return hand_out(self._buffer).__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[Any, int]:
-        return self._buffer.__dlpack_device__()
+        return self._like.__dlpack_device__()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of; hooks stay behind.
@@ -209,7 +234,7 @@ class Tensor:
         """
         if self._node is not None:
             raise RuntimeError("only a leaf can be copied or pickled; use detach() on the result of an operation")
-        return {**self.__dict__, "_hooks": None}
+        return {**self.__dict__, "_memory": self._buffer, "_hooks": None}
 
     # Gradients
 
@@ -279,7 +304,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory, outside the graph."""
-        return Tensor._wrap(self._buffer)
+        return Tensor._wrap(self._memory)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook` with this tensor's gradient when it is complete; a Tensor it returns replaces the gradient.
@@ -511,8 +536,8 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
     """
     wanted = None if target_dtype is None else DType.of(target_dtype)
     if isinstance(data, Tensor):
-        place = data._buffer.device if target_device is None else Device(target_device).torch
-        return data._buffer.to(device=place, dtype=wanted.torch if wanted else data._buffer.dtype, copy=True)
+        place = data._like.device if target_device is None else Device(target_device).torch
+        return data._buffer.to(device=place, dtype=wanted.torch if wanted else data._like.dtype, copy=True)
     if isinstance(data, torch.Tensor):
         raise TypeError("data must not be a torch.Tensor: use lucid.from_torch to share its memory")
     try:

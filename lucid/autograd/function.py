@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from lucid.autograd.grad_mode import is_grad_enabled, no_grad
+from lucid.fusion import version_of
+from lucid.spent import check_unspent
 from lucid.tensor import Tensor
 
 FREED = (
@@ -69,33 +71,28 @@ class Context:
 
 
 class _Saved:
-    """A tensor kept for backward. Of an output only the buffer is kept, lest it and its node keep each other alive."""
+    """A tensor kept for backward. Of an output only the memory is kept, lest it and its node keep each other alive."""
 
-    __slots__ = ("buffer", "output_nr", "tensor", "version")
+    __slots__ = ("memory", "output_nr", "tensor", "version")
 
     def __init__(self, tensor: Tensor, output_nr: int | None) -> None:
-        self.buffer = tensor._buffer
+        self.memory = tensor._memory
         self.tensor = tensor if output_nr is None else None
         self.output_nr = output_nr
-        self.version = _version_of(self.buffer)
+        self.version = version_of(self.memory)
 
     def unpack(self, node: Node | None) -> Tensor:
-        version = _version_of(self.buffer)
+        version = version_of(self.memory)
+        restored = Tensor._wrap(self.memory)
         if version != self.version:
             raise RuntimeError(
-                f"a tensor of shape {tuple(self.buffer.shape)} that backward needs was changed in place after it was "
-                f"used (version {version}, expected {self.version})"
+                f"a tensor of shape {restored.shape} that backward needs was changed in place after it was used "
+                f"(version {version}, expected {self.version})"
             )
         if self.tensor is not None:
             return self.tensor
-        restored = Tensor._wrap(self.buffer)
         restored._node, restored._output_nr = node, self.output_nr or 0
         return restored
-
-
-def _version_of(buffer: torch.Tensor) -> int:
-    """How often the buffer was changed in place, which torch counts (but not for inference tensors)."""
-    return 0 if buffer.is_inference() else buffer._version
 
 
 class Edge(NamedTuple):
@@ -110,8 +107,8 @@ class Edge(NamedTuple):
     @classmethod
     def to(cls, tensor: Tensor) -> Edge:
         """The edge that leads to a tensor."""
-        buffer = tensor._buffer
-        return cls(tensor._node or tensor, tensor._output_nr, tensor.shape, buffer.dtype, buffer.device)
+        like = tensor._like
+        return cls(tensor._node or tensor, tensor._output_nr, tensor.shape, like.dtype, like.device)
 
 
 class Node:
@@ -167,9 +164,9 @@ class Node:
             raise RuntimeError(
                 f"{self.name} returned a gradient of shape {grad.shape} for an argument of shape {edge.shape}"
             )
-        if grad._buffer.device != edge.device:
+        if grad._like.device != edge.device:
             raise RuntimeError(f"{self.name} returned a gradient on {grad.device} for an argument on {edge.device}")
-        return grad if grad._buffer.dtype == edge.dtype else grad.to(edge.dtype)
+        return grad if grad._like.dtype == edge.dtype else grad.to(edge.dtype)
 
     def retain(self, tensor: Tensor) -> None:
         """Keep the gradient of this node's output `tensor` in its ``.grad``."""
@@ -216,6 +213,9 @@ class Function:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward, and record the call if grad mode is on and an argument requires grad."""
+        for arg in args:
+            if isinstance(arg, Tensor):
+                check_unspent(arg._like)
         context = Context()
         record = is_grad_enabled()
         context.needs_input_grad = tuple(record and isinstance(arg, Tensor) and arg.requires_grad for arg in args)
@@ -247,7 +247,7 @@ def _position(tensor: Tensor, args: tuple[Any, ...], made: tuple[Any, ...]) -> i
 
 def _output(made: Tensor, node: Node, number: int) -> Tensor:
     """What forward made, as a tensor of the graph: a fresh one, as forward may have handed through what was there."""
-    out = Tensor._wrap(made._buffer)
+    out = Tensor._wrap(made._memory)
     if out.dtype.is_floating_point:
         out._node, out._output_nr = node, number
     return out

@@ -131,7 +131,7 @@ def _analytic(output: Tensor, inputs: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _numeric(function: Callable[..., Any], args: tuple[Any, ...], i: int, j: int, eps: float) -> np.ndarray:
-    base = args[i].numpy().copy()
+    base = args[i].detach().clone().numpy()
     rows = []
     for element in range(base.size):
         shifted = []

@@ -3,6 +3,8 @@
 from lucid.nn import functional, init
 from lucid.nn.module import Module
 from lucid.nn.modules import (
+    CrossEntropyLoss,
+    DistillationLoss,
     Embedding,
     KLDivLoss,
     Linear,
@@ -17,6 +19,8 @@ from lucid.nn.modules import (
 from lucid.nn.parameter import Parameter
 
 __all__ = [
+    "CrossEntropyLoss",
+    "DistillationLoss",
     "Embedding",
     "KLDivLoss",
     "Linear",

@@ -27,7 +27,7 @@ class _Identity(Function):
     @staticmethod
     def forward(ctx: Any, on_grads: Callable[[Grads], Grads], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.on_grads = on_grads
-        return tuple(Tensor._wrap(tensor._buffer) for tensor in tensors)
+        return tuple(Tensor._wrap(tensor._memory) for tensor in tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

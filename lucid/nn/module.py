@@ -226,7 +226,7 @@ class Module(Hooked, Members):
                 continue
             if not gradient.is_leaf:
                 parameter.grad = gradient = gradient.detach()
-            gradient._buffer.zero_()
+            gradient._writable().zero_()
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move and convert parameters, their gradients and buffers; the objects stay the same.

@@ -131,5 +131,5 @@ def load_state(module: Module, state: Mapping[str, Any], strict: bool) -> Incomp
         name = type(module).__name__
         raise RuntimeError(f"Error(s) in loading state_dict for {name}:\n\t" + "\n\t".join(errors))
     for target, value in loading.copies:
-        target._buffer.copy_(value._buffer)
+        target._writable().copy_(value._buffer)
     return IncompatibleKeys(loading.missing, loading.unexpected)

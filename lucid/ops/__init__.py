@@ -1,6 +1,7 @@
 """Differentiable operations: each a `Function` over the launchers of `triton_kernels`."""
 
 from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, pow, relu, sqrt, sub, tanh, where
+from lucid.ops.divergence import cross_entropy, distillation_loss
 from lucid.ops.embedding import embedding
 from lucid.ops.kl_div import kl_div
 from lucid.ops.linear import linear, matmul
@@ -25,6 +26,8 @@ __all__ = [
     "clone",
     "compare",
     "contiguous",
+    "cross_entropy",
+    "distillation_loss",
     "div",
     "embedding",
     "exp",

@@ -18,6 +18,8 @@ from lucid.autograd.function import Function
 from lucid.dtype import int64
 from lucid.ops.memory import to
 from lucid.ops.reduction import sum_to
+from lucid.ops.scaled import scale, unscale
+from lucid.spent import check_unspent
 from lucid.tensor import Tensor
 
 Operand = Tensor | float
@@ -27,6 +29,8 @@ def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
     """The buffers and numbers behind operands, and their promoted dtype; raises unless they fit together."""
     operands = tuple(_plain(operand) for operand in operands)
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    for tensor in tensors:
+        check_unspent(tensor._buffer)
     values = [operand for operand in operands if not isinstance(operand, Tensor)]
     for value in values:
         if not isinstance(value, numbers.Real):
@@ -37,7 +41,7 @@ def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
         places = " and ".join(str(tensor.device) for tensor in tensors)
         raise RuntimeError(f"operands of {name} must be on one device, got {places}")
     try:
-        torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        tk.layout.broadcast(*(tensor.shape for tensor in tensors))
     except RuntimeError:
         shapes = " and ".join(str(tensor.shape) for tensor in tensors)
         raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {shapes}") from None
@@ -149,10 +153,14 @@ class _Mul(Function):
         need_a, need_b = ctx.needs_input_grad
         ctx.shapes = _shapes(a, b)
         _keep(ctx, a if need_b else None, b if need_a else None)
-        return _binary("mul", a, b)
+        scaled = scale(ctx, "mul", a, b)
+        return _binary("mul", a, b) if scaled is None else scaled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        unscaled = unscale(ctx, grad)
+        if unscaled is not None:
+            return unscaled, None
         a, b = _kept(ctx)
         need_a, need_b = ctx.needs_input_grad
         return _summed(ctx.shapes, mul(grad, b) if need_a else None, mul(grad, a) if need_b else None)
@@ -163,10 +171,14 @@ class _Div(Function):
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
         ctx.shapes = _shapes(a, b)
         _keep(ctx, a if ctx.needs_input_grad[1] else None, b)
-        return _binary("div", a, b)
+        scaled = scale(ctx, "div", a, b)
+        return _binary("div", a, b) if scaled is None else scaled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        unscaled = unscale(ctx, grad)
+        if unscaled is not None:
+            return unscaled, None
         a, b = _kept(ctx)
         need_a, need_b = ctx.needs_input_grad
         da = div(grad, b)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
-
-import torch
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
+from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.dtype import dtype
 from lucid.ops.arithmetic import add, compare, div, exp, log, meta, mul, neg, sub, where
+from lucid.ops.kl_div_fused import FusedBackward, fused_forward, fusible
 from lucid.ops.memory import to
 from lucid.ops.reduction import expand, sum_to
 from lucid.tensor import Tensor
@@ -22,14 +23,28 @@ class KLDiv(Function):
     def forward(ctx: Any, x: Tensor, target: Tensor, log_target: bool, reduce: bool, scale: float) -> Tensor:
         ctx.log_target, ctx.scale, ctx.x = log_target, scale, meta(x)
         # Without the target's gradient, the gradient to x is −p: x itself is not needed.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, target)
-        loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
+        kept = x if ctx.needs_input_grad[1] else None
+        softmaxes = fusible(x._memory, target._memory, log_target) if reduce else None
+        if softmaxes is None:
+            ctx.save_for_backward(kept, target)
+            loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
+        else:
+            loss, statistics = fused_forward(*softmaxes, scale)
+            ctx.save_for_backward(kept, target, Tensor._wrap(statistics))
+            # Its own node keeps it as long as a fused backward pass may want it.
+            ctx.log_q = weakref.ref(x._memory)
         return Tensor._wrap(loss)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        x, target = ctx.saved_tensors
+        x, target, *statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
+        if statistics and not is_grad_enabled():
+            softmaxes = fusible(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
+            if softmaxes is not None:
+                run = FusedBackward(*softmaxes, statistics[0]._buffer, dloss._buffer, ctx.scale)
+                dx, dtarget = (Tensor._wrap(run.gradient(side)) if want else None for side, want in enumerate(wanted))
+                return dx, dtarget, None, None, None
         dx, dtarget = KLDivBackward.apply(x, target, dloss, ctx.log_target, ctx.scale, ctx.x, wanted)
         return dx, dtarget, None, None, None
 
@@ -50,7 +65,7 @@ class KLDivBackward(Function):
     ) -> tuple[Tensor | None, ...]:
         ctx.log_target, ctx.scale, ctx.wanted = log_target, scale, wanted
         ctx.save_for_backward(x, target, dloss)
-        ctx.shape = shape = tuple(torch.broadcast_shapes(x_meta.shape, target.shape))
+        ctx.shape = shape = tk.layout.broadcast(tuple(x_meta.shape), target.shape)
         compute = tk.launch.arithmetic(x_meta.dtype.torch, target._buffer.dtype)
         # A broadcast operand's gradient is summed afterwards, and rounded only then.
         dtypes = [

@@ -13,6 +13,7 @@ import triton_kernels as tk
 from lucid.autograd.function import Function
 from lucid.device import device
 from lucid.dtype import dtype
+from lucid.spent import check_unspent
 from lucid.tensor import Tensor
 
 
@@ -183,9 +184,10 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 def to(x: Tensor, target_device: device | None, target_dtype: dtype | None) -> Tensor:
     """The tensor on a device, with a dtype; itself where nothing changes."""
-    place = x._buffer.device if target_device is None or target_device == x.device else target_device.torch
-    kind = x._buffer.dtype if target_dtype is None else target_dtype.torch
-    if place == x._buffer.device and kind == x._buffer.dtype:
+    like = x._like
+    place = like.device if target_device is None or target_device == x.device else target_device.torch
+    kind = like.dtype if target_dtype is None else target_dtype.torch
+    if place == like.device and kind == like.dtype:
         return x
     return _To.apply(x, place, kind)
 
@@ -207,6 +209,7 @@ def kernel_device() -> str:
 
 def on_host(buffer: torch.Tensor) -> torch.Tensor:
     """The buffer on the CPU. Waits for the device, and raises what kernels reported there."""
+    check_unspent(buffer)
     host = buffer.cpu()
     tk.check_indices(buffer.device)
     return host

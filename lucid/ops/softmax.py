@@ -4,11 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 import triton_kernels as tk
 from lucid.autograd.function import Function
+from lucid.autograd.grad_mode import is_grad_enabled
+from lucid.fusion import Deferred, is_fusion_enabled, is_source
 from lucid.ops.arithmetic import exp, mul, neg, sub
 from lucid.ops.reduction import sum
+from lucid.ops.scaled import Scaled
 from lucid.tensor import Tensor
+
+
+class SoftmaxOf(Deferred):
+    """The softmax, or log-softmax, of x over its last dimension.
+
+    Its sources are logits and x, which is the same, or the logits times `factor`, deferred.
+    """
+
+    def __init__(self, x: torch.Tensor | Scaled, log: bool) -> None:
+        logits, self.factor = (x.source(0), x.factor) if isinstance(x, Scaled) else (x, 1.0)
+        self.log = log
+        super().__init__(logits, logits, x)
+
+    @property
+    def scaled(self) -> Scaled | None:
+        """x where it is deferred; while this is pending."""
+        return self._sources[-1] if isinstance(self._sources[-1], Scaled) else None
+
+    def calculate(self) -> torch.Tensor:
+        return tk.softmax_forward(self.source(-1), -1, log=self.log)
+
+
+class SoftmaxGradient(Deferred):
+    """A gradient to a softmax, where that to what it was made from can be had without it.
+
+    Attributes
+    ----------
+    softmax : SoftmaxOf
+        What it is a gradient to.
+    """
+
+    softmax: SoftmaxOf
+
+    def to_input(self) -> torch.Tensor | Deferred:
+        """The gradient to what the softmax was made from; while this one is pending."""
+        raise NotImplementedError
 
 
 class Softmax(Function):
@@ -16,7 +57,14 @@ class Softmax(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, log: bool) -> Tensor:
-        y = Tensor._wrap(tk.softmax_forward(x._buffer, dim, log=log))
+        fusible = dim == x.ndim - 1
+        if fusible and is_fusion_enabled() and isinstance(x._memory, Scaled) and x._memory.pending:
+            y = Tensor._wrap(SoftmaxOf(x._memory, log))
+        elif fusible and is_source(x._buffer):
+            tk.backend.check_device(x._buffer.device)
+            y = Tensor._wrap(SoftmaxOf(x._buffer, log))
+        else:
+            y = Tensor._wrap(tk.softmax_forward(x._buffer, dim, log=log))
         ctx.dim, ctx.log = dim, log
         ctx.save_for_backward(y)
         return y
@@ -24,6 +72,9 @@ class Softmax(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (y,) = ctx.saved_tensors
+        gradient = None if is_grad_enabled() else dy._memory
+        if isinstance(gradient, SoftmaxGradient) and gradient.pending and gradient.softmax is y._memory:
+            return Tensor._wrap(gradient.to_input()), None, None
         return SoftmaxBackward.apply(y, dy, ctx.dim, ctx.log), None, None
 
 

@@ -4,9 +4,11 @@ from lucid.nn.modules.activation import LogSoftmax, ReLU, Softmax, Tanh
 from lucid.nn.modules.container import ModuleDict, ModuleList, Sequential
 from lucid.nn.modules.embedding import Embedding
 from lucid.nn.modules.linear import Linear
-from lucid.nn.modules.loss import KLDivLoss
+from lucid.nn.modules.loss import CrossEntropyLoss, DistillationLoss, KLDivLoss
 
 __all__ = [
+    "CrossEntropyLoss",
+    "DistillationLoss",
     "Embedding",
     "KLDivLoss",
     "Linear",

@@ -1,0 +1,222 @@
+"""Losses of rows of logits: divergences between two of them, and cross-entropy with labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import triton_kernels as tk
+from lucid.autograd.function import Function
+from lucid.spent import spend
+from lucid.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How losses of tokens become one: not at all, or as their sum times `scale`, over the sum of weights if `mean`."""
+
+    reduce: bool
+    mean: bool = False
+    scale: float = 1.0
+
+    def __call__(
+        self, losses: torch.Tensor, weights: torch.Tensor, dtype: torch.dtype, denominator: Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and the factor that each token's has in it; None for 1."""
+        if not self.reduce:
+            return losses.to(dtype), None
+        return tk.token_mean(
+            losses,
+            weights=weights if self.mean else None,
+            denominator=None if denominator is None else denominator._buffer,
+            scale=self.scale,
+            dtype=dtype,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What a divergence is of, but for tensors; see `triton_kernels.divergence_forward`."""
+
+    divergence: str
+    beta: float
+    inv_temperature: float
+    scale: float
+    ignore_index: int
+    hard_label_weight: float
+    vocab_size: int | None
+    inplace_gradient: bool
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Arguments of both launchers."""
+        names = ("divergence", "beta", "inv_temperature", "scale", "hard_label_weight", "vocab_size")
+        return {name: getattr(self, name) for name in names}
+
+
+class DistillationLoss(Function):
+    """(1 − α)·divergence + α·cross-entropy of each token, reduced."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        weight: Tensor | None,
+        labels: Tensor | None,
+        normalizer: Tensor | None,
+        options: Distillation,
+        reduction: Reduction,
+    ) -> Tensor:
+        ctx.options = options
+        losses, statistics = tk.divergence_forward(
+            student._buffer,
+            teacher._buffer,
+            weight=None if weight is None else weight._buffer,
+            labels=None if labels is None else labels._buffer,
+            ignore_index=options.ignore_index,
+            **options.shared,
+        )
+        loss, factor = reduction(losses, statistics[0], losses.dtype, normalizer)
+        _report(student)
+        ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
+        return Tensor._wrap(loss)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, labels, statistics, factor = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        grads = DistillationLossBackward.apply(student, teacher, labels, statistics, factor, dloss, ctx.options, wanted)
+        return (*grads, None, None, None, None, None)
+
+
+class DistillationLossBackward(Function):
+    """Gradients to student and teacher logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None,
+        statistics: Tensor,
+        factor: Tensor | None,
+        dloss: Tensor,
+        options: Distillation,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        in_place = wanted[0] and options.inplace_gradient
+        dstudent, dteacher = tk.divergence_backward(
+            student._buffer,
+            teacher._buffer,
+            statistics._buffer,
+            dloss._buffer,
+            labels=None if labels is None or not options.hard_label_weight else labels._buffer,
+            dloss_factor=None if factor is None else factor._buffer,
+            dstudent_dtype=student._buffer.dtype if wanted[0] else None,
+            dteacher_dtype=teacher._buffer.dtype if wanted[1] else None,
+            student_out=student._writable() if in_place else None,
+            **options.shared,
+        )
+        if in_place:
+            dstudent = spend(student._buffer)
+        return _wrapped(dstudent), _wrapped(dteacher)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("distillation_loss has no second derivatives: its gradients cannot be differentiated")
+
+
+class CrossEntropy(Function):
+    """Cross-entropy of each row with its label, reduced."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        labels: Tensor,
+        class_weight: Tensor | None,
+        ignore_index: int,
+        label_smoothing: float,
+        reduction: Reduction,
+    ) -> Tensor:
+        ctx.options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        weight = None if class_weight is None else class_weight._buffer.contiguous()
+        losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
+        loss, factor = reduction(losses, statistics[0], x._buffer.dtype)
+        _report(x)
+        ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
+        return Tensor._wrap(loss)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        return (CrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options), *(None,) * 5)
+
+
+class CrossEntropyBackward(Function):
+    """Gradient to the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        labels: Tensor,
+        class_weight: Tensor | None,
+        statistics: Tensor,
+        factor: Tensor | None,
+        dloss: Tensor,
+        options: dict[str, Any],
+    ) -> Tensor:
+        dx = tk.cross_entropy_backward(
+            x._buffer,
+            labels._buffer,
+            statistics._buffer,
+            dloss._buffer,
+            class_weight=None if class_weight is None else class_weight._buffer.contiguous(),
+            dloss_factor=None if factor is None else factor._buffer,
+            **options,
+        )
+        return Tensor._wrap(dx)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("cross_entropy has no second derivatives: its gradient cannot be differentiated")
+
+
+def _wrapped(buffer: torch.Tensor | None) -> Tensor | None:
+    return None if buffer is None else Tensor._wrap(buffer)
+
+
+def _report(tensor: Tensor) -> None:
+    """Raise what the kernels found wrong at once where nobody has to be waited for."""
+    if tensor._buffer.device.type == "cpu":
+        tk.check_indices(tensor._buffer.device)
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    options: Distillation,
+    reduction: Reduction,
+) -> Tensor:
+    """A divergence of student logits from teacher logits, (..., V), with weights and labels of the leading shape."""
+    return DistillationLoss.apply(student, teacher, weight, labels, normalizer, options, reduction)
+
+
+def cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    *,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> Tensor:
+    """Cross-entropy of logits (..., V) with labels of the leading shape."""
+    return CrossEntropy.apply(x, labels, class_weight, ignore_index, label_smoothing, reduction)
