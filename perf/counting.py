@@ -1,0 +1,146 @@
+"""What a step does, counted without a GPU: bytes, launches, allocations, host syncs and Python calls.
+
+Triton kernels are counted in the interpreter, to the byte. An aten operation that does arithmetic, copies or fills
+counts as one launch that reads each of its operands once and writes each result once, which is the least it can do on a
+GPU; views and allocations move nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from triton_kernels import trace
+from triton_kernels.cost import distinct_bytes
+
+#: Aten operations that hand a value to the host, which waits for it.
+SYNCS = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}
+
+#: Aten operations that write an operand without reading it.
+_OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_"}
+
+_ALLOCATE = ("empty", "new_empty")
+
+
+@dataclass
+class Counts:
+    """Bytes read and written, launches, bytes allocated, and host syncs."""
+
+    read: int = 0
+    written: int = 0
+    launches: int = 0
+    allocated: int = 0
+    syncs: int = 0
+
+
+class _Dispatched(TorchDispatchMode):
+    """Counts aten operations, except where it is paused."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts, self.paused = counts, False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.paused:
+            self._count(func, args, kwargs or {}, result)
+        return result
+
+    def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        name = func.overloadpacket.__name__
+        operands = _tensors((args, kwargs))
+        known = {tensor.untyped_storage().data_ptr() for tensor in operands}
+        fresh = [tensor for tensor in _tensors(result) if tensor.untyped_storage().data_ptr() not in known]
+        self.counts.allocated += sum(
+            {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in fresh}.values()
+        )
+        self.counts.syncs += name in SYNCS
+        if name.startswith(_ALLOCATE) or name == "_local_scalar_dense":
+            return
+        changed = _changed(func, args, kwargs)
+        if not (fresh or changed or name in SYNCS):
+            return  # a view
+        overwritten = changed if name in _OVERWRITE or func._overloadname == "out" else []
+        read = [tensor for tensor in operands if not any(tensor is other for other in overwritten)]
+        self.counts.launches += 1
+        self.counts.read += sum(map(distinct_bytes, read))
+        self.counts.written += sum(map(distinct_bytes, [*fresh, *changed]))
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    found = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+    return list(found.values())
+
+
+def _changed(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The arguments that an operation writes to."""
+    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    written = (a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+    return _tensors([given[name] for name in written if name in given])
+
+
+@contextmanager
+def counted() -> Iterator[Counts]:
+    """Count what is done within; in the interpreter only."""
+    from triton.runtime.interpreter import GridExecutor
+
+    counts = Counts()
+    dispatched = _Dispatched(counts)
+    execute = GridExecutor.__call__
+
+    def launch(self: Any, *args: Any, **kwargs: Any) -> None:
+        counts.launches += 1
+        dispatched.paused = True  # the interpreter copies arguments about, which a launch does not
+        try:
+            execute(self, *args, **kwargs)
+        finally:
+            dispatched.paused = False
+
+    GridExecutor.__call__ = launch
+    try:
+        with trace.traffic() as moved, dispatched:
+            yield counts
+    finally:
+        GridExecutor.__call__ = execute
+    counts.read += moved.read
+    counts.written += moved.written
+
+
+_TRITON = str(Path(triton.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+
+
+def python_calls(step: Callable[[], Any]) -> int:
+    """Python frames that the calling thread enters in a step, without those of Triton's launcher and of this package.
+
+    A measure of the host's work that does not depend on the machine's speed.
+    """
+    count = depth = 0
+
+    def look(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count, depth
+        if event == "call":
+            if depth or frame.f_code.co_filename.startswith(_TRITON):
+                depth += 1
+            elif not frame.f_code.co_filename.startswith(_HERE):
+                count += 1
+        elif event == "return" and depth:
+            depth -= 1
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        step()
+    finally:
+        sys.setprofile(before)
+    return count

@@ -1,0 +1,71 @@
+"""What a measurement was made with."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+#: Columns that every row of a measurement ends with.
+COLUMNS = ("gpu", "driver", "cuda", "torch", "triton", "liger", "python", "commit", "date")
+
+
+def folder() -> str:
+    """The name of the folder that a GPU's results go to, such as nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", environment()["gpu"].lower()).strip("-")
+
+
+def environment() -> dict[str, str]:
+    """The GPU, the versions, the commit and the time; an empty string where there is none."""
+    has_gpu = torch.cuda.is_available()
+    hip = f"hip {torch.version.hip}" if torch.version.hip else ""
+    values = {
+        "gpu": torch.cuda.get_device_name() if has_gpu else "",
+        "driver": _driver() if has_gpu else "",
+        "cuda": torch.version.cuda or hip,
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "liger": _version("liger-kernel"),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return {column: values[column] for column in COLUMNS}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    """What a command prints, or nothing where there is no such command or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _driver() -> str:
+    printed = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return printed.splitlines()[0] if printed else ""
+
+
+def _commit() -> str:
+    commit = _output("git", "rev-parse", "--short=12", "HEAD")
+    return commit + "+" if commit and _output("git", "status", "--porcelain") else commit
+
+
+if __name__ == "__main__":
+    if not folder():
+        sys.exit("there is no GPU here: `make static` proves what can be proved without")
+    print(folder())

@@ -1,0 +1,103 @@
+"""Rows of results: shown as a table, written as CSV or JSON, and read back.
+
+A row is a dict with the same keys throughout a file. A CSV's first column, ``format``, names what wrote it and the
+version of its columns, so that a file is never read as what it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from perf.errors import UsageError
+
+#: Version of each command's columns; raised whenever they change.
+FORMATS = {"sweep": 1, "overhead": 1, "traffic": 1, "static": 1}
+
+Row = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options every command that prints rows has."""
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise a UsageError, before any work is done, for a path that cannot be written."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'no such folder'}")
+        existed = path.exists()
+        try:
+            path.open("a").close()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        if not existed:
+            path.unlink()
+
+
+def write(kind: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
+    """Write rows where ``--csv`` and ``--json`` say."""
+    name = f"lucid-triton/{kind}/{FORMATS[kind]}"
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["format", *(rows[0] if rows else ())], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"format": name, **row} for row in rows)
+    if options.json:
+        options.json.write_text(json.dumps({"format": name, "rows": list(rows)}, indent=1) + "\n")
+
+
+def read(path: Path, *kinds: str) -> tuple[str, list[dict[str, str]]]:
+    """The kind and the rows, as text, of a CSV that `write` made; of one of `kinds`, if any are given."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not rows:
+        raise UsageError(f"{path} has no rows")
+    found = {row.get("format") for row in rows}
+    kinds = kinds or tuple(FORMATS)
+    accepted = {f"lucid-triton/{kind}/{FORMATS[kind]}": kind for kind in kinds}
+    name = found.pop()
+    if found or name not in accepted:
+        raise UsageError(f"{path} has format {name or 'none'}, accepted: {', '.join(accepted)}; make it anew")
+    return accepted[name], rows
+
+
+def show(title: str, rows: Sequence[Row], columns: dict[str, str], *, console: Console | None = None) -> None:
+    """Print a table; `columns` maps keys to headings, and numbers are right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for key, heading in columns.items():
+        number = all(isinstance(row.get(key), int | float | None) for row in rows)
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(row.get(key)) for key in columns))
+    (console or wide_console()).print(table)
+
+
+def wide_console() -> Console:
+    """The terminal, or something wide enough for a table where output goes elsewhere."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

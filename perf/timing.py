@@ -1,0 +1,209 @@
+"""Time on a device: events around each step, cold caches, and a device kept busy while the host prepares.
+
+A round times each of a few subjects, with inputs of their own, once. Before it the L2 cache is filled with something
+else, and the device is held for as long as the host needs to enqueue the round, so that what lies between two events is
+the device's work and not the host's (which `overhead` measures).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+#: Timed steps at least and at most, whatever the budget.
+LEAST, MOST = 10, 200
+
+#: The longest that the device is held, in ms.
+LONGEST_HOLD = 50.0
+
+
+class Steps(Protocol):
+    """What can be timed: `prepare` and `clear` are not."""
+
+    def prepare(self) -> None: ...
+
+    def step(self) -> Any: ...
+
+    def clear(self) -> None: ...
+
+
+class Device(Protocol):
+    """What timing needs of a device; `elapsed` is in ms, between two marks that the device has passed."""
+
+    torch: torch.device
+    cache_bytes: int
+
+    def free_bytes(self) -> int: ...
+
+    def empty_caches(self) -> None: ...
+
+    def hold(self, ms: float) -> None: ...
+
+    def mark(self) -> Any: ...
+
+    def elapsed(self, before: Any, after: Any) -> float: ...
+
+    def synchronize(self) -> None: ...
+
+    def start_peak(self) -> None: ...
+
+    def peak_bytes(self) -> int: ...
+
+
+class Cuda:
+    """The current GPU, through torch.cuda: NVIDIA's, or AMD's by the same names."""
+
+    def __init__(self) -> None:
+        self.torch = torch.device("cuda", torch.cuda.current_device())
+        self.cache_bytes: int = torch.cuda.get_device_properties(self.torch).L2_cache_size
+        self._other = torch.zeros(max(1, 2 * self.cache_bytes // 4), dtype=torch.float32, device=self.torch)
+        self._before = 0
+
+    def free_bytes(self) -> int:
+        """Memory that tensors can have, once nothing keeps what is not used."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self.torch)[0]
+
+    def empty_caches(self) -> None:
+        """Fill the L2 cache with something else; by reading, which leaves nothing to be written back later."""
+        self._other.sum()
+
+    def hold(self, ms: float) -> None:
+        """Keep the device busy for about so long: cycles of a clock of 2 GHz; ROCm's sleep has another unit."""
+        if torch.version.hip is None:
+            torch.cuda._sleep(int(ms * 2e6))
+
+    def mark(self) -> torch.cuda.Event:
+        """A point in the stream."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
+        """ms between two marks."""
+        return before.elapsed_time(after)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything."""
+        torch.cuda.synchronize(self.torch)
+
+    def start_peak(self) -> None:
+        """Look at the memory in use from here on."""
+        torch.cuda.reset_peak_memory_stats(self.torch)
+        self._before = torch.cuda.memory_allocated(self.torch)
+
+    def peak_bytes(self) -> int:
+        """The most that was in use since, beyond what was in use then."""
+        return torch.cuda.max_memory_allocated(self.torch) - self._before
+
+
+def compiled() -> bool:
+    """Whether kernels are compiled here, as they must be to be timed; says so in one line where they are not."""
+    from triton_kernels import backend
+
+    if backend.INTERPRETED:
+        print("kernels are interpreted here, which has no speed: unset TRITON_INTERPRET", file=sys.stderr)
+    return not backend.INTERPRETED
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The median and the 20 % and 80 % quantiles of repeated timings, in their unit."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Timing:
+        """
+        >>> Timing.of([5.0, 1.0, 2.0, 3.0, 4.0])
+        Timing(median=3.0, p20=1.8, p80=4.2)
+        """
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        tenths = statistics.quantiles(values, n=10, method="inclusive")
+        return cls(statistics.median(values), tenths[1], tenths[7])
+
+
+def measure(device: Device, subjects: Sequence[Steps], budget_ms: float) -> Timing:
+    """Times of a step in ms, over rounds of all subjects, for about `budget_ms` of the device's time."""
+    host_ms = _warm_up(device, subjects)
+    hold = min(LONGEST_HOLD, 0.1 + 1.5 * host_ms * len(subjects))
+    times = _round(device, subjects, hold)
+    wanted = min(MOST, max(LEAST, budget_ms / max(statistics.median(times), 1e-3)))
+    for _ in range(math.ceil(wanted / len(subjects))):
+        times += _round(device, subjects, hold)
+    return Timing.of(times[len(subjects) :])  # the first round was to see how long it takes
+
+
+def _warm_up(device: Device, subjects: Sequence[Steps]) -> float:
+    """Compile, and fill the allocator's pools; the host's time for one step, in ms."""
+    host = 0.0
+    for _ in range(2):
+        subjects[0].prepare()
+        device.synchronize()
+        start = time.perf_counter()
+        subjects[0].step()
+        host = (time.perf_counter() - start) * 1e3
+        device.synchronize()
+        subjects[0].clear()
+    return host
+
+
+def _round(device: Device, subjects: Sequence[Steps], hold: float) -> list[float]:
+    for subject in subjects:
+        subject.prepare()
+    device.synchronize()
+    device.empty_caches()
+    device.hold(hold)
+    marks = []
+    for subject in subjects:
+        before = device.mark()
+        subject.step()
+        marks.append((before, device.mark()))
+    device.synchronize()
+    for subject in subjects:
+        subject.clear()
+    return [device.elapsed(before, after) for before, after in marks]
+
+
+def peak(device: Device, subject: Steps) -> int:
+    """The bytes a step needs beyond what is there before it: results and temporaries."""
+    subject.prepare()
+    device.synchronize()
+    device.start_peak()
+    subject.step()
+    device.synchronize()
+    found = device.peak_bytes()
+    subject.clear()
+    return found
+
+
+class _Copy:
+    def __init__(self, source: torch.Tensor, destination: torch.Tensor) -> None:
+        self.source, self.destination = source, destination
+
+    def prepare(self) -> None: ...
+
+    def step(self) -> None:
+        self.destination.copy_(self.source)
+
+    def clear(self) -> None: ...
+
+
+def copy_gbps(device: Device, budget_ms: float, most: int = 2**31) -> float:
+    """Bytes read and written a second by torch's copy of at most `most` bytes, in GB/s: the roof."""
+    size = min(most, device.free_bytes() // 4)
+    source, destination = (torch.zeros(size, dtype=torch.uint8, device=device.torch) for _ in range(2))
+    timing = measure(device, [_Copy(source, destination), _Copy(destination, source)], budget_ms)
+    return 2 * size / timing.median / 1e6
