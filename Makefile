@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint perf static clean
 
 demo: $(STAMP)
 	$(BIN)/python -m lucid.examples.char_lm $(ARGS)
@@ -15,6 +15,20 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Bytes, launches and machine code against the figures accepted in perf/results/predicted: no GPU is needed.
+static: $(STAMP)
+	$(BIN)/python -m perf traffic --check
+	$(BIN)/python -m perf static --check
+	$(BIN)/python -m perf report --check
+
+# On a GPU: measures, draws and reports, within 10 minutes. Where the environment is there already: make perf STAMP= BIN=DIR
+perf: $(STAMP)
+	gpu=$$($(BIN)/python -m perf.environment) && folder=perf/results/$$gpu && mkdir -p $$folder && \
+	$(BIN)/python -m perf sweep --csv $$folder/sweep.csv $(ARGS) && \
+	$(BIN)/python -m perf overhead --csv $$folder/overhead.csv && \
+	$(BIN)/python -m perf plot $$folder/*.csv && \
+	$(BIN)/python -m perf report --output perf/results/README.md --readme README.md
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

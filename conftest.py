@@ -79,6 +79,14 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
+@pytest.fixture
+def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers without the planning that records launches: for tests that count what Python or the allocator does."""
+    for name in triton_kernels.__all__:
+        launcher = getattr(triton_kernels, name)
+        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "__wrapped__", launcher))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

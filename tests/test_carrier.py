@@ -59,6 +59,19 @@ def test_the_loss_forward_and_backward_calculates_nothing_in_torch(reduction: st
     assert "empty" in guard.seen
 
 
+@pytest.mark.parametrize("divergence", ["forward_kl", "js"])
+def test_losses_of_logits_calculate_nothing_in_torch(divergence: str) -> None:
+    with OnlyCarries():
+        s, t = (lucid.randn(3, 4, 9, requires_grad=True) for _ in range(2))
+        labels, weight = lucid.tensor(np.arange(12).reshape(3, 4) % 9), lucid.rand(3, 4)
+        options = {"labels": labels, "weight": weight, "hard_label_weight": 0.5, "normalizer": lucid.tensor(3.0)}
+        F.distillation_loss(s, t, divergence=divergence, **options).backward()
+        F.distillation_loss(s * 2, t, divergence=divergence, inplace_gradient=True, vocab_size=7).backward()
+        F.distillation_loss(s, t, reduction="none").sum().backward()
+        F.cross_entropy(s.reshape(12, 9), labels.reshape(-1), lucid.rand(9), label_smoothing=0.1).backward()
+        F.cross_entropy(s, lucid.tensor(np.zeros((3, 9), dtype=np.int64)), reduction="none").sum().backward()
+
+
 def test_second_derivatives_calculate_nothing_in_torch() -> None:
     with OnlyCarries():
         x, y = (lucid.rand(3, 4, requires_grad=True) for _ in range(2))

@@ -13,6 +13,7 @@ import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.device import DEVICE
+from tests.hardware import DIRECTIONS, worst_case
 from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
 
 View = Callable[[torch.Tensor], torch.Tensor]
@@ -62,7 +63,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, log_target: bool, reduction: str) -
     terms = kl_terms(x_exact, y_exact, log_target)
     count = {"mean": terms.size, "batchmean": x.shape[0] if x.dim() else 1}.get(reduction, 1)
     p = np.exp(y_exact) if log_target else y_exact
-    log_p = y_exact if log_target else np.log(y_exact)
+    log_p = y_exact if log_target else np.log(np.where(y_exact == 0, 1, y_exact))
     # The relative condition of exp at y is |y|; log p and x cancel.
     exp_condition = 1 + np.abs(y_exact) if log_target else 1.0
     spread = np.abs(log_p) + np.abs(x_exact)
@@ -155,3 +156,52 @@ def test_the_documented_examples_give_the_documented_numbers() -> None:
     x, log_p = F.log_softmax(tensor(1.0, 2.0, 0.5), dim=1), F.log_softmax(tensor(0.8, 1.5, 0.9), dim=1)
     loss = lucid.nn.KLDivLoss(reduction="batchmean", log_target=True)(x, log_p)
     assert loss.item() == pytest.approx(0.0630953940, abs=5e-11)
+
+
+def _rows_of_every_kind(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of a student and of a teacher: ordinary, nearly equal, peaked, sure, almost sure."""
+    s, t = (3 * torch.randn(12, 171, dtype=torch.float64) for _ in range(2))
+    t[2:4] = s[2:4] + 1e-3 * t[2:4]
+    s[4:6], t[4:6] = 30 * s[4:6], 30 * t[4:6]
+    t[6:8, 5] += 40
+    s[6, 5] += 40
+    for row, gap in ((8, 3.0), (9, 6.0), (10, 9.0), (11, 12.0)):
+        s[row, 7] = s[row].logsumexp(0) + gap
+        t[row, 7] = t[row].logsumexp(0) + gap
+    return s.log_softmax(-1).to(DEVICE, dtype), t.log_softmax(-1).to(DEVICE, dtype)
+
+
+@pytest.mark.interpreter_only
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("log_target", [False, True], ids=["probabilities", "log-probabilities"])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_loss_and_gradients_are_true_with_the_worst_errors_that_a_gpu_may_make(
+    dtype: torch.dtype, reduction: str, log_target: bool, direction: str
+) -> None:
+    x, log_p = _rows_of_every_kind(dtype)
+    y = log_p if log_target else log_p.double().exp().to(dtype)
+    with worst_case(direction):
+        _check(x, y, log_target, reduction)
+        for row in range(len(x)):  # so that no row hides another's error
+            _check(x[row], y[row], log_target, reduction)
+
+
+@pytest.mark.interpreter_only
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_logarithm_is_good_to_a_few_roundings_for_every_probability(direction: str) -> None:
+    """p alone, against itself: nothing else is added up that an error could be small beside."""
+    near_1 = 1 + np.arange(-(2**17), 2**17) * 2.0**-18
+    everywhere = np.exp(np.linspace(-103, 80, 2**15))
+    p = torch.from_numpy(np.concatenate([near_1[near_1 > 0], everywhere])).float()
+    x = torch.zeros_like(p)
+    with worst_case(direction):
+        _check(x, p, False, "none")
+
+
+@pytest.mark.interpreter_only
+def test_without_the_rest_near_1_the_worst_errors_exceed_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tk.kl_div.math, "NEAR_1_FROM", tk.kl_div.tl.constexpr(float("inf")))
+    x, log_p = _rows_of_every_kind(torch.float32)
+    with worst_case("up"), pytest.raises(AssertionError, match="exceeds its budget"):
+        _check(x[-1], log_p[-1].double().exp().float(), False, "sum")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import triton_kernels as tk
+from tests import logits
 from tests.device import DEVICE
 from triton_kernels import launch, layout, trace
 
@@ -50,6 +51,23 @@ def test_rows_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
     torch.testing.assert_close(tk.embedding_forward(indices, rows).cpu().float(), expected[[3, 1]])
 
 
+def test_rows_and_columns_of_logits_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
+    s = far.as_strided((2, 2), (2 * FAR, FAR))
+    t = torch.tensor([[0.0, 1.0], [2.0, 0.0]], device=DEVICE)
+    with trace.launches() as made:
+        losses, statistics = tk.divergence_forward(s, t)
+        one = torch.ones((), device=DEVICE)
+        _, dt = tk.divergence_backward(s, t, statistics, one, dteacher_dtype=torch.float32)
+        labels = torch.tensor([1, 0], device=DEVICE)
+        entropies, _ = tk.cross_entropy_forward(s, labels)
+    assert all(launched.args["WIDE"] for launched in made)
+    truth = logits.divergence(s.double().cpu().numpy(), t.double().cpu().numpy(), "forward_kl")
+    torch.testing.assert_close(losses.cpu().double(), torch.from_numpy(truth.loss), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(dt.cpu().double(), torch.from_numpy(truth.dt), rtol=1e-5, atol=1e-6)
+    expected = torch.nn.functional.cross_entropy(s.cpu().float(), labels.cpu(), reduction="none")
+    torch.testing.assert_close(entropies.cpu(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
     n = 2**31 + 12345
     x, p = (torch.tensor([value], dtype=torch.float16, device=DEVICE).expand(n) for value in (-1.0, 0.5))
@@ -81,5 +99,7 @@ def test_ordinary_launches_are_not_wide() -> None:
         tk.sum(x, [0])
         tk.matmul(x, x.t())
         tk.pointwise("add", x, x, dtype=x.dtype)
+        _, statistics = tk.divergence_forward(x, y)
+        tk.divergence_backward(x, y, statistics, x[:, 0], dstudent_dtype=x.dtype)
     assert made
     assert not any(launched.args["WIDE"] for launched in made if "WIDE" in launched.args)

@@ -67,7 +67,7 @@ ROOMS = [
     ("lucid.autograd",),
     ("lucid.factories", "lucid.printing"),
     ("lucid.tensor",),
-    ("lucid.device", "lucid.dtype", "lucid.hooks", "lucid.random"),
+    ("lucid.device", "lucid.dtype", "lucid.fusion", "lucid.hooks", "lucid.random", "lucid.spent"),
 ]
 
 
@@ -83,8 +83,23 @@ def test_every_room_of_lucid_is_in_the_order() -> None:
     assert homeless == ["lucid"]
 
 
-OPS = ("kl_div", "softmax", "elementwise", "reduce", "matmul", "embedding", "optimizer")
-BELOW = ("math", "launch", "partials", "layout", "backend", "interpreter")
+OPS = (
+    *("kl_div", "softmax", "elementwise", "reduce", "matmul", "embedding", "optimizer", "divergence"),
+    *("divergence_backward", "cross_entropy", "token_mean"),
+)
+BELOW = (
+    "math",
+    "launch",
+    "partials",
+    "layout",
+    "cost",
+    "backend",
+    "interpreter",
+    "reports",
+    "rows",
+    "divergence_math",
+    "divergence_rows",
+)
 
 
 def test_kernel_files_do_not_import_each_other() -> None:

@@ -18,7 +18,10 @@ from triton_kernels import offline, trace
 #: Modules by their full names: some are shadowed by functions of the package.
 KERNEL_FILES = [
     importlib.import_module(f"triton_kernels.{name}")
-    for name in ("elementwise", "embedding", "kl_div", "matmul", "optimizer", "partials", "reduce", "softmax")
+    for name in (
+        *("elementwise", "embedding", "kl_div", "matmul", "optimizer", "partials", "reduce", "softmax", "divergence"),
+        *("divergence_backward", "cross_entropy", "token_mean"),
+    )
 ]
 
 #: Tensors that kernels over a walk load and store; outputs are dense in the order of the walk.
@@ -79,6 +82,14 @@ def _expected(description: dict[str, Any], names: tuple[str, ...], dense: bool) 
     return total
 
 
+def _read_again(description: dict[str, Any]) -> int:
+    """Bytes of a tile of probabilities that a thread reads again where one is near 1."""
+    args = description["args"]
+    mended = args["REDUCE"] and not args["LOG_TARGET"] and args["COMPUTE"] == {"dtype": "fp32"}
+    itemsize = getattr(torch, args["y_ptr"]["tensor"]).itemsize
+    return args["BLOCK"] // (32 * description["num_warps"]) * itemsize if mended and args["y_strides"] else 0
+
+
 @pytest.fixture(scope="session")
 def answers(compiler: Compiler) -> list[dict[str, Any]]:
     return compiler.answers()
@@ -106,7 +117,7 @@ def test_every_recorded_launch_compiles_without_spills(answers: list[dict[str, A
         for a in answers
         if "report" in a and a["report"]["spills"]
     ]
-    assert not spills, "\n".join(spills[:10])
+    assert not spills, f"{len(spills)} of {len(answers)}:\n" + "\n".join(spills[:10])
 
 
 def test_every_recorded_launch_on_contiguous_tensors_moves_whole_tiles_in_128_bit_accesses(
@@ -127,6 +138,8 @@ def test_every_recorded_launch_on_contiguous_tensors_moves_whole_tiles_in_128_bi
         loads_bytes, stores_bytes = _expected(description, LOADS[name], False), _expected(description, stores, True)
         if loads_bytes is None or stores_bytes is None:
             continue
+        if name == "_kl_div_kernel":
+            loads_bytes += _read_again(description)
         checked[name] += 1
         if (_wide(report["loads"]), _wide(report["stores"])) != (loads_bytes, stores_bytes):
             faults.append(

@@ -15,6 +15,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import gradcheck, gradgradcheck
 from tests.device import DEVICE
+from tests.hardware import DIRECTIONS, worst_case
 from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
 
 INF = math.inf
@@ -87,6 +88,20 @@ def test_values_and_gradients_are_true_with_the_tiles_of_a_gpu(
 ) -> None:
     with tk.launch.tables(interpreted=False):
         _check((3 * torch.randn(shape, dtype=torch.float64)).to(DEVICE, dtype), dim, log)
+
+
+@pytest.mark.interpreter_only
+@pytest.mark.parametrize("log", [False, True], ids=["softmax", "log-softmax"])
+@pytest.mark.parametrize("columns", [171, 70000])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_and_gradients_are_true_with_the_worst_errors_that_a_gpu_may_make(
+    dtype: torch.dtype, direction: str, columns: int, log: bool
+) -> None:
+    for scale, shift in ((3, 0), (30, 0), (1, 1e4)):
+        x = (scale * torch.randn(2, columns, dtype=torch.float64) + shift).to(DEVICE, dtype)
+        with tk.launch.tables(interpreted=False), worst_case(direction):
+            _check(x, 1, log)
 
 
 @pytest.mark.usefixtures("tiles")

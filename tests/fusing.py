@@ -1,0 +1,126 @@
+"""Running a piece of user code fused and unfused, and comparing all that a user could see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lucid
+import lucid.nn as nn
+import lucid.nn.functional as F
+from triton_kernels import trace
+
+#: Names of the kernels that work straight from logits.
+FORWARD, BACKWARD = "_divergence_kernel", "_divergence_backward_kernel"
+
+LOGS = pytest.mark.parametrize("log_target", [False, True])
+TEMPERATURES = pytest.mark.parametrize("temperature", [None, 2.5])
+
+
+class Case:
+    """Student and teacher, their softmaxes, and the loss of those; of float64, so that only rounding may differ."""
+
+    def __init__(
+        self,
+        log_target: bool,
+        shape: tuple[int, ...] = (3, 5),
+        teacher_grad: bool = True,
+        temperature: float | None = None,
+    ) -> None:
+        self.log_target = log_target
+        self.temperature = temperature
+        self.student: Any = lucid.randn(*shape, dtype="float64", requires_grad=True)
+        self.teacher: Any = lucid.randn(*shape, dtype="float64", requires_grad=teacher_grad)
+
+    def softmaxes(self) -> tuple[Any, Any]:
+        """Log-probabilities of the student, and what the teacher's target is."""
+        self.scaled: Any = [self.student, self.teacher]
+        if self.temperature is not None:
+            self.scaled = [logits / self.temperature for logits in self.scaled]
+        self.log_q = F.log_softmax(self.scaled[0], dim=-1)
+        self.target = (F.log_softmax if self.log_target else F.softmax)(self.scaled[1], dim=-1)
+        return self.log_q, self.target
+
+    def loss(self, reduction: str = "batchmean") -> Any:
+        """Of the softmaxes, made anew unless they were."""
+        if not hasattr(self, "log_q"):
+            self.softmaxes()
+        self.made = nn.KLDivLoss(reduction, self.log_target)(self.log_q, self.target)
+        return self.made
+
+    def seen(self, *more: Any) -> list[Any]:
+        """All there is to see."""
+        return [*more, self.made, self.student.grad, self.teacher.grad, self.log_q, self.target, self.log_q.grad]
+
+
+class Codes:
+    """Collects pieces of code that take a `Case`, and which of the fused kernels each should run."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, tuple[Callable[[Case], Any], set[str]]] = {}
+
+    def __call__(self, *fused: str) -> Callable[[Callable[[Case], Any]], Callable[[Case], Any]]:
+        def register(function: Callable[[Case], Any]) -> Callable[[Case], Any]:
+            self.all[function.__name__] = (function, set(fused))
+            return function
+
+        return register
+
+
+def kernels(run: Callable[[], Any]) -> list[str]:
+    """Names of the kernels that are launched."""
+    with trace.launches() as made:
+        run()
+    return [launched.kernel.__name__ for launched in made]
+
+
+def message(run: Callable[[], Any]) -> str:
+    """What it raises, as a user reads it."""
+    try:
+        run()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing raised"
+
+
+def both_ways(code: Callable[[], Any], rtol: float = 1e-12) -> set[str]:
+    """Run code fused and unfused: values agree but for rounding, all else exactly. Returns which fused kernels ran."""
+    results: list[Any] = []
+    used: list[list[str]] = []
+    for enabled in (False, True):
+        lucid.manual_seed(0)
+
+        def run() -> None:
+            with lucid.fusion(enabled):  # noqa: B023
+                results.append(code())
+
+        used.append(kernels(run))
+    assert not {FORWARD, BACKWARD} & set(used[0])
+    compare(results[1], results[0], rtol)
+    return {FORWARD, BACKWARD} & set(used[1])
+
+
+def compare(got: Any, expected: Any, rtol: float) -> None:
+    """Tensors and arrays agree in dtype, shape and, within a tolerance, values; containers in their parts."""
+    assert type(got) is type(expected)
+    if isinstance(expected, dict):
+        assert list(got) == list(expected)
+        for name in expected:
+            compare(got[name], expected[name], rtol)
+    elif isinstance(expected, list | tuple):
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            compare(one, other, rtol)
+    elif isinstance(expected, lucid.Tensor):
+        seen = [(t.dtype, t.shape, t.device, t.requires_grad, t.is_leaf, repr(t.grad_fn)) for t in (got, expected)]
+        assert seen[0] == seen[1]
+        compare(got.detach().numpy(), expected.detach().numpy(), rtol)
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol)
+    elif isinstance(expected, float):
+        assert got == expected or abs(got - expected) <= rtol * (1 + abs(expected))
+    else:
+        assert got == expected

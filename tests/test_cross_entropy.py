@@ -1,0 +1,170 @@
+"""Cross-entropy with labels against torch's in float64: layouts, dtypes, weights, smoothing, reductions; and errors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+import lucid.nn as nn
+import lucid.nn.functional as F
+import triton_kernels as tk
+from lucid.autograd import gradcheck
+from tests.device import DEVICE
+from tests.reference import FLOATS, assert_within, exact
+from triton_kernels import trace
+
+
+def _check(x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None, **options: Any) -> None:
+    """Compare the loss and its gradient, with a random dloss, with torch's in float64."""
+    leaf = lucid.from_torch(x).requires_grad_()
+    loss = F.cross_entropy(
+        leaf, lucid.from_torch(labels), None if weight is None else lucid.from_torch(weight), **options
+    )
+    assert loss.dtype.torch == x.dtype
+    dloss = torch.randn(loss.shape, dtype=torch.float64).to(x.dtype)
+    loss.backward(lucid.from_torch(dloss.to(DEVICE)))
+
+    wide = x.detach().cpu().double().requires_grad_()
+    given = {"weight": None if weight is None else weight.cpu().double(), **options}
+    truth = torch.nn.functional.cross_entropy(wide, labels.cpu().long(), **given)
+    (dx,) = torch.autograd.grad(truth, wide, dloss.double())
+    arithmetic = torch.float64 if x.dtype is torch.float64 else torch.float32
+    rounds = 16 + math.log2(x.shape[min(x.dim() - 1, 1)])
+    spread = float(wide.detach().abs().max()) * 2 + 10
+    scale = 1.0 if weight is None else float(weight.max())
+    assert_within(loss.to_torch(), exact(truth), exact(truth) + spread * scale, arithmetic, rounds)
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == leaf.dtype
+    # Of every element the magnitude of what is subtracted: q times and 1 times the largest factor.
+    largest = float(dx.abs().max())
+    assert_within(leaf.grad.to_torch(), exact(dx), np.full(tuple(x.shape), largest * spread / 4), arithmetic, rounds)
+
+
+def _draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (3 * torch.randn(shape, dtype=torch.float64)).to(DEVICE, dtype)
+
+
+def _labels(shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    labels = torch.randint(0, classes, shape, dtype=dtype)
+    if labels.numel() > 2:
+        labels.view(-1)[1] = -100
+    return labels.to(DEVICE)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_gradient_are_those_of_torch_in_float64(weighted: bool, smoothing: float, reduction: str) -> None:
+    for classes in (10, 1271):
+        weight = torch.rand(classes).to(DEVICE) if weighted else None
+        x, labels = _draw((7, classes)), _labels((7,), classes)
+        _check(x, labels, weight, reduction=reduction, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize(("dtype", "labels"), list(itertools.product(FLOATS, [torch.int32, torch.int64])), ids=str)
+def test_every_dtype_of_logits_and_labels_is_taken(dtype: torch.dtype, labels: torch.dtype) -> None:
+    _check(_draw((7, 50), dtype), _labels((7,), 50, labels), label_smoothing=0.2)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (3, 5, 4), (2, 5, 3, 4), (1, 1), (3, 40, 70)], ids=str)
+def test_classes_are_the_second_dimension_or_the_only_one(shape: tuple[int, ...]) -> None:
+    classes = min(len(shape) - 1, 1)
+    lead = tuple(size for dim, size in enumerate(shape) if dim != classes)
+    for reduction in ("none", "mean"):
+        _check(_draw(shape), _labels(lead, shape[classes]), reduction=reduction)
+
+
+def test_strided_logits_labels_and_weights_are_read_in_place() -> None:
+    x, labels = _draw((20, 14)).t()[::2, 1:-1], _labels((14,), 18)[::2]
+    weight = torch.rand(36).to(DEVICE)[::2]
+    _check(x, labels, weight, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_long_rows_are_true_with_the_tiles_of_a_gpu(dtype: torch.dtype, smoothing: float, weighted: bool) -> None:
+    weight = torch.rand(70000).to(DEVICE) if weighted else None
+    with tk.launch.tables(interpreted=False):
+        _check(_draw((3, 70000), dtype), _labels((3,), 70000), weight, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("shift", [1e4, -1e4])
+def test_a_shift_of_all_logits_costs_no_accuracy(shift: float) -> None:
+    x = torch.randn(4, 1000) + shift
+    labels = torch.randint(0, 1000, (4,))
+    loss = F.cross_entropy(lucid.from_torch(x.to(DEVICE)), lucid.from_torch(labels.to(DEVICE)))
+    truth = torch.nn.functional.cross_entropy(x.double(), labels)
+    assert loss.item() == pytest.approx(truth.item(), rel=5e-7)
+
+
+def test_masked_classes_are_fine_unless_one_is_the_label() -> None:
+    x = lucid.tensor([[1.0, -math.inf, 2.0], [1.0, -math.inf, 2.0]], requires_grad=True)
+    losses = F.cross_entropy(x, lucid.tensor([2, 1]), reduction="none")
+    assert losses.tolist() == [pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6), math.inf]
+    losses.backward(lucid.tensor([1.0, 0.0]))
+    np.testing.assert_allclose(x.grad.numpy()[0], [0.26894143, 0, -0.26894143], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_ignored_rows_may_hold_anything_and_without_others_the_loss_is_zero(reduction: str) -> None:
+    x = lucid.tensor(np.full((2, 5), np.nan, "float32"), requires_grad=True)
+    loss = F.cross_entropy(x, lucid.tensor([7, 7]), ignore_index=7, reduction=reduction)
+    loss.backward(lucid.ones_like(loss))
+    assert not loss.numpy().any()
+    assert not x.grad.numpy().any()
+
+
+def test_an_ignore_index_may_be_a_class() -> None:
+    x, labels = _draw((5, 4)), torch.tensor([0, 1, 2, 1, 3]).to(DEVICE)
+    _check(x, labels, ignore_index=1)
+
+
+def test_derivatives_agree_with_finite_differences() -> None:
+    x = lucid.tensor(np.random.randn(3, 4), requires_grad=True)
+    labels, weight = lucid.tensor([1, -100, 3]), lucid.tensor(np.random.rand(4))
+    assert gradcheck(lambda x: F.cross_entropy(x, labels, weight, label_smoothing=0.3), x)
+
+
+def test_the_module_is_the_function_and_keeps_its_weights_as_a_buffer() -> None:
+    x, labels, weight = lucid.randn(3, 4), lucid.tensor([1, 2, 3]), lucid.rand(4)
+    module = nn.CrossEntropyLoss(weight, label_smoothing=0.1, reduction="sum", ignore_index=2)
+    expected = F.cross_entropy(x, labels, weight, label_smoothing=0.1, reduction="sum", ignore_index=2)
+    assert module(x, labels).item() == expected.item()
+    assert list(module.state_dict()) == ["weight"]
+    module.reduction = "average"
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        module(x, labels)
+
+
+X, Y = lucid.zeros(4, 6), lucid.tensor([0, 1, 2, 3])
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "reduction": ({"reduction": "batchmean"}, ValueError, r"reduction must be one of \('none', 'mean', 'sum'\)"),
+    "smoothing": ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be a number from 0 to 1, got 1.5"),
+    "x": ({"x": [1.0]}, TypeError, "x must be a lucid Tensor, got list"),
+    "integers": ({"x": lucid.tensor([[1, 2]])}, TypeError, "x must be float16, .* got lucid.int64"),
+    "0-d": ({"x": lucid.tensor(1.0)}, RuntimeError, "x must have a dimension of classes"),
+    "no classes": ({"x": lucid.zeros(4, 0)}, RuntimeError, "x must have at least one class"),
+    "target": ({"target": None}, TypeError, "target must be a lucid Tensor, got NoneType"),
+    "target floats": ({"target": lucid.zeros(4)}, TypeError, "target must be int32 or int64, got lucid.float32"),
+    "target shape": ({"target": lucid.tensor([1])}, RuntimeError, r"target must have shape \(4,\), .* got \(1,\)"),
+    "weight shape": ({"weight": lucid.ones(4)}, RuntimeError, r"weight must have shape \(6,\), .* got \(4,\)"),
+    "weight grad": ({"weight": lucid.ones(6, requires_grad=True)}, RuntimeError, "weight must not require grad"),
+    "ignore_index": ({"ignore_index": "no"}, TypeError, "ignore_index must be an int, got str"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_error_before_any_launch(case: str) -> None:
+    given, error, message = BAD[case]
+    with trace.launches() as made, pytest.raises(error, match=message):
+        F.cross_entropy(**{"x": X, "target": Y, **given})
+    assert not made

@@ -1,0 +1,320 @@
+"""What a caller of the losses of rows of logits sees beside the numbers: special rows, tokens, errors, memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+import lucid.nn.functional as F
+import triton_kernels as tk
+from lucid.autograd import grad
+from tests import logits
+from tests.device import DEVICE
+from tests.logits import DIVERGENCES
+
+INF = math.inf
+NAN = math.nan
+
+
+def _leaf(*shape: int, dtype: str = "float32") -> Any:
+    return lucid.tensor(np.random.randn(*shape), dtype=dtype, requires_grad=True)
+
+
+def _losses(s: list[float], t: list[float], kind: str, **options: Any) -> tuple[float, list[float], list[float]]:
+    student, teacher = (lucid.tensor([row], dtype="float32", requires_grad=True) for row in (s, t))
+    loss = F.distillation_loss(student, teacher, divergence=kind, reduction="sum", **options)
+    loss.backward()
+    return loss.item(), student.grad.tolist()[0], teacher.grad.tolist()[0]
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_columns_masked_on_both_sides_add_nothing(kind: str) -> None:
+    loss, ds, dt = _losses([1.0, -INF, 2.0, -INF], [0.5, -INF, 3.0, -INF], kind)
+    expected, es, et = _losses([1.0, 2.0], [0.5, 3.0], kind)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert [ds[1], ds[3], dt[1], dt[3]] == [0, 0, 0, 0]
+    np.testing.assert_allclose([ds[0], ds[2], dt[0], dt[2]], [*es, *et], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_a_mask_where_only_p_or_only_q_is_zero_gives_the_true_loss_and_infinity_only_for_kl(kind: str) -> None:
+    plain, masked = [1.0, 2.0, 0.0], [0.5, -INF, 1.0]
+    for s, t in ((plain, masked), (masked, plain)):
+        truth = logits.divergence(np.array([s]), np.array([t]), kind)
+        loss, ds, dt = _losses(s, t, kind)
+        infinite = (kind, s is masked) in (("forward_kl", True), ("reverse_kl", False))
+        assert math.isinf(truth.loss[0]) == infinite
+        assert loss == pytest.approx(truth.loss[0], rel=1e-6)
+        if not infinite:
+            np.testing.assert_allclose([ds, dt], [truth.ds[0], truth.dt[0]], rtol=1e-5, atol=1e-7)
+
+
+def test_a_student_that_excludes_everything_has_no_distribution_and_no_divergence() -> None:
+    assert np.isnan(_losses([-INF, -INF], [0.0, 1.0], "forward_kl")[0])
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_nan_comes_out_as_nan_and_so_does_a_logit_of_infinity(kind: str, value: float, side: str) -> None:
+    s, t = (torch.randn(3, 9000) for _ in range(2))
+    (s if side == "student" else t)[1, 5000] = value
+    losses, statistics = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
+    assert losses.isnan().tolist() == [False, True, False]
+    ds, dt = tk.divergence_backward(
+        s.to(DEVICE),
+        t.to(DEVICE),
+        statistics,
+        torch.ones((), device=DEVICE),
+        divergence=kind,
+        dstudent_dtype=torch.float32,
+        dteacher_dtype=torch.float32,
+    )
+    for gradient in (ds, dt):
+        assert gradient[1].isnan().any()
+        assert not gradient[[0, 2]].isnan().any()
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("mark", ["weight", "labels"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_a_skipped_token_may_hold_anything_and_gets_a_zero_gradient(kind: str, reduction: str, mark: str) -> None:
+    s, t = np.random.randn(4, 9000).astype("float32"), np.random.randn(4, 9000).astype("float32")
+    s[1], t[1], s[2], t[2] = NAN, INF, -INF, NAN
+    student, teacher = (lucid.tensor(x, requires_grad=True) for x in (s, t))
+    tokens = {
+        "weight": {"weight": lucid.tensor([1.0, 0.0, 0.0, 2.0])},
+        "labels": {"labels": lucid.tensor([3, -100, -100, 5]), "hard_label_weight": 0.5},
+    }[mark]
+    loss = F.distillation_loss(student, teacher, divergence=kind, reduction=reduction, **tokens)
+    loss.backward(lucid.ones_like(loss))
+    assert np.isfinite(loss.numpy()).all()
+    for leaf in (student, teacher):
+        assert not leaf.grad.numpy()[1:3].any()
+        assert np.isfinite(leaf.grad.numpy()).all()
+        assert leaf.grad.numpy()[[0, 3]].any()
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_without_a_valid_token_loss_and_gradients_are_zero_and_the_graph_is_there(kind: str, reduction: str) -> None:
+    student, teacher = _leaf(3, 8), _leaf(3, 8)
+    for given in ({"weight": lucid.zeros(3)}, {"labels": lucid.tensor([-1, -1, -1]), "ignore_index": -1}):
+        loss = F.distillation_loss(student, teacher, divergence=kind, reduction=reduction, **given)
+        loss.backward(lucid.ones_like(loss))
+        assert not loss.numpy().any()
+        assert not student.grad.numpy().any()
+        assert not teacher.grad.numpy().any()
+
+
+def test_no_tokens_at_all_are_no_valid_token() -> None:
+    student = _leaf(0, 8)
+    for reduction in ("mean", "sum", "batchmean"):
+        loss = F.distillation_loss(student, lucid.zeros(0, 8), reduction=reduction)
+        loss.backward()
+        assert loss.item() == 0
+        assert student.grad.shape == (0, 8)
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.4])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("columns", [300, 20000])
+def test_a_row_gives_the_same_bits_alone_and_among_many_and_every_time(columns: int, kind: str, hard: float) -> None:
+    s, t = (torch.randn(9, columns).to(DEVICE, torch.bfloat16) for _ in range(2))
+    labels = torch.randint(0, columns, (9,)).to(DEVICE)
+
+    def run(rows: slice) -> list[torch.Tensor]:
+        options: dict[str, Any] = {"divergence": kind, "labels": labels[rows], "hard_label_weight": hard}
+        losses, statistics = tk.divergence_forward(s[rows], t[rows], **options)
+        one = torch.ones((), device=DEVICE)
+        return [losses, *tk.divergence_backward(
+            s[rows], t[rows], statistics, one, dstudent_dtype=s.dtype, dteacher_dtype=t.dtype, **options
+        )]  # fmt: skip
+
+    with tk.launch.tables(interpreted=False):
+        together, again = run(slice(0, 9)), run(slice(0, 9))
+        for row in (0, 4, 8):
+            for alone, all_rows in zip(run(slice(row, row + 1)), together, strict=True):
+                assert torch.equal(alone[0], all_rows[row])
+    assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))
+
+
+def test_a_gpus_tiles_do_not_depend_on_the_number_of_rows() -> None:
+    with tk.launch.tables(interpreted=False):
+        for itemsize in (2, 4, 8):
+            for columns in (3, 100, 1000, 5000, 100_000):
+                for flags in itertools.product((False, True), repeat=3):
+                    tiles = [tk.launch.logits(itemsize, rows, columns, *flags) for rows in (1, 5, 10**6)]
+                    assert tiles[0] == tiles[1] == tiles[2]
+                chunks = columns // 64 + 1
+                assert tk.launch.merge(itemsize, 1, chunks) == tk.launch.merge(itemsize, 10**6, chunks)
+
+
+@pytest.mark.parametrize("side", ["both", "student", "teacher"])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_long_rows_may_be_masked_for_whole_chunks(kind: str, side: str) -> None:
+    s, t = (np.random.randn(2, 20000) for _ in range(2))
+    if side != "teacher":
+        s[:, 3000:17000] = -INF
+    if side != "student":
+        t[:, 3000:17000] = -INF
+    truth = logits.divergence(s, t, kind)
+    student, teacher = (torch.from_numpy(x).to(DEVICE, torch.float32) for x in (s, t))
+    with tk.launch.tables(interpreted=False):
+        losses, statistics = tk.divergence_forward(student, teacher, divergence=kind)
+        ds, dt = tk.divergence_backward(
+            student,
+            teacher,
+            statistics,
+            torch.ones((), device=DEVICE),
+            divergence=kind,
+            dstudent_dtype=torch.float32,
+            dteacher_dtype=torch.float32,
+        )
+    np.testing.assert_allclose(losses.cpu(), truth.loss, rtol=1e-5)
+    for gradient, wanted in ((ds, truth.ds), (dt, truth.dt)):
+        if np.isfinite(truth.loss).all():
+            np.testing.assert_allclose(gradient.cpu(), wanted, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_columns_beyond_the_vocabulary_get_no_gradient_even_from_one_that_is_nan(kind: str) -> None:
+    student, teacher = _leaf(3, 9), _leaf(3, 8)
+    loss = F.distillation_loss(student, teacher, divergence=kind, reduction="none", vocab_size=6)
+    loss.backward(lucid.tensor([1.0, NAN, INF]))
+    assert not student.grad.numpy()[:, 6:].any()
+    assert not teacher.grad.numpy()[:, 6:].any()
+    assert np.isnan(student.grad.numpy()[1, :6]).all()
+
+
+class TestInPlaceGradients:
+    def test_are_the_gradients_and_lie_in_the_logits_memory(self) -> None:
+        x, t = _leaf(5, 70), lucid.tensor(np.random.randn(5, 70).astype("float32"))
+        F.distillation_loss(x * 2, t).backward()
+        expected = x.grad.numpy().copy()
+        x.grad = None
+        student = x * 2
+        student.retain_grad()
+        address = student.data_ptr()
+        F.distillation_loss(student, t, inplace_gradient=True).backward()
+        assert student.grad.data_ptr() == address
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda s: s.numpy(),
+            lambda s: s.tolist(),
+            lambda s: repr(s),
+            lambda s: s + 1,
+            lambda s: s > 0,
+            lambda s: s.to_torch(),
+            lambda s: np.from_dlpack(s) if s.device == "cpu" else s.to_torch(),
+            lambda s: s.detach().sum(),
+            lambda s: s.reshape(-1),
+            lambda s: F.distillation_loss(s, s.detach()),
+        ],
+    )
+    def test_make_every_use_of_the_logits_an_error(self, use: Any) -> None:
+        student = _leaf(5, 7) * 2
+        view = student.reshape(7, 5)
+        loss = F.distillation_loss(student, lucid.zeros(5, 7), inplace_gradient=True)
+        use(student.detach())
+        loss.backward()
+        for tensor in (student, view):
+            with pytest.raises(RuntimeError, match="wrote its gradient over them"):
+                use(tensor)
+
+    def test_given_for_a_view_make_every_use_of_the_base_an_error(self) -> None:
+        x = _leaf(2, 3, 7)
+        base = x * 2
+        F.distillation_loss(base.reshape(6, 7), lucid.zeros(6, 7), inplace_gradient=True).backward()
+        with pytest.raises(RuntimeError, match="wrote its gradient over them"):
+            base.numpy()
+        assert np.isfinite(x.grad.numpy()).all()
+
+    def test_are_refused_to_an_operation_that_needs_the_logits_for_its_own_backward(self) -> None:
+        x = _leaf(5, 7)
+        student = x.exp()  # whose derivative is its value
+        loss = F.distillation_loss(student, lucid.zeros(5, 7), inplace_gradient=True)
+        with pytest.raises(RuntimeError, match="changed in place"):
+            loss.backward()
+
+    def test_are_made_once(self) -> None:
+        loss = F.distillation_loss(_leaf(5, 7) * 2, lucid.zeros(5, 7), inplace_gradient=True)
+        loss.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="changed in place"):
+            loss.backward()
+
+    def test_leave_logits_without_a_gradient_alone(self) -> None:
+        student = lucid.tensor([[1.0, 2.0]])
+        teacher = _leaf(1, 2)
+        F.distillation_loss(student, teacher, inplace_gradient=True).backward()
+        assert student.tolist() == [[1.0, 2.0]]
+
+    def test_are_refused_for_memory_that_is_not_the_students_alone(self) -> None:
+        x = _leaf(1, 7)
+        with pytest.raises(RuntimeError, match="must not be expanded"):
+            F.distillation_loss(x.expand(5, 7), lucid.zeros(5, 7), inplace_gradient=True)
+        both = _leaf(4, 7) * 1
+        with pytest.raises(RuntimeError, match="must share no memory"):
+            F.distillation_loss(both[:2], both[2:], inplace_gradient=True)
+
+
+@pytest.mark.parametrize("loss", ["distillation", "cross-entropy"])
+def test_gradients_of_gradients_are_refused(loss: str) -> None:
+    x = _leaf(3, 5)
+    value = (
+        F.distillation_loss(x, lucid.zeros(3, 5))
+        if loss == "distillation"
+        else F.cross_entropy(x, lucid.tensor([0, 1, 2]))
+    )
+    (dx,) = grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        (dx * dx).sum().backward()
+
+
+def test_gradients_flow_through_hooks_and_arithmetic_around_the_loss() -> None:
+    x = _leaf(3, 5, dtype="float64")
+    t = np.random.randn(3, 5)
+    seen = []
+    scaled = x * 3
+    scaled.register_hook(lambda g: seen.append(g.numpy().copy()))
+    (F.distillation_loss(scaled, lucid.tensor(t), reduction="sum") * 0.5).backward()
+    truth = logits.divergence(x.detach().numpy() * 3, t, "forward_kl").ds * 0.5
+    np.testing.assert_allclose(seen[0], truth, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(x.grad.numpy(), 3 * truth, rtol=1e-9, atol=1e-12)
+
+
+def test_nothing_waits_for_the_device_between_call_and_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of tensors are read in one place, where the CPU's reports are."""
+    reads: list[str] = []
+
+    def noting(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def read(self: torch.Tensor, *args: Any) -> Any:
+            reads.append(name)
+            return original(self, *args)
+
+        return read
+
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name))
+    monkeypatch.setattr(lucid.ops.divergence, "_report", lambda tensor: None)
+    x = _leaf(4, 9)
+    labels, weight = lucid.tensor([1, 2, -100, 3]), lucid.tensor([True, True, True, False])
+    loss = F.distillation_loss(
+        x, lucid.zeros(4, 9), labels=labels, weight=weight, normalizer=lucid.tensor(2.0), hard_label_weight=0.5
+    )
+    loss.backward()
+    F.cross_entropy(x, labels).backward()
+    assert not reads

@@ -1,0 +1,244 @@
+"""Which losses are fused, and that nobody can tell by their values, shapes and errors."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lucid
+import lucid.nn as nn
+import lucid.nn.functional as F
+from lucid.autograd import grad, gradcheck, gradgradcheck
+from tests.fusing import BACKWARD, FORWARD, LOGS, TEMPERATURES, Case, Codes, both_ways, message
+
+code = Codes()
+
+
+@code()
+def without_reduction(case: Case) -> Any:
+    case.loss("none").backward(lucid.randn(3, 5, dtype="float64"))
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def logits_of_a_model(case: Case) -> Any:
+    model = nn.Linear(4, 5, dtype="float64")
+    case.student = model(lucid.randn(3, 4, dtype="float64"))
+    case.student.retain_grad()
+    case.loss().backward()
+    return case.seen(model.weight.grad, model.bias.grad)
+
+
+@code(FORWARD, BACKWARD)
+def strided_logits(case: Case) -> Any:
+    case.student = lucid.randn(4, 4, 6, dtype="float64", requires_grad=True)
+    case.teacher = lucid.randn(5, 4, 5, dtype="float64", requires_grad=True)
+    case.log_q = F.log_softmax(case.student[:, 1:, 1:], dim=-1)
+    teacher = case.teacher.permute(2, 1, 0)[1:, :3]
+    case.target = (F.log_softmax if case.log_target else F.softmax)(teacher, dim=2)
+    case.loss().backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def broadcast_logits(case: Case) -> Any:
+    case.student = lucid.randn(1, 5, dtype="float64", requires_grad=True)
+    case.log_q = F.log_softmax(case.student.expand(3, 5))
+    case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher)
+    case.loss().backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def logits_with_minus_infinity(case: Case) -> Any:
+    for logits in (case.student, case.teacher):
+        values = logits.to_torch()
+        values[:, 1] = -np.inf
+    case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (case.student, case.teacher))
+    case.loss().backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def rows_that_are_no_distributions(case: Case) -> Any:
+    student, teacher = (t.detach().clone().numpy() for t in (case.student, case.teacher))
+    student[0], teacher[1], student[2, 3] = -np.inf, -np.inf, np.nan
+    case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (student, teacher))
+    case.loss().backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def a_student_that_excludes_what_the_teacher_expects(case: Case) -> Any:
+    student = case.student.detach().clone().numpy()
+    student[1, 2] = -np.inf
+    case.student = lucid.tensor(student, requires_grad=True)
+    case.loss().backward()
+    return case.seen()
+
+
+@code(FORWARD)
+def copies_and_pickles(case: Case) -> Any:
+    with lucid.no_grad():
+        case.softmaxes()
+    twins = [copy.deepcopy(case.log_q), pickle.loads(pickle.dumps(case.target)), copy.copy(case.log_q)]
+    refused = F.log_softmax(case.student)
+    with lucid.no_grad():
+        case.log_q = F.log_softmax(case.student)
+        case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher, dim=-1)
+        return case.loss(), twins, message(lambda: copy.deepcopy(refused)), nn.Parameter(twins[0])
+
+
+@code()
+def shapes_that_broadcast(case: Case) -> Any:
+    case.teacher = lucid.randn(1, 5, dtype="float64", requires_grad=True)
+    case.loss().backward()
+    return case.seen()
+
+
+@code()
+def another_dimension(case: Case) -> Any:
+    case.log_q = F.log_softmax(case.student, dim=0)
+    case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher, dim=0)
+    case.loss().backward()
+    return case.seen()
+
+
+@code()
+def a_target_of_the_other_kind(case: Case) -> Any:
+    case.softmaxes()
+    case.log_target = not case.log_target
+    case.loss().backward()
+    return case.seen()
+
+
+@code()
+def probabilities_where_logarithms_belong(case: Case) -> Any:
+    case.softmaxes()
+    case.log_q = F.softmax(case.student)
+    case.loss().backward()
+    return case.seen()
+
+
+@code()
+def a_target_that_is_no_softmax(case: Case) -> Any:
+    case.softmaxes()
+    case.target = case.target * 1
+    case.loss().backward()
+    return case.seen()
+
+
+@code()
+def errors(case: Case) -> Any:
+    log_q, target = case.softmaxes()
+    number = lucid.tensor(1.0)
+    return [
+        message(lambda: F.kl_div(log_q, target, reduction="x")),
+        message(lambda: F.kl_div(log_q, F.softmax(lucid.randn(4, 5)))),
+        message(lambda: F.kl_div(log_q, None)),
+        message(lambda: F.kl_div(F.log_softmax(number), F.softmax(number), reduction="batchmean")),
+        message(log_q.backward),
+        message(lambda: log_q.backward(lucid.ones(3, 5))),
+        message(lambda: log_q.requires_grad_(False)),
+        message(lambda: float(log_q)),
+        message(lambda: log_q.to("mps")),
+        message(lambda: grad(log_q.sum(), target)),
+        message(lambda: lucid.Tensor(log_q, dtype="x")),
+    ]
+
+
+@code()
+def all_a_softmax_can_be_asked(case: Case) -> Any:
+    def asked() -> Any:
+        return F.log_softmax(case.student)
+
+    views = [asked().T, asked().reshape(15), asked()[1], asked().expand(2, 3, 5), asked().unsqueeze(0)]
+    same = asked()
+    seen = [same.to("float64") is same, same.contiguous() is same, hash(same) == hash(same), len(same), same.size()]
+    seen += [same.stride(), same.is_contiguous(), same.numel(), same.ndim, same.dim(), same.shape, same.dtype]
+    seen += [same.device, same.is_leaf, same.requires_grad, repr(same.grad_fn), same.grad]
+    values = [asked().numpy(), asked().tolist(), np.asarray(asked()), asked()[0, 0].item(), repr(asked())]
+    values += [np.from_dlpack(asked().cpu()), asked().to_torch().cpu().numpy(), list(asked()), asked() < -1]
+    return seen, views, values, lucid.Tensor(asked()), asked().float(), asked().cpu(), asked().clone()
+
+
+@LOGS
+@TEMPERATURES
+@pytest.mark.parametrize("name", code.all)
+def test_fused_is_unfused_but_for_rounding(name: str, temperature: float | None, log_target: bool) -> None:
+    function, fused = code.all[name]
+    assert both_ways(lambda: function(Case(log_target, temperature=temperature))) == fused
+
+
+@LOGS
+@pytest.mark.parametrize("reduction", F.REDUCTIONS)
+@pytest.mark.parametrize("shape", [(7,), (1, 1), (2, 3, 4), (4, 1), (41, 1271), (0, 3), (3, 0), ()])
+def test_every_shape_and_reduction(shape: tuple[int, ...], reduction: str, log_target: bool) -> None:
+    def run() -> Any:
+        case = Case(log_target, shape)
+        error = message(lambda: case.loss(reduction))
+        if error != "nothing raised":
+            return error
+        case.made.backward(lucid.ones_like(case.made))
+        return case.seen()
+
+    fused = both_ways(run)
+    assert fused == ({FORWARD, BACKWARD} if np.prod(shape) and shape and reduction != "none" else set())
+
+
+INF, NAN = np.inf, np.nan
+ORDINARY = [1.0, -2.0, 0.5]
+
+
+@LOGS
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ([-INF] * 3, ORDINARY),
+        (ORDINARY, [-INF] * 3),
+        ([-INF] * 3, [-INF] * 3),
+        ([1.0, NAN, 2.0], ORDINARY),
+        ([1.0, NAN, 2.0], [0.0, -INF, 3.0]),
+        (ORDINARY, [1.0, NAN, 2.0]),
+        ([1.0, INF, 2.0], ORDINARY),
+        (ORDINARY, [1.0, INF, 2.0]),
+        ([1.0, -INF, 2.0], ORDINARY),
+        (ORDINARY, [1.0, -INF, 2.0]),
+        ([1.0, -INF, 2.0], [0.0, -INF, 3.0]),
+        ([1.0, -INF, 2.0], [-INF, 1.0, 3.0]),
+        ([1.0, -INF, 2.0], [0.0, -6e4, 3.0]),
+        ([1.0, -6e4, 2.0], [0.0, -6e4, 3.0]),
+        ([-1e4] * 3, [1e4] * 3),
+    ],
+    ids=str,
+)
+def test_special_rows_are_special_in_the_same_way(
+    student: list[float], teacher: list[float], dtype: str, log_target: bool
+) -> None:
+    def run() -> Any:
+        case = Case(log_target)
+        case.student = lucid.tensor([student, ORDINARY], dtype=dtype, requires_grad=True)
+        case.teacher = lucid.tensor([teacher, ORDINARY], dtype=dtype, requires_grad=True)
+        case.loss("sum").backward()
+        return case.seen()
+
+    roundings = {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-5, "float64": 1e-12}
+    assert both_ways(run, roundings[dtype]) == {FORWARD, BACKWARD}
+
+
+@LOGS
+def test_derivatives_agree_with_finite_differences(log_target: bool) -> None:
+    case = Case(log_target, (2, 3))
+
+    def loss(student: Any, teacher: Any) -> Any:
+        case.student, case.teacher = student, teacher
+        case.softmaxes()
+        return case.loss()
+
+    assert gradcheck(loss, (case.student, case.teacher))
+    assert gradgradcheck(loss, (case.student, case.teacher))

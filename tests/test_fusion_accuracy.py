@@ -1,0 +1,151 @@
+"""Fused losses and their gradients against the truth in float64, and against torch in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+import lucid.nn.functional as F
+from tests.device import DEVICE
+from tests.fusing import BACKWARD, FORWARD, kernels
+from tests.reference import ROUNDOFF, TINY, assert_within, exact
+from tests.values import torch_of
+
+N, V = 41, 1271
+FORMS = pytest.mark.parametrize("log_target", [False, True])
+
+
+def _logits(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student and teacher, in float64."""
+    student, teacher = torch.randn(2, N, V, dtype=torch.float64)
+    if kind == "nearly equal":
+        teacher = student + 1e-3 * torch.randn(N, V, dtype=torch.float64)
+    elif kind == "peaked":
+        student[torch.arange(N), torch.arange(N)] += 80
+        teacher[torch.arange(N), torch.arange(N) * 2 % (N + 1)] += 80
+    elif kind == "shifted":
+        student, teacher = student + 1e4, teacher - 1e4
+    elif kind == "masked":
+        masked = torch.rand(N, V) < 0.3
+        masked[:, 7] = False
+        student[masked], teacher[masked] = -torch.inf, -torch.inf
+        teacher[:, 8] = -torch.inf
+    elif kind == "constant":
+        student, teacher = torch.full((N, V), 3.0).double(), torch.full((N, V), -2.0).double()
+    return student, teacher
+
+
+KINDS = ["ordinary", "nearly equal", "peaked", "shifted", "masked", "constant"]
+
+
+def _truth(student: torch.Tensor, teacher: torch.Tensor, scale: float) -> tuple[np.ndarray, ...]:
+    """The loss and the gradients to both, and what their errors are relative to: those of log p to 1 + |log p|."""
+    # More than float64, which is tested, too.
+    s, t = (exact(x).astype(np.longdouble) for x in (student, teacher))
+    log_q, log_p = (x - x.max(1, keepdims=True) for x in (s, t))
+    log_q, log_p = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (log_q, log_p))
+    q, p = np.exp(log_q), np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        slope = np.where(p == 0, 0.0, log_p - log_q)
+        spread_q, spread_p = (np.where(w == 0, 0.0, w * (1 + np.abs(x))) for w, x in ((q, log_q), (p, log_p)))
+        size = np.where(p == 0, 0.0, spread_p + p * (1 + np.abs(log_q)))
+    kl = (p * slope).sum(1, keepdims=True)
+    dt_size = size + spread_p * (np.abs(slope) + size.sum(1, keepdims=True))
+    results = (kl.sum(), q - p, p * (slope - kl), size.sum(), spread_q + spread_p, dt_size)
+    return tuple(np.asarray(scale * x, np.float64) for x in results)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize(
+    ("student_dtype", "teacher_dtype"),
+    [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float16", "bfloat16"),
+     ("float64", "float64"), ("float64", "float16")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fused_loss_is_the_truth_rounded_once(kind: str, student_dtype: str, teacher_dtype: str) -> None:
+    values = _logits(kind)
+    student, teacher = (
+        lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True)
+        for x, dtype in zip(values, (student_dtype, teacher_dtype), strict=True)
+    )
+
+    losses = []
+
+    def run() -> None:
+        losses.append(F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean"))
+        losses[0].backward()
+
+    assert {FORWARD, BACKWARD} <= set(kernels(run))
+    loss, dtypes = torch_of(losses[0]), (student.dtype.torch, teacher.dtype.torch)
+    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    kl, *truths, kl_size, ds_size, dt_size = _truth(torch_of(student), torch_of(teacher), 1 / N)
+    assert loss.dtype is torch.promote_types(*dtypes)
+    assert_within(loss, kl, kl_size, arithmetic)
+    for grad, truth, size in zip((student.grad, teacher.grad), truths, (ds_size, dt_size), strict=True):
+        assert grad is not None
+        assert_within(torch_of(grad), truth, size, arithmetic)
+        # A row's gradient sums to 0, but for the rounding of its elements.
+        dtype = grad.dtype.torch
+        rounding = ROUNDOFF[dtype] * np.abs(truth) + 8 * ROUNDOFF[arithmetic] * size + TINY[dtype]
+        assert np.all(np.abs(exact(torch_of(grad)).sum(1)) <= rounding.sum(1))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "constant"])
+def test_the_fused_loss_is_no_worse_than_torchs_in_float32(kind: str) -> None:
+    s, t = (x.float() for x in _logits(kind))
+    student, teacher = (lucid.tensor(x.numpy(), requires_grad=True) for x in (s, t))
+    F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean").backward()
+    ours = [F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean"), student.grad, teacher.grad]
+    s, t = s.requires_grad_(), t.requires_grad_()
+    # Where p = 0 torch gives NaN.
+    log_q, log_p = (x.log_softmax(1).masked_fill(t == -torch.inf, 0) for x in (s, t))
+    loss = (t.softmax(1) * (log_p - log_q)).sum() / N
+    loss.backward()
+    theirs = [loss, s.grad, t.grad]
+    truths = _truth(s, t, 1 / N)
+    for mine, their, truth, size in zip(ours, theirs, truths[:3], truths[3:], strict=True):
+        assert mine is not None
+        assert their is not None
+        errors = [np.linalg.norm(exact(x) - truth) for x in (torch_of(mine), their)]
+        # A single number may be lucky.
+        assert errors[0] <= 1.05 * errors[1] + ROUNDOFF[torch.float32] * np.linalg.norm(size), errors
+
+
+@FORMS
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["ordinary", "nearly equal", "shifted"])
+def test_fused_losses_are_nearer_to_the_truth_than_those_of_rounded_log_probabilities(
+    kind: str, dtype: str, log_target: bool
+) -> None:
+    values = [x / 4 if kind == "shifted" else x for x in _logits(kind)]
+    errors = []
+    for enabled in (True, False):
+        with lucid.fusion(enabled):
+            student, teacher = (lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True) for x in values)
+            target = F.log_softmax(teacher) if log_target else F.softmax(teacher)
+            loss = F.kl_div(F.log_softmax(student), target, reduction="batchmean", log_target=log_target)
+            loss.backward()
+        assert student.grad is not None
+        truth = _truth(torch_of(student), torch_of(teacher), 1 / N)
+        errors.append([np.abs(loss.item() - truth[0]), np.linalg.norm(exact(torch_of(student.grad)) - truth[1])])
+    assert errors[0][0] <= errors[1][0] + ROUNDOFF[torch.float32] * truth[3], errors
+    assert errors[0][1] <= errors[1][1], errors
+
+
+@pytest.mark.usefixtures("tiles")
+def test_a_fused_result_is_repeatable_and_a_gradient_does_not_depend_on_the_batch() -> None:
+    values = torch.randn(2, N, V, dtype=torch.float32).to(DEVICE)
+
+    def run(rows: slice) -> list[np.ndarray]:
+        student, teacher = (lucid.from_torch(x[rows]).clone().requires_grad_() for x in values)
+        loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="sum")
+        loss.backward()
+        assert student.grad is not None
+        return [loss.numpy(), student.grad.numpy()]
+
+    whole, again, part = run(slice(None)), run(slice(None)), run(slice(5, 8))
+    np.testing.assert_array_equal(whole[0], again[0])
+    np.testing.assert_array_equal(whole[1], again[1])
+    np.testing.assert_array_equal(part[1], whole[1][5:8])

@@ -1,0 +1,265 @@
+"""A temperature written as a division of the logits, or a product, is part of what is fused."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lucid
+import lucid.nn as nn
+import lucid.nn.functional as F
+from lucid.autograd import grad
+from tests.device import DEVICE
+from tests.fusing import BACKWARD, FORWARD, LOGS, Case, Codes, both_ways, kernels
+from tests.values import Identity
+
+code = Codes()
+
+
+def targets(case: Case, student: Any, teacher: Any) -> Any:
+    """The loss of logits that were scaled somehow."""
+    case.scaled = [student, teacher]
+    case.log_q = F.log_softmax(student)
+    case.target = (F.log_softmax if case.log_target else F.softmax)(teacher)
+    return case.loss()
+
+
+@code(FORWARD, BACKWARD)
+def products(case: Case) -> Any:
+    targets(case, case.student * 0.4, 0.4 * case.teacher).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def a_product_and_a_quotient(case: Case) -> Any:
+    targets(case, case.student * 0.5, case.teacher / np.float32(2)).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def an_integer(case: Case) -> Any:
+    targets(case, case.student / 3, case.teacher / 3).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def a_temperature_of_one(case: Case) -> Any:
+    targets(case, case.student / 1.0, case.teacher).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def different_temperatures(case: Case) -> Any:
+    targets(case, case.student / 2, case.teacher / 3).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def only_one_side(case: Case) -> Any:
+    targets(case, case.student / 2, case.teacher).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def one_softmax_in_losses_with_and_without(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    other = F.kl_div(case.log_q, F.softmax(lucid.randn(3, 5, dtype="float64")))
+    (loss + other).backward(retain_graph=True)
+    loss.backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def one_temperature_after_another(case: Case) -> Any:
+    targets(case, case.student / 2 / 3, case.teacher / 6).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def numbers_that_are_no_temperatures(case: Case) -> Any:
+    targets(case, case.student * -2, case.teacher / 2e6).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def a_temperature_that_is_learned(case: Case) -> Any:
+    temperature = lucid.tensor(2.0, dtype="float64", requires_grad=True)
+    targets(case, case.student / temperature, case.teacher / temperature).backward()
+    return case.seen(temperature.grad)
+
+
+@code(FORWARD, BACKWARD)
+def truths(case: Case) -> Any:
+    targets(case, case.student * True, case.teacher).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def other_dtypes(case: Case) -> Any:
+    case.student = lucid.randn(3, 5, dtype="float32", requires_grad=True)
+    targets(case, case.student / np.float64(2), case.teacher / 2).backward()
+    return [case.made.dtype, case.student.grad.dtype, case.scaled[0].dtype]
+
+
+@code(FORWARD)
+def hooks_on_what_was_scaled(case: Case) -> Any:
+    seen: list[Any] = []
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    case.scaled[0].register_hook(lambda g: seen.append(g.numpy().copy()))
+    case.scaled[1].register_hook(lambda g: g * 3)
+    loss.backward()
+    return case.seen(seen)
+
+
+code.all["hooks_on_what_was_scaled"][1].add(BACKWARD)  # for what the hooks see
+
+
+@code(FORWARD, BACKWARD)
+def hooks_on_one_softmax_alone(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    case.target.register_hook(lambda g: g * 3)
+    loss.backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def softmaxes_looked_at_between_their_nodes(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+
+    def look(gradient: Any) -> None:
+        repr(case.log_q)
+
+    case.teacher.register_hook(look)
+    loss.backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def gradients_retained_on_what_was_scaled(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    for logits in case.scaled:
+        logits.retain_grad()
+    loss.backward()
+    return case.seen(*(logits.grad for logits in case.scaled))
+
+
+@code(FORWARD, BACKWARD)
+def gradients_to_what_was_scaled(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    found = grad(loss, case.scaled, retain_graph=True)
+    both = grad(loss, [case.scaled[0], case.student], retain_graph=True)
+    other = lucid.randn(3, 5, dtype="float64", requires_grad=True)
+    sent_on = grad(case.scaled[0], case.student, found[0], retain_graph=True)
+    recorded = grad(case.scaled[0], case.student, grad(loss, case.scaled[0])[0], create_graph=True)
+    return found, both, sent_on, recorded, grad(other / 7, other, found[0])
+
+
+@code(FORWARD, BACKWARD)
+def what_was_scaled_used_elsewhere_too(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    (loss + (case.scaled[0] * case.scaled[0]).sum()).backward()
+    return case.seen(case.scaled)
+
+
+@code(FORWARD, BACKWARD)
+def what_was_scaled_used_elsewhere_before(case: Case) -> Any:
+    scaled = case.student / 2
+    before = (scaled * scaled).sum()
+    (targets(case, scaled, case.teacher / 2) + before).backward()
+    return case.seen(case.scaled)
+
+
+@code(FORWARD, BACKWARD)
+def functions_that_hand_through(case: Case) -> Any:
+    targets(case, Identity.apply(case.student / 2), Identity.apply(case.teacher / 2).detach()).backward()
+    return case.seen()
+
+
+@code(FORWARD, BACKWARD)
+def the_same_logits_at_two_temperatures(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    (loss + targets(case, case.student / 3, case.teacher / 3)).backward()
+    return case.seen()
+
+
+@code()
+def what_was_scaled_changed_in_place_before_the_loss(case: Case) -> Any:
+    student, teacher = case.student / 2, case.teacher / 2
+    log_q = F.log_softmax(student)
+    nn.init.zeros_(student)
+    case.log_q, case.target = log_q, (F.log_softmax if case.log_target else F.softmax)(teacher)
+    case.loss().backward()
+    return case.seen(student)
+
+
+@code(FORWARD)
+def what_was_scaled_changed_in_place_after_the_loss(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    case.scaled[0].to_torch().mul_(3)
+    nn.init.zeros_(case.scaled[1])
+    loss.backward()
+    return case.seen(case.scaled)
+
+
+@code()
+def logits_changed_in_place_before_the_softmax(case: Case) -> Any:
+    student, teacher = case.student / 2, case.teacher / 2
+    nn.init.zeros_(case.student)
+    case.teacher.to_torch().mul_(5)
+    return student, teacher, student.detach(), F.softmax(student)
+
+
+@code(FORWARD)
+def third_derivatives(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    (ds,) = grad(loss, case.student, create_graph=True)
+    (dds,) = grad((ds * ds).sum(), case.student, create_graph=True)
+    return ds, dds, grad((dds * dds).sum(), [case.student, case.teacher])
+
+
+@LOGS
+@pytest.mark.parametrize("name", code.all)
+def test_fused_is_unfused_but_for_rounding(name: str, log_target: bool) -> None:
+    function, fused = code.all[name]
+    assert both_ways(lambda: function(Case(log_target))) == fused
+
+
+@pytest.mark.parametrize("operation", [lambda x: x / 2, lambda x: x * 2, lambda x: 3 * x], ids=["/", "*", "reversed"])
+def test_a_quotient_is_calculated_when_looked_at_and_from_what_was_there(operation: Any) -> None:
+    def run() -> Any:
+        x = lucid.randn(3, 5, dtype="float64", requires_grad=True)
+        y = operation(x)
+        nn.init.zeros_(x)
+        (y * y).sum().backward()
+        return y, repr(y), x.grad, y.shape, y.dtype, y.stride()
+
+    assert both_ways(run) == set()
+    assert kernels(lambda: operation(lucid.randn(3, 5))) == []
+
+
+def test_quotients_of_memory_of_others_numbers_and_integers_are_calculated_at_once() -> None:
+    for x in (lucid.from_torch(torch.ones(3).to(DEVICE)), lucid.tensor(1.0), lucid.tensor([1, 2])):
+        assert kernels(lambda: x / 2) == ["_pointwise_kernel"]  # noqa: B023
+
+
+def test_what_was_scaled_lives_no_longer_than_unfused() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        logits = lucid.randn(3, 5) * lucid.ones(3, 5)
+        buffers = [weakref.ref(logits._buffer)]
+        scaled = logits / 2
+        y = F.softmax(scaled)
+        del logits
+        buffers.append(weakref.ref(scaled._buffer))
+        del scaled
+        assert buffers[0]() is None or buffers[1]() is not None
+        y.sum()
+        assert [buffer() for buffer in buffers] == [None, None]
+    finally:
+        gc.enable()

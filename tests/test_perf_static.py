@@ -1,0 +1,275 @@
+"""perf static: the machine code is read right, and a kernel that gets worse is found."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perf import __main__ as cli
+from perf import figures, sass
+from perf.chips import CHIPS
+from perf.variants import variants
+
+ROOT = Path(__file__).parent.parent
+
+#: The way of a whole tile is the entry, the loop once, and the exit: 8 instructions; the other way has narrow accesses.
+#: The loop is left by a call that never returns, as ptxas does it; the subroutine is none of ours.
+LISTING = """
+_kernel:
+.text._kernel:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 BRA `(.L_x_2) ;
+.L_x_0:
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0030*/                   MUFU.LG2 R4, R4 ;
+        /*0040*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0050*/               @P5 CALL.REL.NOINC `(.L_x_1) ;
+        /*0060*/                   BRA `(.L_x_0) ;
+.L_x_1:
+        /*0070*/                   NOP ;
+        /*0080*/                   EXIT ;
+.L_x_2:
+        /*0090*/                   LDG.E.U16 R4, desc[UR4][R2.64] ;
+        /*00a0*/                   CALL.REL.NOINC `(.L_x_4) ;
+        /*00b0*/                   STG.E.U16 desc[UR4][R2.64], R4 ;
+        /*00c0*/                   EXIT ;
+.L_x_3:
+        /*00d0*/                   BRA `(.L_x_3) ;
+.L_x_4:
+        /*00e0*/                   MUFU.RCP R4, R4 ;
+        /*00f0*/                   RET.REL.NODEC R20 `(_kernel) ;
+"""
+
+
+class TestSass:
+    def test_the_way_of_a_whole_tile_is_told_from_the_ragged_one(self) -> None:
+        ways = sass.ways(sass.parse(LISTING))
+        assert {wide: (len(way), way.special) for wide, way in ways.items()} == {32: (8, 1), 0: (6, 0)}
+
+    def test_accesses_are_measured_in_bits(self) -> None:
+        ways = sass.ways(sass.parse(LISTING))
+        assert (ways[32].bits("LDG"), ways[32].bits("STG")) == (128, 128)
+        assert (ways[0].bits("LDG"), ways[0].bits("STG")) == (16, 16)
+
+    def test_of_two_ways_with_the_same_accesses_the_shorter_counts(self) -> None:
+        listing = """
+        /*0000*/               @P0 BRA `(.L_x_1) ;
+        /*0010*/                   FADD R1, R1, R1 ;
+        /*0020*/                   FADD R1, R1, R1 ;
+.L_x_1:
+        /*0030*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0040*/                   EXIT ;
+"""
+        assert len(sass.ways(sass.parse(listing))[16]) == 3
+
+    @pytest.mark.parametrize(
+        ("listing", "message"),
+        [
+            ("", "no instructions"),
+            ("        /*0000*/                   BRX R2 -0x10 ;", "a jump whose target is calculated"),
+            ("        /*0000*/                   BRA `(.L_x_7) ;", "no label .L_x_7"),
+        ],
+    )
+    def test_what_cannot_be_read_is_an_error(self, listing: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            sass.parse(listing)
+
+    @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100"])
+    def test_a_copy_takes_two_instructions_for_each_128_bits(self, target: str) -> None:
+        """Compiled as its author expects: an element costs a quarter of a load and a quarter of a store."""
+        script = f"""
+import json
+from perf import sass
+from triton_kernels import offline
+for block in (1024, 2048):
+    tensor = {{"tensor": "float32", "aligned": True}}
+    args = {{"x_ptr": tensor, "y_ptr": tensor, "BLOCK": block}}
+    compiled = offline.compile_for({{"kernel": "tests.planted:copy", "args": args, "num_warps": 4}}, {target!r})
+    ways = sass.ways(sass.parse(sass.disassemble(compiled.asm["cubin"])))
+    way = ways[2 * 4 * block // 128]
+    print(json.dumps([len(way), way.special, way.bits("LDG"), way.bits("STG")]))
+"""
+        environ = os.environ | {"TRITON_INTERPRET": "0"}
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        short, long = (json.loads(line) for line in done.stdout.splitlines())
+        assert long[0] - short[0] == 2 * 1024 // 128 // 4
+        assert short[1:] == long[1:] == [0, 128, 128]
+
+
+def _tree(folder: Path, file: str, old: str, new: str) -> Path:
+    """A copy of what is compiled, with a fault planted."""
+    for package in ("triton_kernels", "perf"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    return folder
+
+
+def _static(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"PYTHONPATH": "no such folder"}
+    command = [sys.executable, "-m", "perf", "static", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+
+
+class TestCheck:
+    def test_a_software_logarithm_is_found(self, tmp_path: Path) -> None:
+        tree = _tree(tmp_path, "triton_kernels/math.py", "        y = log2_approx(p)\n", "        y = tl.log2(p)\n")
+        done = _static(tree, "--check", "--kernels", "kl_div", "--dtypes", "bf16", "--targets", "cuda:90")
+        assert done.returncode == 1
+        assert "kl_div, forward, probabilities, summed, bf16, cuda:90: instructions" in done.stderr
+        assert "limit 16" in done.stderr
+
+    def test_a_spill_is_found(self, tmp_path: Path) -> None:
+        tree = _tree(tmp_path, "triton_kernels/launch.py", "limit = 32768 //", "limit = 131072 //")
+        done = _static(tree, "--check", "--kernels", "softmax", "--dtypes", "fp32", "--targets", "cuda:90")
+        assert done.returncode == 1
+        assert "softmax, forward, long rows, fp32, cuda:90: spills" in done.stderr
+
+    def test_kernels_as_they_are_pass_and_machine_code_is_kept_with_what_counts_marked(self, tmp_path: Path) -> None:
+        done = _static(
+            ROOT, "--check", "--kernels", "sgd,finalize", "--dtypes", "fp32", "--targets", "cuda:90", "--keep",
+            str(tmp_path),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "2 rows, none worse than accepted in perf/results/predicted/static.csv" in done.stdout
+        kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
+        assert set(kept) == {"sgd-momentum-fp32-cuda-90.sass", "finalize-fp32-cuda-90.sass"}
+        assert "LDG.E.128" in kept["sgd-momentum-fp32-cuda-90.sass"]
+
+    def test_marked_instructions_are_those_that_are_counted(self, tmp_path: Path) -> None:
+        target = tmp_path / "figures.json"
+        done = _static(
+            ROOT, "--kernels", "pointwise", "--dtypes", "fp32", "--targets", "cuda:90", "--keep", str(tmp_path),
+            "--json", str(target),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (row,) = (row for row in json.loads(target.read_text())["rows"] if row["variant"] == "add")
+        listing = (tmp_path / "pointwise-add-fp32-cuda-90.sass").read_text().splitlines()
+        assert sum(line.startswith("> ") for line in listing) == round(row["total"] * row["elements"])
+
+    def test_what_is_worse_than_accepted_is_named_figure_by_figure(self) -> None:
+        row: dict[str, Any] = dict(
+            kernel="k", variant="v", dtype="bf16", target="cuda:90", limit=None, special_limit=None
+        )
+        row |= dict(spills=0, instructions=10.0, special=1.0, total=12.0, load_bits=128, store_bits=128, occupancy=0.5)
+        budget = {("k", "v", "bf16", "cuda:90"): {name: str(value) for name, value in row.items()}}
+        assert figures.worse([row], budget) == []
+        better = {"instructions": 9.5, "total": 11.0, "occupancy": 0.75, "load_bits": 256}
+        assert figures.worse([row | better], budget) == []
+        for name, value in {"spills": 8, "instructions": 10.01, "special": 1.5, "total": 12.5}.items():
+            assert figures.worse([row | {name: value}], budget) == [
+                f"k, v, bf16, cuda:90: {name} {value}, accepted {row[name]:g}"
+            ]
+        for name, value in {"load_bits": 16, "store_bits": 64, "occupancy": 0.25}.items():
+            assert figures.worse([row | {name: value}], budget) == [
+                f"k, v, bf16, cuda:90: {name} {value}, accepted {row[name]:g}"
+            ]
+        assert figures.worse([row | {"instructions": None}], budget) == [
+            "k, v, bf16, cuda:90: instructions unknown, accepted 10"
+        ]
+        assert figures.worse([row | {"limit": 9}], budget) == ["k, v, bf16, cuda:90: instructions 10.0, limit 9"]
+        assert figures.worse([row | {"special_limit": 0.5}], budget) == ["k, v, bf16, cuda:90: special 1.0, limit 0.5"]
+        assert figures.worse([row], {}) == ["k, v, bf16, cuda:90: no accepted figures; --accept writes them"]
+
+
+def test_a_revision_is_compared_with_what_is_there(tmp_path: Path) -> None:
+    tree = _tree(
+        tmp_path, "triton_kernels/launch.py", 'return Config({"BLOCK": block}', 'return Config({"BLOCK": block}'
+    )
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "triton_kernels"], ["commit", "-qm", "before"]):
+        subprocess.run([*git, *command], cwd=tree, check=True)
+    which = ("--kernels", "finalize", "--targets", "cuda:90")
+    done = _static(tree, "--diff", "HEAD", *which)
+    assert (done.returncode, done.stdout.strip()) == (0, "no figure has changed since HEAD"), done.stderr
+    file = tree / "triton_kernels/launch.py"
+    file.write_text(file.read_text().replace("num_warps=8 if block > 1024 else 4)", "num_warps=2)"))
+    done = _static(tree, "--diff", "HEAD", *which)
+    assert done.returncode == 0, done.stderr
+    assert "8 → 2" in done.stdout
+
+
+def test_every_kernel_that_is_shipped_has_a_variant() -> None:
+    files = (file.stem for file in (ROOT / "triton_kernels").glob("*.py") if file.stem != "__init__")
+    names = (name for file in files for name in vars(importlib.import_module(f"triton_kernels.{file}")))
+    shipped = {name for name in names if name.startswith("_") and name.endswith("_kernel")}
+    assert len(shipped) > 8
+    assert {variant.launched().kernel.__name__ for variant in variants()} == shipped
+
+
+def test_a_chip_predicts_what_bounds_a_kernel() -> None:
+    h200 = next(chip for chip in CHIPS if chip.name == "h200")
+    # 4 bytes take 4 / 4800 ns; 31 instructions take 31 / (128 · 132 · 1.98) ns, a little less.
+    assert h200.bound(4, 4, 27, 1) == ("memory", 1.0)
+    bound, fraction = h200.bound(4, 4, 56, 1)
+    assert bound == "issue"
+    assert fraction == pytest.approx(4 / 4800 * 128 * 132 * 1.98 / 56)
+    assert h200.bound(4, 4, 10, 8)[0] == "special"
+    assert h200.bound(6, 4, 10, 1) == ("memory", pytest.approx(2 / 3))
+
+
+def test_occupancy_is_the_scarcest_of_registers_shared_memory_warps_and_blocks() -> None:
+    h200 = next(chip for chip in CHIPS if chip.name == "h200")
+    assert h200.occupancy(registers=32, shared=0, warps=4) == 1.0
+    assert h200.occupancy(registers=128, shared=0, warps=4) == 0.25
+    assert h200.occupancy(registers=33, shared=0, warps=4) == 48 / 64
+    assert h200.occupancy(registers=32, shared=113 * 1024, warps=4) == 8 / 64
+    assert h200.occupancy(registers=16, shared=0, warps=1) == 32 / 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kernels", "gelu"], "unknown kernel 'gelu', accepted: kl_div,"),
+        (["--dtypes", "fp8"], "unknown dtype 'fp8', accepted: bf16, fp16, fp32, fp64"),
+        (["--targets", "cuda:70"], "unknown target 'cuda:70', accepted: cuda:80,"),
+        (["--jobs", "0"], "'0' is no whole number above 0"),
+        (["--accept", "--dtypes", "bf16"], "--accept takes all kernels, dtypes and targets"),
+        (["--accept", "--check"], "not allowed with argument"),
+        (["--diff", "no-such-revision"], "--diff: git knows no triton_kernels at 'no-such-revision'"),
+        (["--kernels", "adam", "--dtypes", "fp64"], "no kernel is shipped for these --kernels and --dtypes"),
+        (["--csv", "/no/such/folder/x.csv"], "cannot be written: no such folder"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main(["static", *arguments])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    printed = capsys.readouterr()
+    assert (code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert message in printed.err
+
+
+def test_figures_of_another_triton_are_no_budget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures.triton, "__version__", "3.6.0")
+    assert cli.main(["static", "--check", "--kernels", "sgd"]) == 2
+    assert "--check needs the triton that perf/results/predicted/static.csv was made with" in capsys.readouterr().err
+
+
+def test_the_command_line_leaves_it_to_each_command_how_triton_is_imported() -> None:
+    """Bytes are counted in the interpreter also where there is a GPU, and that must be switched on first."""
+    script = """
+import sys
+from perf.__main__ import main
+try:
+    main(["traffic", "--help"])
+finally:
+    assert "triton" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

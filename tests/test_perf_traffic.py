@@ -1,0 +1,182 @@
+"""``python -m perf traffic``: what is counted, what it is compared with, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lucid.nn.functional as F
+from perf import output
+from perf.__main__ import main
+from perf.cases import OPS, Point
+from perf.environment import COLUMNS as ENV
+from triton_kernels import launch
+
+pytestmark = [pytest.mark.interpreter_only, pytest.mark.usefixtures("unrecorded")]
+
+N = 41 * 1271
+
+
+@pytest.fixture(autouse=True)
+def _poison() -> None:
+    """Fresh buffers are left as they are: filling them would count."""
+
+
+def _rows(tmp_path: Path, arguments: str, code: int = 0) -> list[dict[str, str]]:
+    file = tmp_path / "rows.csv"
+    assert main(["traffic", *arguments.split(), "--csv", str(file)]) == code
+    return output.read(file, "traffic")[1]
+
+
+def test_ours_moves_the_least_possible_bytes(tmp_path: Path) -> None:
+    arguments = "--shapes 41x1271 --dtypes bf16 --modes forward,backward,full --providers ours --check"
+    rows = _rows(tmp_path, f"kl_div softmax log_softmax {arguments}")
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {(row["op"], row["variant"]) for row in rows} == {
+        ("kl_div", "prob"),
+        ("kl_div", "log"),
+        ("softmax", ""),
+        ("log_softmax", ""),
+    }
+    assert len(rows) == (2 * 2 + 2) * 3
+    for row in rows:
+        extra = int(row["read"]) + int(row["written"]) - int(row["least_read"]) - int(row["least_written"])
+        assert 0 <= extra < 1000
+        assert 0 <= int(row["allocated"]) - int(row["least_allocated"]) < 1000
+
+
+def test_every_divergence_from_logits_moves_the_least_and_numbers_about_rows(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, "distillation --shapes 41x1271 --dtypes bf16 --reductions mean --providers ours --check")
+    assert {row["status"] for row in rows} == {"ok"}
+    variants = ["forward_kl", "two_line", "reverse_kl", "js", "total_variation"]
+    assert [row["variant"] for row in rows] == [variant for variant in variants for _ in range(2)]
+
+
+def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
+    (row,) = _rows(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours")
+    assert tuple(row) == (
+        *("format", "op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
+        *("read", "written", "launches", "allocated", "least_read", "least_written", "least_allocated"),
+        *ENV,
+    )
+    assert (row["read"], row["written"], row["launches"], row["allocated"]) == ("60", "60", "1", "60")
+    assert row["torch"] == torch.__version__
+    assert row["commit"]
+
+
+def test_eager_torch_makes_nine_passes_of_a_mean_and_allocates_its_temporaries(tmp_path: Path) -> None:
+    arguments = "kl_div --variants prob --shapes 41x1271 --dtypes fp32 --reductions mean --modes forward"
+    (row,) = _rows(tmp_path, arguments + " --providers torch")
+    # y·log y reads one and writes one, the product and the difference read two and write one, the mean reads one
+    assert (int(row["read"]) + int(row["written"])) // (N * 4) == 9
+    assert int(row["allocated"]) // (N * 4) == 3
+    assert row["launches"] == "4"
+
+
+def test_a_provider_that_cannot_run_here_is_skipped_with_a_reason(tmp_path: Path) -> None:
+    arguments = "log_softmax --shapes 3x5 --dtypes fp32 --modes forward --providers compile,liger"
+    compiled, liger = _rows(tmp_path, arguments)
+    assert compiled["status"].startswith("skipped: what torch.compile makes for a GPU")
+    assert liger["status"].startswith("skipped: ")
+    assert compiled["read"] == ""
+
+
+def _planted(kind: str) -> Callable[[Any], Any]:
+    def function(x: Any) -> Any:
+        if kind == "an error":
+            raise RuntimeError("planted\nwith a second line")
+        result = F.softmax(x.clone() if kind == "a copy" else x, -1)
+        return result * 2 if kind == "a wrong result" else result
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("a copy", "softmax forward fp32 3x5000: read 120,000, at most 60,048; written 120,000, at most 60,048; alloc"),
+        ("a second pass", "softmax forward fp32 3x5000: read 12"),
+        ("an error", "failed: RuntimeError: planted"),
+        ("a wrong result", "failed: wrong by"),
+    ],
+)
+def test_check_fails_where_ours_does_more_than_it_must(
+    kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "a second pass":
+        monkeypatch.setattr(launch, "rows", lambda *a, **k: launch.Config({"BLOCK_N": 1, "BLOCK_V": 256}))
+    else:
+        monkeypatch.setitem(OPS, "softmax", dataclasses.replace(OPS["softmax"], ours=lambda point: _planted(kind)))
+    arguments = "softmax --shapes 3x5000 --dtypes fp32 --modes forward --providers ours --check"
+    _rows(tmp_path, arguments, code=1)
+    error = capsys.readouterr().err
+    assert said in error
+    assert "second line" not in error
+
+
+def test_without_check_the_same_is_shown_and_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "softmax", dataclasses.replace(OPS["softmax"], ours=lambda point: _planted("a copy")))
+    assert _rows(tmp_path, "softmax --shapes 3x5000 --dtypes fp32 --modes forward --providers ours")
+
+
+def test_long_rows_may_be_read_twice_and_not_three_times(tmp_path: Path) -> None:
+    arguments = "log_softmax --shapes 2x70000 --dtypes bf16 --modes backward --providers ours --check"
+    (row,) = _rows(tmp_path, arguments)
+    assert int(row["least_read"]) == 2 * 2 * 70000 * 2
+    assert 0 <= int(row["read"]) - int(row["least_read"]) <= 2 * 70000 * 2 * 1.01
+
+
+def test_only_rows_that_do_not_fit_on_chip_may_be_read_twice() -> None:
+    point = Point("softmax", "", 2, 32769, torch.bfloat16, "")
+    once = 2 * 32769 * 2
+    assert [OPS["softmax"].rereads(point, mode) for mode in ("forward", "backward", "full")] == [
+        once,
+        2 * once,
+        3 * once,
+    ]
+    assert OPS["log_softmax"].rereads(dataclasses.replace(point, op="log_softmax"), "full") == 2 * once
+    assert OPS["softmax"].rereads(dataclasses.replace(point, v=16384), "full") == 0
+    assert OPS["softmax"].rereads(dataclasses.replace(point, v=16384, dtype=torch.float64), "forward") > 0
+    assert OPS["kl_div"].rereads(point, "full") == 0
+
+
+def test_the_interpreters_tiles_need_no_partial_results(tmp_path: Path) -> None:
+    arguments = "kl_div --variants log --shapes 41x1271 --dtypes fp32 --reductions sum --modes forward --providers ours"
+    (row,) = _rows(tmp_path, arguments + " --tiles interpreter")
+    assert (row["read"], row["written"], row["launches"]) == (row["least_read"], row["least_written"], "1")
+
+
+BAD = [
+    ("frobnicate", "argument OP: unknown op 'frobnicate', accepted: kl_div, softmax, log_softmax"),
+    ("--shapes 8x", "argument --shapes: unknown shape '8x', accepted: NxV with N and V at least 1, or one of target"),
+    ("--shapes 0x8", "unknown shape '0x8'"),
+    ("--dtypes int8", "argument --dtypes: unknown dtype 'int8', accepted: bf16, fp16, fp32, fp64"),
+    ("--reductions avg", "argument --reductions: unknown reduction 'avg', accepted: none, mean, sum, batchmean"),
+    ("--modes sideways", "argument --modes: unknown mode 'sideways', accepted: forward, backward, full"),
+    ("--providers theirs", "argument --providers: unknown provider 'theirs', accepted: ours, torch, compile, liger"),
+    ("kl_div --variants exp", "argument --variants: unknown variant 'exp', accepted: prob, log"),
+    ("softmax --variants log", "argument --variants: unknown variant 'log', accepted: none, for softmax"),
+    ("--csv /nowhere/rows.csv", "/nowhere/rows.csv cannot be written: no such folder"),
+]
+
+
+@pytest.mark.parametrize("command", ["sweep", "overhead", "traffic"])
+@pytest.mark.parametrize(("arguments", "said"), BAD)
+def test_bad_input_is_refused_in_one_line(
+    command: str, arguments: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main([command, *arguments.split()])
+    except SystemExit as exit:
+        code = exit.code  # type: ignore[assignment]
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(f"python -m perf {command}: error: ")
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
