@@ -12,7 +12,7 @@ import torch
 
 import lucid  # first of all: it must be imported before triton
 import triton_kernels
-from tests.compiling import Compiler
+from tests.compiling import Compiler, two_targets
 from tests.device import DEVICE
 from triton_kernels import backend, offline, trace
 from triton_kernels.launch import Launch
@@ -21,6 +21,14 @@ COMPILED_AT_THE_END = "test_every_recorded_launch"
 
 _compiler: Compiler | None = None
 _seen: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-target",
+        action="store_true",
+        help="compile each recorded launch for every target, instead of cuda:90 and one other: twice the time",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,13 +56,14 @@ def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     _compiler = Compiler()
+    every = request.config.getoption("--every-target")
 
     def record(launched: Launch) -> None:
         description = json.dumps(offline.describe(launched))
         if description not in _seen:
             _seen.add(description)
             assert _compiler is not None
-            _compiler.send(description)
+            _compiler.send(description, tuple(offline.TARGETS) if every else two_targets(description))
 
     with trace.planned(record):
         yield

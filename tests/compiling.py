@@ -8,26 +8,38 @@ import queue
 import subprocess
 import sys
 import threading
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from triton_kernels import offline
+
+
+#: The target that every launch is compiled for.
+MAIN = "cuda:90"
+
+
+def two_targets(description: str) -> tuple[str, ...]:
+    """`MAIN` and one of the others, always the same for a launch: so launches that are alike see all of them."""
+    others = [target for target in offline.TARGETS if target != MAIN]
+    return MAIN, others[zlib.crc32(description.encode()) % len(others)]
 
 
 class Compiler:
     """Takes descriptions of launches and collects reports, from a few processes with the interpreter off."""
 
     def __init__(self, processes: int = 2) -> None:
-        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._answers: list[dict[str, Any]] = []
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(processes)]
         for thread in self._threads:
             thread.start()
         self.sent = 0
 
-    def send(self, description: str) -> None:
-        """Have one launch compiled for every target."""
-        self._queue.put(description)
-        self.sent += 1
+    def send(self, description: str, targets: Sequence[str] = tuple(offline.TARGETS)) -> None:
+        """Have one launch compiled for these targets."""
+        self._queue.put({**json.loads(description), "targets": targets})
+        self.sent += len(targets)
 
     def answers(self) -> list[dict[str, Any]]:
         """All reports and errors, when the last one is there; nothing can be sent afterwards."""
@@ -52,8 +64,8 @@ class Compiler:
             assert process.stdin is not None
             assert process.stdout is not None
             while (description := self._queue.get()) is not None:
-                print(description, file=process.stdin, flush=True)
-                for _ in offline.TARGETS:
+                print(json.dumps(description), file=process.stdin, flush=True)
+                for _ in description["targets"]:
                     # A process that died leaves an empty line, and the count of answers short.
                     line = process.stdout.readline()
                     self._answers += [json.loads(line)] if line else []

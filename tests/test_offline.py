@@ -95,11 +95,11 @@ def answers(compiler: Compiler) -> list[dict[str, Any]]:
     return compiler.answers()
 
 
-@pytest.mark.timeout(1800)
-def test_every_recorded_launch_compiles_for_every_target(answers: list[dict[str, Any]], compiler: Compiler) -> None:
+@pytest.mark.timeout(3600)
+def test_every_recorded_launch_compiles_for_its_targets(answers: list[dict[str, Any]], compiler: Compiler) -> None:
     errors = [f"{a['target']}: {a['error']} {_show(a['description'])}" for a in answers if "error" in a]
     assert not errors, "\n".join(errors[:10])
-    assert len(answers) == compiler.sent * len(offline.TARGETS)
+    assert len(answers) == compiler.sent
 
 
 def test_every_recorded_launch_is_of_a_kernel_and_every_kernel_was_launched_by_the_whole_suite(

@@ -312,7 +312,7 @@ def divergence_forward(
     """
     V = student.shape[-1] if vocab_size is None else vocab_size
     hard = hard_label_weight != 0
-    plan = Rows(V, (student, teacher), (weight, labels), heavy=hard)
+    plan = Rows(V, (student, teacher), (weight, labels))
     compute = launch.arithmetic(student.dtype, teacher.dtype)
     terms, moved, of_sums = _FORWARD[divergence]
     losses = torch.empty(student.shape[:-1], dtype=compute, device=student.device)

@@ -128,9 +128,11 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
         return Config({"BLOCK": min(power_of_2(numel), INTERPRETER_TILE)})
     if dims > 1:
         return Config({"BLOCK": 256 if itemsize > 4 else 512}, num_warps=4)
+    if itemsize > 4:  # logarithms of float64 are routines, which need the registers
+        return Config({"BLOCK": 512}, num_warps=4)
     if numel <= 2**16:
         return Config({"BLOCK": 1024}, num_warps=4)
-    return Config({"BLOCK": {1: 8192, 2: 4096, 4: 2048, 8: 1024}[itemsize]}, num_warps=8 if itemsize < 4 else 4)
+    return Config({"BLOCK": {1: 8192, 2: 4096, 4: 2048}[itemsize]}, num_warps=8 if itemsize < 4 else 4)
 
 
 def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
@@ -196,8 +198,8 @@ def _interpreted_rows(rows: int, columns: int) -> Config:
     return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_v)), "BLOCK_V": block_v})
 
 
-def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows: bool, heavy: bool) -> Config:
-    """A tile of rows and one chunk of columns, for losses of rows of logits; smaller for `heavy` kernels.
+def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows: bool) -> Config:
+    """A tile of rows and one chunk of columns, for losses of rows of logits.
 
     A GPU's tile does not depend on the number of rows. With `whole_rows` a row is one chunk where it can be: it needs
     no merging then, and losses that look at it twice read it once.
@@ -211,12 +213,10 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
     if wide:  # special functions of float64 are routines, which need the registers
         block_v = min(power_of_2(columns), 512)
         return Config({"BLOCK_N": max(1, 128 // block_v), "BLOCK_V": block_v}, num_warps=max(4, block_v // 32))
-    tile = 2048 if itemsize > 2 or heavy else 4096
-    block_v = min(power_of_2(columns), 8192 if whole_rows and columns <= 8192 else tile)
-    # What is kept of many rows, and their masks, takes registers, too.
-    block_n = max((256 if heavy else 512) // block_v, min(2 if heavy else 4, tile // block_v), 1)
-    warps = min(4 * max(1, block_v // tile), 8)
-    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=warps)
+    # One row a program, whose statistics are then numbers, and 32 elements a thread to spread over what a program does
+    # once: half the instructions of several rows in a tile.
+    block_v = min(power_of_2(columns), 8192 if whole_rows and columns <= 8192 else 4096)
+    return Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=max(1, block_v // 1024))
 
 
 def merge(itemsize: int, rows: int, chunks: int) -> Config:

@@ -117,7 +117,6 @@ class Rows:
         per_row: Sequence[torch.Tensor | None],
         *,
         whole_rows: bool = True,
-        heavy: bool = False,
     ) -> None:
         first = tensors[0]
         lead = first.shape[:-1]
@@ -130,7 +129,7 @@ class Rows:
         self.row_strides = [None if t is None else next(merged) for t in given]
         itemsize = max(t.dtype.itemsize for t in tensors)
         contiguous = all(t.stride(-1) == 1 for t in tensors)
-        self.config = launch.logits(itemsize, self.rows, columns, contiguous, whole_rows, heavy)
+        self.config = launch.logits(itemsize, self.rows, columns, contiguous, whole_rows)
         self.chunks = max(1, launch.cdiv(columns, self.config["BLOCK_V"]))
         reach = max(t.stride(-1) for t in tensors) * (columns + self.config["BLOCK_V"])
         self.wide = max(8 * (self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31
