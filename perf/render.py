@@ -160,12 +160,13 @@ def _traffic_summary(results: Results) -> list[str]:
             continue
         shapes.add(largest)
         here = _where(rows, op=op, variant=variant, mode=mode, reduction=reduction, n=largest[0], v=largest[1])
-        cells = [_one(_where(here, provider=name, dtype=dtype), _ratio) for dtype in _DTYPES for name in providers]
+        cells = [_one(_where(here, provider=name, dtype=dtype), _moved) for dtype in _DTYPES for name in providers]
         out.append([_name(op, reduction), _what(mode, variant), *cells])
     at = " and ".join(f"{n:,} × {v:,}" for n, v in sorted(shapes))
     headings = ["op", "", *(f"{points.provider_name(name)}, {dtype}" for dtype in _DTYPES for name in providers)]
     return [
-        f"**Counted without a GPU:** bytes read and written, in multiples of the least possible, at {at}. Kernels are "
+        f"**Counted without a GPU:** bytes read and written, in multiples of the least possible, at {at}; in brackets "
+        "the memory that is allocated on the way, results included, in multiples of one N × V tensor. Kernels are "
         "counted in Triton's interpreter, to the byte and without caches: what is read twice counts twice. torch eager "
         f"is counted by the operands and results of its operators, the least they can move. {_NONE}: not counted, for "
         "reasons that the page gives.",
@@ -298,6 +299,13 @@ def _traffic_cell(row: Row) -> str:
 
 def _ratio(row: Row) -> str:
     return f"{(row['read'] + row['written']) / (row['least_read'] + row['least_written']):.2f}"
+
+
+def _moved(row: Row) -> str:
+    if row["allocated"] is None:
+        return _ratio(row)
+    tensor = row["n"] * row["v"] * selection.DTYPES[row["dtype"]].itemsize
+    return f"{_ratio(row)} ({row['allocated'] / tensor:.2f})"
 
 
 def _status(row: Row, cell: Callable[[Row], str]) -> str:

@@ -187,15 +187,18 @@ def test_the_readme_says_on_which_gpu_and_with_what_was_measured(results: Path) 
     assert measured + "commit 0123456789ab)" in _section(results)
 
 
-def test_bytes_are_shown_in_multiples_of_the_least_possible_at_the_largest_shape(results: Path) -> None:
+def test_bytes_are_shown_in_multiples_of_the_least_possible_and_memory_of_a_tensor_at_the_largest_shape(
+    results: Path,
+) -> None:
     rows = [dict(row) for row in synthetic.traffic()]
     for row in rows:
         if (row["op"], row["mode"], row["provider"], row["dtype"]) == ("softmax", "backward", "ours", "bf16"):
             row.update(read=30, written=10, least_read=15, least_written=5 if row["n"] == 8 else 50)
+            row.update(allocated=row["n"] * row["v"] * 2 * 3)
     synthetic.write(results / "predicted/traffic.csv", "traffic", rows)
     cells = {(op, what): rest for op, what, *rest in _table(_section(results), "ours, bf16")}
-    assert cells["softmax", "backward"] == ["2.00", "4.50", "–", "1.00", "4.50", "–"]
-    assert cells["kl_div, mean", "forward, log target"] == ["1.00", "4.50", "–", "1.00", "4.50", "1.25"]
+    assert cells["softmax", "backward"] == ["2.00 (3.00)", "4.50 (1.00)", "–", "1.00 (1.00)", "4.50 (1.00)", "–"]
+    assert cells["kl_div, mean", "forward, log target"] == ["1.00 (0.00)", "4.50 (0.00)", "–", "1.00 (0.00)", "4.50 (0.00)", "1.25 (0.00)"]
 
 
 def test_a_speed_up_stands_at_the_largest_shape_with_the_least_of_all(results: Path) -> None:
