@@ -19,6 +19,7 @@ from importlib import metadata
 
 from lucid import autograd, nn, ops, optim
 from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from lucid.checked import check_values
 from lucid.device import device, get_default_device, set_default_device
 from lucid.dtype import (
     bfloat16,
@@ -75,6 +76,7 @@ __all__ = [
     "autograd",
     "bfloat16",
     "bool_",
+    "check_values",
     "device",
     "double",
     "dtype",

@@ -7,27 +7,18 @@ because it was handed out to torch or NumPy or came from there, nothing is defer
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
-from collections.abc import Callable
-from types import TracebackType
-from typing import ParamSpec, TypeVar, cast
+from typing import cast
 
 import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from lucid.modes import Block, Mode
+
+_mode = Mode(True)
 
 
-class _Mode(threading.local):
-    enabled = True
-
-
-_mode = _Mode()
-
-
-class fusion:
+class fusion(Block):
     """Whether operations are fused, as a context manager (``with lucid.fusion(False):``) or a decorator; per thread.
 
     The KL divergence of a ``log_softmax`` and a ``softmax``, or of two ``log_softmax`` with ``log_target=True``, over
@@ -53,26 +44,10 @@ class fusion:
     '0.011704'
     """
 
+    _mode = _mode
+
     def __init__(self, enabled: bool = True) -> None:
-        self._enabled = bool(enabled)
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(_mode.enabled)
-        _mode.enabled = self._enabled
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _mode.enabled = self._before.pop()
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            with fusion(self._enabled):
-                return function(*args, **kwargs)
-
-        return wrapped
+        super().__init__(enabled)
 
 
 def is_fusion_enabled() -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from triton_kernels import offline
 
-
 #: The target that every launch is compiled for.
 MAIN = "cuda:90"
 

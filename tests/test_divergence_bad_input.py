@@ -11,6 +11,7 @@ import torch
 import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
+from lucid.ops import memory
 from tests.device import DEVICE
 from triton_kernels import trace
 
@@ -43,6 +44,30 @@ class TestLabelsOutOfRange:
         assert losses.isnan().tolist() == [True, False]
         with pytest.raises(IndexError, match="got 4"):
             tk.check_indices(losses.device)
+
+    def test_are_an_error_of_the_call_itself_where_values_are_checked(self) -> None:
+        s, labels = lucid.zeros(1, 4), lucid.tensor([4])
+        with lucid.check_values():
+            with pytest.raises(IndexError, match="got 4"):
+                F.distillation_loss(s, s, labels=labels)
+            with pytest.raises(IndexError, match="got 4"):
+                F.cross_entropy(s, labels)
+        with pytest.raises(IndexError, match="got 4"):
+            lucid.check_values()(F.cross_entropy)(s, labels)
+
+    def test_of_a_device_that_one_would_wait_for_are_asked_for_only_where_values_are_checked(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[torch.device] = []
+        monkeypatch.setattr(tk, "check_indices", asked.append)
+        elsewhere = torch.empty(3, device="meta")
+        memory.report(elsewhere)
+        assert not asked
+        with lucid.check_values():
+            memory.report(elsewhere)
+            with lucid.check_values(False):
+                memory.report(elsewhere)
+        assert asked == [elsewhere.device]
 
     def test_of_tokens_of_weight_zero_are_none(self) -> None:
         labels, weight = lucid.tensor([99, 1]), lucid.tensor([0.0, 1.0])

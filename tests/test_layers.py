@@ -67,7 +67,8 @@ ROOMS = [
     ("lucid.autograd",),
     ("lucid.factories", "lucid.printing"),
     ("lucid.tensor",),
-    ("lucid.device", "lucid.dtype", "lucid.fusion", "lucid.hooks", "lucid.random", "lucid.spent"),
+    ("lucid.checked", "lucid.device", "lucid.dtype", "lucid.fusion", "lucid.hooks", "lucid.random", "lucid.spent"),
+    ("lucid.modes",),
 ]
 
 

@@ -198,7 +198,14 @@ def test_bytes_are_shown_in_multiples_of_the_least_possible_and_memory_of_a_tens
     synthetic.write(results / "predicted/traffic.csv", "traffic", rows)
     cells = {(op, what): rest for op, what, *rest in _table(_section(results), "ours, bf16")}
     assert cells["softmax", "backward"] == ["2.00 (3.00)", "4.50 (1.00)", "–", "1.00 (1.00)", "4.50 (1.00)", "–"]
-    assert cells["kl_div, mean", "forward, log target"] == ["1.00 (0.00)", "4.50 (0.00)", "–", "1.00 (0.00)", "4.50 (0.00)", "1.25 (0.00)"]
+    assert cells["kl_div, mean", "forward, log target"] == [
+        "1.00 (0.00)",
+        "4.50 (0.00)",
+        "–",
+        "1.00 (0.00)",
+        "4.50 (0.00)",
+        "1.25 (0.00)",
+    ]
 
 
 def test_a_speed_up_stands_at_the_largest_shape_with_the_least_of_all(results: Path) -> None:

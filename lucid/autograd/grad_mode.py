@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable
 from types import TracebackType
-from typing import ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from lucid.modes import Block, Mode
 
-
-class _Mode(threading.local):
-    enabled = True
-
-
-_mode = _Mode()
+_mode = Mode(True)
 
 
 def is_grad_enabled() -> bool:
@@ -55,33 +45,7 @@ class set_grad_enabled:
         _mode.enabled = self._before
 
 
-class _Block:
-    """A context manager and decorator that holds the mode at one value; may be nested and reused."""
-
-    _value: bool
-
-    def __init__(self) -> None:
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(_mode.enabled)
-        _mode.enabled = self._value
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _mode.enabled = self._before.pop()
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            with type(self)():
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-class no_grad(_Block):
+class no_grad(Block):
     """Record nothing within, as a context manager (``with lucid.no_grad():``) or a decorator (``@lucid.no_grad()``).
 
     Examples
@@ -93,10 +57,13 @@ class no_grad(_Block):
     False
     """
 
-    _value = False
+    _mode = _mode
+
+    def __init__(self) -> None:
+        super().__init__(False)
 
 
-class enable_grad(_Block):
+class enable_grad(Block):
     """Record within, also inside `no_grad`.
 
     Examples
@@ -108,4 +75,7 @@ class enable_grad(_Block):
     True
     """
 
-    _value = True
+    _mode = _mode
+
+    def __init__(self) -> None:
+        super().__init__(True)

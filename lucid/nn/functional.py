@@ -199,7 +199,8 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
         If indices are no integers, or weight not floating.
     IndexError
         If an index lies outside the table: at once on the CPU; on a GPU, which nobody waits for here, when values are
-        next read back (``.item()``, ``.numpy()``, printing), until when the row is NaN.
+        next read back (``.item()``, ``.numpy()``, printing), until when the row is NaN, unless
+        `lucid.check_values` says to wait.
 
     Examples
     --------

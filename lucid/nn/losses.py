@@ -92,8 +92,9 @@ def distillation_loss(
         If shapes or devices do not fit; if gradients of the gradients are asked for.
     IndexError
         If a label is neither a column nor `ignore_index`: at once on the CPU; on a GPU, which nobody waits for here,
-        when values are next read back (``.item()``, ``.numpy()``, printing), until when the loss is NaN. A `normalizer`
-        that is not positive is reported in the same way, as a ValueError.
+        when values are next read back (``.item()``, ``.numpy()``, printing), until when the loss is NaN, unless
+        `lucid.check_values` says to wait. A `normalizer` that is not positive is reported in the same way, as a
+        ValueError.
 
     Examples
     --------
@@ -191,7 +192,7 @@ def cross_entropy(
         If shapes or devices do not fit; if gradients of the gradient are asked for.
     IndexError
         If a label is neither a class nor `ignore_index`: at once on the CPU; on a GPU, which nobody waits for here,
-        when values are next read back, until when the loss is NaN.
+        when values are next read back, until when the loss is NaN, unless `lucid.check_values` says to wait.
 
     Examples
     --------

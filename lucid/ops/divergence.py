@@ -9,6 +9,7 @@ import torch
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
+from lucid.ops.memory import report
 from lucid.spent import spend
 from lucid.tensor import Tensor
 
@@ -80,7 +81,7 @@ class DistillationLoss(Function):
             **options.shared,
         )
         loss, factor = reduction(losses, statistics[0], losses.dtype, normalizer)
-        _report(student)
+        report(student._buffer)
         ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
 
@@ -146,7 +147,7 @@ class CrossEntropy(Function):
         weight = None if class_weight is None else class_weight._buffer.contiguous()
         losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
         loss, factor = reduction(losses, statistics[0], x._buffer.dtype)
-        _report(x)
+        report(x._buffer)
         ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
 
@@ -187,12 +188,6 @@ class CrossEntropyBackward(Function):
 
 def _wrapped(buffer: torch.Tensor | None) -> Tensor | None:
     return None if buffer is None else Tensor._wrap(buffer)
-
-
-def _report(tensor: Tensor) -> None:
-    """Raise what the kernels found wrong at once where nobody has to be waited for."""
-    if tensor._buffer.device.type == "cpu":
-        tk.check_indices(tensor._buffer.device)
 
 
 def distillation_loss(
