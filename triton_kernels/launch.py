@@ -126,9 +126,9 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
     """
     if _state.interpreted:
         return Config({"BLOCK": min(power_of_2(numel), INTERPRETER_TILE)})
+    if itemsize > 4:  # divisions and logarithms of float64 are routines, which need the registers
+        return Config({"BLOCK": 256}, num_warps=4)
     if dims > 1:
-        return Config({"BLOCK": 256 if itemsize > 4 else 512}, num_warps=4)
-    if itemsize > 4:  # logarithms of float64 are routines, which need the registers
         return Config({"BLOCK": 512}, num_warps=4)
     if numel <= 2**16:
         return Config({"BLOCK": 1024}, num_warps=4)

@@ -83,8 +83,8 @@ def _as_specialised(value: Any, general: bool) -> Any:
 class Report:
     """What the compiler made of a launch for a target.
 
-    `spills` are bytes of stack on cuda and spilled registers on hip; `loads` and `stores` map the width of a global
-    memory access in bytes, by a thread, to how many there are in the code (cuda only).
+    `spills` are bytes of memory that stand in for registers, stack on cuda and scratch on hip; `loads` and `stores` map
+    the width of a global memory access in bytes, by a thread, to how many there are in the code (cuda only).
     """
 
     target: str
@@ -162,7 +162,8 @@ def _read_hip(compiled: Any, target: str) -> Report:
     def last(name: str) -> int:
         return int(re.findall(rf"\.{name}:\s+(\d+)", assembly)[-1])
 
-    spills = last("vgpr_spill_count") + last("sgpr_spill_count")
+    # Not counted are scalar registers that are kept in lanes of vector registers: that takes no memory.
+    spills = last("private_segment_fixed_size")
     return Report(target, last("vgpr_count"), spills, compiled.metadata.shared, {}, {})
 
 
