@@ -26,8 +26,9 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> dict[str
     """What a variant takes on a target.
 
     Instructions and special functions per element are marginal: the difference between the shipped tile and one of
-    half the size, over the difference in elements a thread. A program's other instructions are `fixed`, and `total`
-    are all of them per element. None where the code has no way with exactly the wide accesses that the variant needs.
+    half the size (twice, where half is no whole access a thread), over the difference in elements a thread. A
+    program's other instructions are `fixed`, and `total` are all of them per element. None where the code has no way
+    with exactly the wide accesses that the variant needs.
     """
     description = offline.describe(variant.launched())
     compiled = offline.compile_for(description, target)
@@ -59,15 +60,19 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> dict[str
         _keep(keep / f"{_file_name(variant, target)}.sass", text, way)
     if way is None:
         return found
-    half = copy.deepcopy(description)
-    half["args"][next(name for name in _TILES if description["args"].get(name, 1) > 1)] //= 2
-    compiled = offline.compile_for(half, target)
-    other = sass.ways(sass.parse(sass.disassemble(compiled.asm["cubin"]))).get(
-        round(_elements(half) * (variant.bytes or 0))
-    )
-    if other is None:
+    tile = next(name for name in _TILES if description["args"].get(name, 1) > 1)
+    for size in (description["args"][tile] // 2, description["args"][tile] * 2):
+        resized = copy.deepcopy(description)
+        resized["args"][tile] = size
+        compiled = offline.compile_for(resized, target)
+        difference = elements - _elements(resized)
+        other = sass.ways(sass.parse(sass.disassemble(compiled.asm["cubin"]))).get(
+            round((elements - difference) * (variant.bytes or 0))
+        )
+        if other is not None:
+            break
+    else:
         return found
-    difference = elements - _elements(half)
     instructions = (len(way) - len(other)) / difference
     return found | {
         "instructions": round(instructions, 2),
