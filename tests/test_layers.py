@@ -67,7 +67,17 @@ ROOMS = [
     ("lucid.autograd",),
     ("lucid.factories", "lucid.printing"),
     ("lucid.tensor",),
-    ("lucid.checked", "lucid.device", "lucid.dtype", "lucid.fusion", "lucid.hooks", "lucid.random", "lucid.spent"),
+    (
+        "lucid.arguments",
+        "lucid.checked",
+        "lucid.device",
+        "lucid.dtype",
+        "lucid.fusion",
+        "lucid.hooks",
+        "lucid.logits",
+        "lucid.random",
+        "lucid.spent",
+    ),
     ("lucid.modes",),
 ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from lucid import ops
+from lucid.arguments import one_of
 from lucid.dtype import float32
-from lucid.nn.checks import check_device, check_floating, check_tensor, one_of
-from lucid.nn.losses import REDUCTIONS, cross_entropy, distillation_loss
+from lucid.logits import REDUCTIONS
+from lucid.nn.checks import check_device, check_floating, check_tensor
+from lucid.nn.losses import cross_entropy, distillation_loss
 from lucid.tensor import Tensor
 
 __all__ = [

@@ -1,16 +1,10 @@
-"""Losses of rows of logits, and where their arguments are checked; found in `lucid.nn.functional`."""
+"""Losses of rows of logits; found in `lucid.nn.functional`."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from lucid import ops
-from lucid.nn.checks import check_device, check_floating, check_tensor, integer, number, one_of
-from lucid.ops.divergence import Distillation, Reduction
+from lucid import logits, ops
+from lucid.nn.checks import LUCID
 from lucid.tensor import Tensor
-
-REDUCTIONS = ("none", "mean", "sum", "batchmean")
-DIVERGENCES = ("forward_kl", "reverse_kl", "js", "total_variation")
 
 
 def distillation_loss(
@@ -109,42 +103,33 @@ def distillation_loss(
     >>> student.grad[1].tolist()
     [0.0, 0.0, 0.0]
     """
-    one_of("divergence", divergence, DIVERGENCES)
-    one_of("reduction", reduction, REDUCTIONS)
-    beta = number("beta", beta, "a number between 0 and 1, not these", lambda x: 0 < x < 1)
-    temperature = number("temperature", temperature, "a positive number", lambda x: x > 0)
-    alpha = number("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
-    student, teacher = student_logits, teacher_logits
-    for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
-        check_floating(name, logits)
-        if not logits.ndim:
-            raise RuntimeError(f"{name} must have a dimension of columns, got shape ()")
-    check_device("student_logits", student, "teacher_logits", teacher)
-    if student.shape[:-1] != teacher.shape[:-1]:
-        raise RuntimeError(
-            "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
-            f"{student.shape} and teacher_logits {teacher.shape}"
-        )
-    columns = _columns(student, teacher, vocab_size)
-    _check_tokens("weight", weight, student, "bool or floating", _is_weight)
-    _check_tokens("labels", labels, student, "int32 or int64", _is_label)
-    if alpha and labels is None:
-        raise ValueError(f"labels must be given for a hard_label_weight of {alpha}, got None")
-    if inplace_gradient and student.requires_grad:
-        _check_writable(student, teacher)
-    options = Distillation(
+    options, how, denominator = logits.distillation(
+        LUCID,
+        student_logits,
+        teacher_logits,
         divergence=divergence,
         beta=beta,
-        inv_temperature=1 / temperature,
-        scale=temperature * temperature if temperature_squared else 1.0,
-        ignore_index=integer("ignore_index", ignore_index),
-        hard_label_weight=alpha,
-        vocab_size=columns,
-        inplace_gradient=bool(inplace_gradient),
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+        weight=weight,
+        labels=labels,
+        ignore_index=ignore_index,
+        hard_label_weight=hard_label_weight,
+        reduction=reduction,
+        normalizer=normalizer,
+        vocab_size=vocab_size,
+        inplace_gradient=inplace_gradient,
     )
-    how, denominator = _reduction(reduction, normalizer, student)
+    if options.inplace_gradient:
+        logits.check_writable(student_logits._buffer, teacher_logits._buffer)
     return ops.distillation_loss(
-        student, teacher, weight=weight, labels=labels, normalizer=denominator, options=options, reduction=how
+        student_logits,
+        teacher_logits,
+        weight=weight,
+        labels=labels,
+        normalizer=denominator,
+        options=options,
+        reduction=how,
     )
 
 
@@ -201,112 +186,9 @@ def cross_entropy(
     >>> F.cross_entropy(lucid.tensor([[0.0, 0.0], [5.0, 1.0]]), lucid.tensor([1, -100]))
     tensor(0.6931)
     """
-    one_of("reduction", reduction, REDUCTIONS[:3])
-    smoothing = number("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
-    check_floating("x", x)
-    if not x.ndim:
-        raise RuntimeError("x must have a dimension of classes, got shape ()")
-    classes = min(x.ndim - 1, 1)
-    logits = x if classes == x.ndim - 1 else x.permute(*(d for d in range(x.ndim) if d != classes), classes)
-    if not x.shape[classes]:
-        raise RuntimeError(f"x must have at least one class, got shape {x.shape}")
-    check_tensor("target", target)
-    _check_tokens("target", target, logits, "int32 or int64", _is_label)
-    if weight is not None:
-        check_floating("weight", weight)
-        check_device("weight", weight, "x", x)
-        if weight.shape != (x.shape[classes],):
-            raise RuntimeError(f"weight must have shape ({x.shape[classes]},), one for each class, got {weight.shape}")
-        _check_constant("weight", weight)
-    return ops.cross_entropy(
-        logits,
-        target,
-        class_weight=weight,
-        ignore_index=integer("ignore_index", ignore_index),
-        label_smoothing=smoothing,
-        reduction=_reduction(reduction, None, logits)[0],
+    rows, ignored, smoothing, how = logits.cross_entropy(
+        LUCID, x, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
-
-
-def _columns(student: Tensor, teacher: Tensor, vocab_size: int | None) -> int:
-    widths = student.shape[-1], teacher.shape[-1]
-    if vocab_size is None:
-        if widths[0] != widths[1]:
-            raise RuntimeError(
-                "student_logits and teacher_logits must have equally many columns unless vocab_size says how many "
-                f"count, got {widths[0]} and {widths[1]}"
-            )
-        if not widths[0]:
-            raise RuntimeError(f"student_logits must have at least one column, got shape {student.shape}")
-        return widths[0]
-    columns = integer("vocab_size", vocab_size)
-    if not 1 <= columns <= min(widths):
-        raise ValueError(
-            f"vocab_size must lie in 1 to {min(widths)}, got {columns}; student_logits have {widths[0]} columns and "
-            f"teacher_logits {widths[1]}"
-        )
-    return columns
-
-
-def _is_weight(tensor: Tensor) -> bool:
-    return tensor.dtype.is_floating_point or tensor.dtype.name == "bool_"
-
-
-def _is_label(tensor: Tensor) -> bool:
-    return tensor.dtype.name in ("int32", "int64")
-
-
-def _check_tokens(name: str, value: Any, logits: Tensor, accepted: str, fits: Any) -> None:
-    """Something for each row of logits."""
-    if value is None:
-        return
-    check_tensor(name, value)
-    if not fits(value):
-        raise TypeError(f"{name} must be {accepted}, got {value.dtype}")
-    if value.shape != logits.shape[:-1]:
-        raise RuntimeError(f"{name} must have shape {logits.shape[:-1]}, one for each row of logits, got {value.shape}")
-    check_device(name, value, "logits", logits)
-    _check_constant(name, value)
-
-
-def _check_constant(name: str, value: Tensor) -> None:
-    if value.requires_grad:
-        raise RuntimeError(f"{name} must not require grad, as it gets no gradient: pass {name}.detach()")
-
-
-def _check_writable(student: Tensor, teacher: Tensor) -> None:
-    sizes = zip(student.shape, student.stride(), strict=True)
-    if any(stride == 0 and size > 1 for size, stride in sizes):
-        raise RuntimeError(
-            f"student_logits must not be expanded for inplace_gradient=True, got strides {student.stride()} for shape "
-            f"{student.shape}"
-        )
-    memory = [tensor._buffer.untyped_storage().data_ptr() for tensor in (student, teacher)]
-    if memory[0] == memory[1]:
-        raise RuntimeError(
-            "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "
-            "out"
-        )
-
-
-def _reduction(reduction: str, normalizer: Any, logits: Tensor) -> tuple[Reduction, Tensor | None]:
-    """The reduction, and the denominator where it is a Tensor."""
-    if reduction == "batchmean" and logits.ndim < 2:
-        raise RuntimeError(
-            f"reduction 'batchmean' divides by student_logits.shape[0], a number of rows, got shape {logits.shape}"
-        )
-    if normalizer is None:
-        scale = 1 / max(logits.shape[0], 1) if reduction == "batchmean" else 1.0
-        return Reduction(reduce=reduction != "none", mean=reduction == "mean", scale=scale), None
-    if reduction not in ("mean", "batchmean"):
-        raise ValueError(f"normalizer is what 'mean' and 'batchmean' divide by, got one for reduction {reduction!r}")
-    if not isinstance(normalizer, Tensor):
-        accepted = "a positive number or a 0-d Tensor"
-        return Reduction(reduce=True, scale=1 / number("normalizer", normalizer, accepted, lambda x: x > 0)), None
-    if normalizer.shape != ():
-        raise RuntimeError(f"normalizer must be a positive number or a 0-d Tensor, got shape {normalizer.shape}")
-    if normalizer.dtype.name == "bool_":
-        raise TypeError("normalizer must be a positive number or a 0-d Tensor of numbers, got bool_")
-    check_device("normalizer", normalizer, "student_logits", logits)
-    _check_constant("normalizer", normalizer)
-    return Reduction(reduce=True), normalizer
+    return ops.cross_entropy(
+        rows, target, class_weight=weight, ignore_index=ignored, label_smoothing=smoothing, reduction=how
+    )

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
+from lucid.logits import Distillation, Reduction
 from lucid.ops.memory import report
 from lucid.spent import spend
 from lucid.tensor import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """How losses of tokens become one: not at all, or as their sum times `scale`, over the sum of weights if `mean`."""
-
-    reduce: bool
-    mean: bool = False
-    scale: float = 1.0
-
-    def __call__(
-        self, losses: torch.Tensor, weights: torch.Tensor, dtype: torch.dtype, denominator: Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The loss, and the factor that each token's has in it; None for 1."""
-        if not self.reduce:
-            return losses.to(dtype), None
-        return tk.token_mean(
-            losses,
-            weights=weights if self.mean else None,
-            denominator=None if denominator is None else denominator._buffer,
-            scale=self.scale,
-            dtype=dtype,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Distillation:
-    """What a divergence is of, but for tensors; see `triton_kernels.divergence_forward`."""
-
-    divergence: str
-    beta: float
-    inv_temperature: float
-    scale: float
-    ignore_index: int
-    hard_label_weight: float
-    vocab_size: int | None
-    inplace_gradient: bool
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """Arguments of both launchers."""
-        names = ("divergence", "beta", "inv_temperature", "scale", "hard_label_weight", "vocab_size")
-        return {name: getattr(self, name) for name in names}
+def _reduced(
+    losses: torch.Tensor,
+    weights: torch.Tensor,
+    reduction: Reduction,
+    dtype: torch.dtype,
+    denominator: Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The loss, and the factor that each token's has in it; None for 1."""
+    if not reduction.reduce:
+        return losses.to(dtype), None
+    return tk.token_mean(
+        losses,
+        weights=weights if reduction.mean else None,
+        denominator=None if denominator is None else denominator._buffer,
+        scale=reduction.scale,
+        dtype=dtype,
+    )
 
 
 class DistillationLoss(Function):
@@ -80,7 +56,7 @@ class DistillationLoss(Function):
             ignore_index=options.ignore_index,
             **options.shared,
         )
-        loss, factor = reduction(losses, statistics[0], losses.dtype, normalizer)
+        loss, factor = _reduced(losses, statistics[0], reduction, losses.dtype, normalizer)
         report(student._buffer)
         ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
@@ -146,7 +122,7 @@ class CrossEntropy(Function):
         ctx.options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         weight = None if class_weight is None else class_weight._buffer.contiguous()
         losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
-        loss, factor = reduction(losses, statistics[0], x._buffer.dtype)
+        loss, factor = _reduced(losses, statistics[0], reduction, x._buffer.dtype)
         report(x._buffer)
         ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lucid.logits import DistillationOptions
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor
@@ -63,7 +64,7 @@ class KLDivLoss(Module):
         return f"reduction={self.reduction!r}, log_target={self.log_target}"
 
 
-class DistillationLoss(Module):
+class DistillationLoss(DistillationOptions, Module):
     """A divergence between the distributions of a student and of a teacher, from their logits, as a module.
 
     See `lucid.nn.functional.distillation_loss` for formulas, parameters, shapes, dtypes and errors.
@@ -90,30 +91,6 @@ inplace_gradient
     '0.030300'
     """
 
-    def __init__(
-        self,
-        divergence: str = "forward_kl",
-        *,
-        beta: float = 0.5,
-        temperature: float = 1.0,
-        temperature_squared: bool = False,
-        ignore_index: int = -100,
-        hard_label_weight: float = 0.0,
-        reduction: str = "mean",
-        vocab_size: int | None = None,
-        inplace_gradient: bool = False,
-    ) -> None:
-        super().__init__()
-        self.divergence = divergence
-        self.beta = beta
-        self.temperature = temperature
-        self.temperature_squared = temperature_squared
-        self.ignore_index = ignore_index
-        self.hard_label_weight = hard_label_weight
-        self.reduction = reduction
-        self.vocab_size = vocab_size
-        self.inplace_gradient = inplace_gradient
-
     def forward(
         self,
         student_logits: Tensor,
@@ -125,33 +102,8 @@ inplace_gradient
     ) -> Tensor:
         """The loss of logits (..., V)."""
         return F.distillation_loss(
-            student_logits,
-            teacher_logits,
-            divergence=self.divergence,
-            beta=self.beta,
-            temperature=self.temperature,
-            temperature_squared=self.temperature_squared,
-            weight=weight,
-            labels=labels,
-            ignore_index=self.ignore_index,
-            hard_label_weight=self.hard_label_weight,
-            reduction=self.reduction,
-            normalizer=normalizer,
-            vocab_size=self.vocab_size,
-            inplace_gradient=self.inplace_gradient,
+            student_logits, teacher_logits, weight=weight, labels=labels, normalizer=normalizer, **self.options
         )
-
-    def extra_repr(self) -> str:
-        """The options that shape the result, and those of the others that are not as by default."""
-        shown: dict[str, object] = {"divergence": self.divergence}
-        if self.divergence == "js":
-            shown["beta"] = self.beta
-        shown |= {"temperature": self.temperature, "reduction": self.reduction}
-        others = ("temperature_squared", "hard_label_weight", "vocab_size", "inplace_gradient")
-        shown |= {name: getattr(self, name) for name in others if getattr(self, name)}
-        if self.ignore_index != -100:
-            shown["ignore_index"] = self.ignore_index
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 class CrossEntropyLoss(Module):

@@ -1,0 +1,99 @@
+"""Checks of arguments, for tensors of lucid and of torch: each raises one error that names the argument."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+#: What kernels calculate with, and what they take as labels.
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """Checks of tensors of one kind.
+
+    Attributes
+    ----------
+    kind
+        Their class.
+    name
+        What errors call one of them.
+    like
+        One as a torch tensor of its shape, dtype, device and strides, without looking at values.
+    """
+
+    kind: type[Any]
+    name: str
+    like: Callable[[Any], torch.Tensor]
+
+    def check(self, name: str, value: Any) -> None:
+        """A tensor of the kind."""
+        if not isinstance(value, self.kind):
+            raise TypeError(f"{name} must be {self.name}, got {type(value).__name__}")
+
+    def check_floating(self, name: str, value: Any) -> None:
+        """A tensor of a floating dtype."""
+        self.check(name, value)
+        if self.like(value).dtype not in FLOATING:
+            raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+    def check_device(self, name: str, value: Any, other_name: str, other: Any) -> None:
+        """On the device of another tensor."""
+        places = self.like(value).device, self.like(other).device
+        if places[0] != places[1]:
+            raise RuntimeError(
+                f"{name} and {other_name} must be on one device, got {name} on {places[0]} and {other_name} on "
+                f"{places[1]}"
+            )
+
+    def check_tokens(self, name: str, value: Any, logits: Any, accepted: str, dtypes: tuple[torch.dtype, ...]) -> None:
+        """None, or something for each row of logits, of one of some dtypes, without a gradient."""
+        if value is None:
+            return
+        self.check(name, value)
+        if self.like(value).dtype not in dtypes:
+            raise TypeError(f"{name} must be {accepted}, got {value.dtype}")
+        shape = tuple(logits.shape[:-1])
+        if value.shape != shape:
+            raise RuntimeError(f"{name} must have shape {shape}, one for each row of logits, got {tuple(value.shape)}")
+        self.check_device(name, value, "logits", logits)
+        self.check_constant(name, value)
+
+    def check_constant(self, name: str, value: Any) -> None:
+        """Without a gradient."""
+        if value.requires_grad:
+            raise RuntimeError(f"{name} must not require grad, as it gets no gradient: pass {name}.detach()")
+
+
+def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) -> float:
+    """A real number that fits, as a float; `accepted` says which do."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
+    if not (math.isfinite(value) and fits(value)):
+        raise ValueError(f"{name} must be {accepted}, got {value}")
+    return float(value)
+
+
+def integer(name: str, value: Any) -> int:
+    """An integer; a bool is a mix-up of arguments."""
+    if not isinstance(value, bool | np.bool_):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """One of some words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

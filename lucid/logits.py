@@ -1,0 +1,247 @@
+"""Arguments of losses of rows of logits, checked and resolved, for lucid's tensors and for torch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lucid.arguments import FLOATING, INTEGERS, Tensors, integer, number, one_of
+
+REDUCTIONS = ("none", "mean", "sum", "batchmean")
+DIVERGENCES = ("forward_kl", "reverse_kl", "js", "total_variation")
+#: Of a distillation loss, but for tensors.
+OPTIONS = (
+    *("divergence", "beta", "temperature", "temperature_squared", "ignore_index", "hard_label_weight", "reduction"),
+    *("vocab_size", "inplace_gradient"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How losses of tokens become one.
+
+    Not at all, or as their sum over that of weights (if `mean`), over `count` (of rows), and over `normalizer`.
+    """
+
+    reduce: bool
+    mean: bool = False
+    count: int = 1
+    normalizer: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """The factor on the sum that is known without looking at values."""
+        return 1 / (self.count * self.normalizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What a divergence is of, but for tensors; see `triton_kernels.divergence_forward`."""
+
+    divergence: str
+    beta: float
+    inv_temperature: float
+    scale: float
+    ignore_index: int
+    hard_label_weight: float
+    vocab_size: int
+    inplace_gradient: bool
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Arguments of both launchers."""
+        names = ("divergence", "beta", "inv_temperature", "scale", "hard_label_weight", "vocab_size")
+        return {name: getattr(self, name) for name in names}
+
+
+class DistillationOptions:
+    """The options of a distillation loss as attributes of a module, which are read at every call."""
+
+    def __init__(
+        self,
+        divergence: str = "forward_kl",
+        *,
+        beta: float = 0.5,
+        temperature: float = 1.0,
+        temperature_squared: bool = False,
+        ignore_index: int = -100,
+        hard_label_weight: float = 0.0,
+        reduction: str = "mean",
+        vocab_size: int | None = None,
+        inplace_gradient: bool = False,
+    ) -> None:
+        super().__init__()
+        self.divergence = divergence
+        self.beta = beta
+        self.temperature = temperature
+        self.temperature_squared = temperature_squared
+        self.ignore_index = ignore_index
+        self.hard_label_weight = hard_label_weight
+        self.reduction = reduction
+        self.vocab_size = vocab_size
+        self.inplace_gradient = inplace_gradient
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """By the names that functions give them."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    def extra_repr(self) -> str:
+        """The options that shape the result, and those of the others that are not as by default."""
+        shown: dict[str, object] = {"divergence": self.divergence}
+        if self.divergence == "js":
+            shown["beta"] = self.beta
+        shown |= {"temperature": self.temperature, "reduction": self.reduction}
+        others = ("temperature_squared", "hard_label_weight", "vocab_size", "inplace_gradient")
+        shown |= {name: getattr(self, name) for name in others if getattr(self, name)}
+        if self.ignore_index != -100:
+            shown["ignore_index"] = self.ignore_index
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def distillation(
+    tensors: Tensors,
+    student: Any,
+    teacher: Any,
+    *,
+    divergence: str,
+    beta: float,
+    temperature: float,
+    temperature_squared: bool,
+    weight: Any,
+    labels: Any,
+    ignore_index: int,
+    hard_label_weight: float,
+    reduction: str,
+    normalizer: Any,
+    vocab_size: int | None,
+    inplace_gradient: bool,
+) -> tuple[Distillation, Reduction, Any]:
+    """What `distillation_loss` is to do; and the normalizer, where it is a tensor."""
+    one_of("divergence", divergence, DIVERGENCES)
+    one_of("reduction", reduction, REDUCTIONS)
+    beta = number("beta", beta, "a number between 0 and 1, not these", lambda x: 0 < x < 1)
+    temperature = number("temperature", temperature, "a positive number", lambda x: x > 0)
+    alpha = number("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
+        tensors.check_floating(name, logits)
+        if not logits.ndim:
+            raise RuntimeError(f"{name} must have a dimension of columns, got shape ()")
+    tensors.check_device("student_logits", student, "teacher_logits", teacher)
+    if student.shape[:-1] != teacher.shape[:-1]:
+        raise RuntimeError(
+            "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
+            f"{tuple(student.shape)} and teacher_logits {tuple(teacher.shape)}"
+        )
+    columns = _columns(student, teacher, vocab_size)
+    tensors.check_tokens("weight", weight, student, "bool or floating", (*FLOATING, torch.bool))
+    tensors.check_tokens("labels", labels, student, "int32 or int64", INTEGERS)
+    if alpha and labels is None:
+        raise ValueError(f"labels must be given for a hard_label_weight of {alpha}, got None")
+    options = Distillation(
+        divergence=divergence,
+        beta=beta,
+        inv_temperature=1 / temperature,
+        scale=temperature * temperature if temperature_squared else 1.0,
+        ignore_index=integer("ignore_index", ignore_index),
+        hard_label_weight=alpha,
+        vocab_size=columns,
+        inplace_gradient=bool(inplace_gradient) and student.requires_grad,
+    )
+    return options, *_reduction(tensors, reduction, normalizer, student)
+
+
+def cross_entropy(
+    tensors: Tensors,
+    x: Any,
+    target: Any,
+    weight: Any,
+    *,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    name: str = "x",
+) -> tuple[Any, int, float, Reduction]:
+    """Logits (..., C), the label to ignore, the smoothing and the reduction of `cross_entropy`; `name` is x's."""
+    one_of("reduction", reduction, REDUCTIONS[:3])
+    smoothing = number("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    tensors.check_floating(name, x)
+    if not x.ndim:
+        raise RuntimeError(f"{name} must have a dimension of classes, got shape ()")
+    classes = min(x.ndim - 1, 1)
+    logits = x if classes == x.ndim - 1 else x.permute(*(d for d in range(x.ndim) if d != classes), classes)
+    if not x.shape[classes]:
+        raise RuntimeError(f"{name} must have at least one class, got shape {tuple(x.shape)}")
+    tensors.check("target", target)
+    tensors.check_tokens("target", target, logits, "int32 or int64", INTEGERS)
+    if weight is not None:
+        tensors.check_floating("weight", weight)
+        tensors.check_device("weight", weight, name, x)
+        if weight.shape != (x.shape[classes],):
+            raise RuntimeError(
+                f"weight must have shape ({x.shape[classes]},), one for each class, got {tuple(weight.shape)}"
+            )
+        tensors.check_constant("weight", weight)
+    how, _ = _reduction(tensors, reduction, None, logits)
+    return logits, integer("ignore_index", ignore_index), smoothing, how
+
+
+def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    """That a gradient can be written over the student's logits and nothing else."""
+    sizes = zip(student.shape, student.stride(), strict=True)
+    if any(stride == 0 and size > 1 for size, stride in sizes):
+        raise RuntimeError(
+            f"student_logits must not be expanded for inplace_gradient=True, got strides {student.stride()} for shape "
+            f"{tuple(student.shape)}"
+        )
+    if student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
+        raise RuntimeError(
+            "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "
+            "out"
+        )
+
+
+def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
+    widths = student.shape[-1], teacher.shape[-1]
+    if vocab_size is None:
+        if widths[0] != widths[1]:
+            raise RuntimeError(
+                "student_logits and teacher_logits must have equally many columns unless vocab_size says how many "
+                f"count, got {widths[0]} and {widths[1]}"
+            )
+        if not widths[0]:
+            raise RuntimeError(f"student_logits must have at least one column, got shape {tuple(student.shape)}")
+        return widths[0]
+    columns = integer("vocab_size", vocab_size)
+    if not 1 <= columns <= min(widths):
+        raise ValueError(
+            f"vocab_size must lie in 1 to {min(widths)}, got {columns}; student_logits have {widths[0]} columns and "
+            f"teacher_logits {widths[1]}"
+        )
+    return columns
+
+
+def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -> tuple[Reduction, Any]:
+    """The reduction, and the denominator where it is a tensor."""
+    if reduction == "batchmean" and logits.ndim < 2:
+        raise RuntimeError(
+            f"reduction 'batchmean' divides by student_logits.shape[0], a number of rows, got shape "
+            f"{tuple(logits.shape)}"
+        )
+    if normalizer is None:
+        count = max(logits.shape[0], 1) if reduction == "batchmean" else 1
+        return Reduction(reduce=reduction != "none", mean=reduction == "mean", count=count), None
+    if reduction not in ("mean", "batchmean"):
+        raise ValueError(f"normalizer is what 'mean' and 'batchmean' divide by, got one for reduction {reduction!r}")
+    if not isinstance(normalizer, tensors.kind):
+        accepted = "a positive number or a 0-d Tensor"
+        return Reduction(reduce=True, normalizer=number("normalizer", normalizer, accepted, lambda x: x > 0)), None
+    if normalizer.shape != ():
+        raise RuntimeError(f"normalizer must be a positive number or a 0-d Tensor, got shape {tuple(normalizer.shape)}")
+    if tensors.like(normalizer).dtype not in (*FLOATING, *INTEGERS):
+        raise TypeError(f"normalizer must be a positive number or a 0-d Tensor of numbers, got {normalizer.dtype}")
+    tensors.check_device("normalizer", normalizer, "student_logits", logits)
+    tensors.check_constant("normalizer", normalizer)
+    return Reduction(reduce=True), normalizer
