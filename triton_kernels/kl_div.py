@@ -113,7 +113,13 @@ def _missing_near_1(y_operand, inner_sizes, pid, n, DTYPE: tl.constexpr, BLOCK: 
 
 
 def kl_div_forward(
-    x: torch.Tensor, target: torch.Tensor, *, log_target: bool = False, reduce: bool = True, scale: float = 1.0
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    log_target: bool = False,
+    reduce: bool = True,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """KL(target ‖ exp x), per element or summed, times `scale`.
 
@@ -126,11 +132,13 @@ def kl_div_forward(
         Sum over all elements, in a fixed order.
     scale
         A factor on the result. A sum over no elements is 0, and 0·inf is NaN.
+    dtype
+        Of the result; by default the promoted one.
 
     Returns
     -------
     torch.Tensor
-        0-d, or the broadcast shape; of the promoted dtype, rounded once.
+        0-d, or the broadcast shape; rounded once.
 
     Examples
     --------
@@ -140,8 +148,8 @@ def kl_div_forward(
     """
     shape = layout.broadcast(x.shape, target.shape)
     walk = layout.walk(shape, x, target)
-    dtype = torch.promote_types(x.dtype, target.dtype)
-    compute = launch.arithmetic(dtype)
+    compute = launch.arithmetic(x.dtype, target.dtype)
+    dtype = dtype or torch.promote_types(x.dtype, target.dtype)
     itemsize = max(x.dtype.itemsize, target.dtype.itemsize)
     config = (launch.pointwise_sum if reduce else launch.pointwise)(itemsize, walk.numel, walk.dims)
     chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)

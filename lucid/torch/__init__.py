@@ -1,0 +1,29 @@
+"""The same kernels for PyTorch's tensors and modules: losses that take the place of torch's own.
+
+Operators are registered with PyTorch in the namespace ``lucid``, with fake implementations and autograd formulas, so
+that `torch.compile`, `torch.export` and `torch.func` know them. On a machine without a GPU, import this before triton:
+kernels then run on CPU tensors, in Triton's interpreter.
+
+Examples
+--------
+>>> import torch
+>>> import lucid.torch
+>>> student = torch.tensor([[0.5, 1.0, 0.2]], requires_grad=True)
+>>> teacher = torch.tensor([[0.3, 0.9, 0.4]])
+>>> loss = lucid.torch.distillation_loss(student, teacher)
+>>> loss.backward()
+>>> f"{loss.item():.6f}"
+'0.011704'
+"""
+
+from lucid.torch.functional import cross_entropy, distillation_loss, kl_div
+from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "DistillationLoss",
+    "KLDivLoss",
+    "cross_entropy",
+    "distillation_loss",
+    "kl_div",
+]

@@ -1,0 +1,276 @@
+"""Divergences and cross-entropy of rows of logits as operators of torch.
+
+Each forward operator also returns what its backward needs: the rows' statistics, and the factor of each row's loss in
+the result (one, where there is no reduction).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.ops.memory import report
+from lucid.torch.operators import no_gradient, operator
+
+
+def _reduced(
+    losses: Tensor, weights: Tensor | None, normalizer: Tensor | None, reduce: bool, scale: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    if not reduce:
+        return losses.to(dtype), losses.new_empty(0)
+    return tk.token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
+
+
+def _results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduce: bool, dtype: torch.dtype) -> Any:
+    """A loss, statistics and factor without values."""
+    lead = logits.shape[:-1]
+    loss = torch.empty(() if reduce else lead, dtype=dtype, device=logits.device)
+    rows = torch.empty((statistics, math.prod(lead)), dtype=arithmetic, device=logits.device)
+    return loss, rows, torch.empty(() if reduce else (0,), dtype=arithmetic, device=logits.device)
+
+
+def _empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    return tk.layout.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+
+
+def _divergence(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    divergence: str,
+    beta: float,
+    inv_temperature: float,
+    scale: float,
+    hard_label_weight: float,
+    vocab_size: int,
+    ignore_index: int,
+    inplace_gradient: bool,
+    reduce: bool,
+    mean: bool,
+    count: int,
+    divisor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    losses, statistics = tk.divergence_forward(
+        student,
+        teacher,
+        divergence=divergence,
+        beta=beta,
+        inv_temperature=inv_temperature,
+        scale=scale,
+        weight=weight,
+        labels=labels,
+        ignore_index=ignore_index,
+        hard_label_weight=hard_label_weight,
+        vocab_size=vocab_size,
+    )
+    weights = statistics[0] if mean else None
+    loss, factor = _reduced(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
+    report(student)
+    return loss, statistics, factor
+
+
+def _divergence_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arithmetic = tk.launch.arithmetic(student.dtype, teacher.dtype)
+    return _results(student, arithmetic, tk.divergence.STATISTICS, options[11], arithmetic)
+
+
+def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    student, teacher, _, labels, _, *options = inputs
+    _, statistics, factor = output
+    ctx.options, ctx.inplace_gradient, ctx.reduce = options[:6], options[7], options[8]
+    ctx.wanted = ctx.needs_input_grad[:2]
+    ctx.mark_non_differentiable(statistics, factor)
+    ctx.save_for_backward(
+        student, teacher, labels if ctx.options[4] else None, statistics, factor if ctx.reduce else None
+    )
+
+
+def _divergence_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    student, *others = ctx.saved_tensors
+    if ctx.wanted[0] and ctx.inplace_gradient:
+        dteacher = divergence_backward_(student, *others, dloss, *ctx.options, ctx.wanted[1])
+        dstudent = student.detach()
+    else:
+        dstudent, dteacher = divergence_backward(student, *others, dloss, *ctx.options, *ctx.wanted)
+    return dstudent if ctx.wanted[0] else None, dteacher if ctx.wanted[1] else None, *(None,) * 15
+
+
+def _backward(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    statistics: Tensor,
+    factor: Tensor | None,
+    dloss: Tensor,
+    divergence: str,
+    beta: float,
+    inv_temperature: float,
+    scale: float,
+    hard_label_weight: float,
+    vocab_size: int,
+    to_student: bool,
+    to_teacher: bool,
+    *,
+    student_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    grads = tk.divergence_backward(
+        student,
+        teacher,
+        statistics,
+        dloss,
+        divergence=divergence,
+        beta=beta,
+        inv_temperature=inv_temperature,
+        scale=scale,
+        labels=labels,
+        hard_label_weight=hard_label_weight,
+        vocab_size=vocab_size,
+        dloss_factor=factor,
+        dstudent_dtype=student.dtype if to_student else None,
+        dteacher_dtype=teacher.dtype if to_teacher else None,
+        student_out=student_out,
+    )
+    dstudent, dteacher = (student.new_empty(0) if grad is None else grad for grad in grads)
+    return dstudent, dteacher
+
+
+def _backward_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    to_student, to_teacher = options[-2:]
+    return (
+        _empty_as(student, student.dtype) if to_student else student.new_empty(0),
+        _empty_as(teacher, teacher.dtype) if to_teacher else student.new_empty(0),
+    )
+
+
+def _backward_in_place(student: Tensor, *arguments: Any) -> Tensor:
+    *given, to_teacher = arguments
+    torch.autograd.graph.increment_version(student)
+    _, dteacher = _backward(student, *given, True, to_teacher, student_out=student)  # type: ignore[call-arg, misc, arg-type]
+    return dteacher
+
+
+def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> Tensor:
+    return _empty_as(teacher, teacher.dtype) if options[-1] else student.new_empty(0)
+
+
+def _cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduce: bool,
+    mean: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    losses, statistics = tk.cross_entropy_forward(
+        x, labels, class_weight=_dense(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+    loss, factor = _reduced(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
+    report(x)
+    return loss, statistics, factor
+
+
+def _cross_entropy_fake(x: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduce, _, dtype = options
+    return _results(x, tk.launch.arithmetic(x.dtype), tk.cross_entropy.STATISTICS, reduce, dtype)
+
+
+def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, labels, class_weight, ignore_index, label_smoothing, ctx.reduce, *_ = inputs
+    _, statistics, factor = output
+    ctx.options = ignore_index, label_smoothing
+    ctx.mark_non_differentiable(statistics, factor)
+    ctx.save_for_backward(x, labels, class_weight, statistics, factor if ctx.reduce else None)
+
+
+def _cross_entropy_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    return cross_entropy_backward(*ctx.saved_tensors, dloss, *ctx.options), *(None,) * 7
+
+
+def _to_logits(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    statistics: Tensor,
+    factor: Tensor | None,
+    dloss: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    return tk.cross_entropy_backward(
+        x,
+        labels,
+        statistics,
+        dloss,
+        class_weight=_dense(class_weight),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        dloss_factor=factor,
+    )
+
+
+def _dense(class_weight: Tensor | None) -> Tensor | None:
+    return None if class_weight is None else class_weight.contiguous()
+
+
+_SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
+_OPTIONS = "str divergence, float beta, float inv_temperature, float scale, float hard_label_weight, SymInt vocab_size"
+
+_no_second, _raise_no_second = no_gradient(
+    "distillation_loss has no second derivatives: its gradients cannot be differentiated"
+)
+
+divergence_backward = operator(
+    f"divergence_backward({_SAVED.format('')}, {_OPTIONS}, bool to_student, bool to_teacher) -> (Tensor, Tensor)",
+    _backward,
+    fake=_backward_fake,
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+divergence_backward_ = operator(
+    f"divergence_backward_({_SAVED.format('(a!)')}, {_OPTIONS}, bool to_teacher) -> Tensor",
+    _backward_in_place,
+    fake=_backward_in_place_fake,
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+divergence = operator(
+    f"divergence(Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
+    "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor) "
+    "-> (Tensor, Tensor, Tensor)",
+    _divergence,
+    fake=_divergence_fake,
+    setup=_divergence_setup,
+    backward=_divergence_backward,
+)
+
+_no_second, _raise_no_second = no_gradient(
+    "cross_entropy has no second derivatives: its gradient cannot be differentiated"
+)
+
+cross_entropy_backward = operator(
+    "cross_entropy_backward(Tensor x, Tensor labels, Tensor? class_weight, Tensor statistics, Tensor? factor, "
+    "Tensor dloss, SymInt ignore_index, float label_smoothing) -> Tensor",
+    _to_logits,
+    fake=lambda x, *_: _empty_as(x, x.dtype),
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+cross_entropy = operator(
+    "cross_entropy(Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, "
+    "bool reduce, bool mean, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    _cross_entropy,
+    fake=_cross_entropy_fake,
+    setup=_cross_entropy_setup,
+    backward=_cross_entropy_backward,
+)

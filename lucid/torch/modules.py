@@ -1,0 +1,94 @@
+"""Losses of torch tensors as modules of torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lucid.logits import DistillationOptions
+from lucid.torch import functional as F
+
+
+class KLDivLoss(torch.nn.KLDivLoss):
+    """The Kullback-Leibler divergence, in place of `torch.nn.KLDivLoss`, whose arguments and attributes it has.
+
+    See `lucid.torch.kl_div` for formula, shapes, dtypes and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> criterion = lucid.torch.KLDivLoss(reduction="batchmean", log_target=True)
+    >>> isinstance(criterion, torch.nn.KLDivLoss)
+    True
+    >>> x, target = (torch.tensor(values).log_softmax(-1) for values in ([[1.0, 2.0, 0.5]], [[0.8, 1.5, 0.9]]))
+    >>> f"{criterion(x, target).item():.6f}"
+    '0.063095'
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The divergence of log-probabilities from the target."""
+        return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """The cross-entropy of labels, in place of `torch.nn.CrossEntropyLoss`, whose arguments and attributes it has.
+
+    See `lucid.torch.cross_entropy` for shapes, dtypes and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> loss = lucid.torch.CrossEntropyLoss(label_smoothing=0.1)
+    >>> f"{loss(torch.tensor([[0.0, 2.0]]), torch.tensor([1])).item():.6f}"
+    '0.226928'
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits with labels."""
+        return F.cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class DistillationLoss(DistillationOptions, torch.nn.Module):
+    """A divergence between the distributions of a student and of a teacher, from their logits, as a module of torch.
+
+    See `lucid.torch.distillation_loss` for formulas, parameters, shapes, dtypes and errors.
+
+    Parameters
+    ----------
+    divergence, beta, temperature, temperature_squared, ignore_index, hard_label_weight, reduction, vocab_size, \
+inplace_gradient
+        As there; read, and checked, at every call.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> loss = lucid.torch.DistillationLoss("js", temperature=2.0)
+    >>> loss
+    DistillationLoss(divergence='js', beta=0.5, temperature=2.0, reduction='mean')
+    >>> f"{loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])).item():.6f}"
+    '0.030300'
+    """
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        *,
+        weight: Tensor | None = None,
+        labels: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss of logits (..., V)."""
+        return F.distillation_loss(
+            student_logits, teacher_logits, weight=weight, labels=labels, normalizer=normalizer, **self.options
+        )

@@ -1,0 +1,96 @@
+"""How a launcher becomes an operator of PyTorch's dispatcher, in the namespace ``lucid``.
+
+An operator has one way in for every caller. Its autograd kernel makes a node of the graph and passes the call on to
+what lies below: the launcher, a fake implementation of the compiler, a mode, or a subclass of tensors. Only
+`torch.func`, which differentiates functions and not nodes, is met before the dispatcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+_LIBRARY = torch.library.Library("lucid", "DEF")
+
+
+def operator(
+    schema: str,
+    kernel: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    setup: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Define ``lucid::NAME`` and return what calls it, with all arguments by position.
+
+    Parameters
+    ----------
+    schema
+        ``NAME(arguments) -> results``, without defaults and keyword-only arguments.
+    kernel
+        Launches: torch tensors in, fresh torch tensors out.
+    fake
+        Makes the same results without values: shapes, strides, dtypes.
+    setup, backward
+        As `torch.autograd.Function.setup_context` and ``backward``. Where nothing is differentiable, `backward` raises
+        why.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    for backend in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, kernel, backend)
+    torch.library.register_fake(f"lucid::{name}", fake, lib=_LIBRARY)
+    overload = getattr(torch.ops.lucid, name).default
+
+    def below_autograd(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        outputs = below_autograd(*args)
+        setup(ctx, args, outputs)
+        return outputs
+
+    methods = {"forward": forward, "backward": backward}
+    node: Any = type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
+
+    def autograd(*args: Any) -> Any:
+        return node.apply(*args) if torch.is_grad_enabled() else below_autograd(*args)
+
+    _LIBRARY.impl(name, autograd, "Autograd")
+
+    def one_by_one(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        results = []
+        for i in range(info.batch_size):
+            given = zip(args, in_dims, strict=True)
+            results.append(overload(*(arg if dim is None else arg.select(dim, i) for arg, dim in given)))
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
+
+    torch.library.register_vmap(f"lucid::{name}", one_by_one, lib=_LIBRARY)
+    methods = {"forward": overload, "setup_context": setup, "backward": backward}
+    transformed: Any = type(
+        f"{name}_transformed",
+        (Function,),
+        {key: staticmethod(method) for key, method in methods.items()} | {"generate_vmap_rule": True},
+    )
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return transformed.apply(*args)
+        return overload(*args)
+
+    return call
+
+
+def no_gradient(reason: str) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """`setup` and `backward` of what has no derivatives."""
+
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(reason)
+
+    return lambda ctx, inputs, output: None, backward
