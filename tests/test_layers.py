@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lucid
+import lucid.torch
 import triton_kernels
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,7 @@ def test_nothing_in_lucid_imports_triton_tests_or_perf() -> None:
 
 #: From the top down: a room imports only rooms below it.
 ROOMS = [
+    ("lucid.torch",),
     ("lucid.nn", "lucid.optim"),
     ("lucid.ops",),
     ("lucid.autograd",),
@@ -140,6 +142,6 @@ def test_every_package_folder_is_listed_for_installation() -> None:
 
 
 def test_public_names_exist() -> None:
-    for module in (lucid, lucid.nn, lucid.ops, lucid.optim, lucid.autograd, triton_kernels):
+    for module in (lucid, lucid.nn, lucid.ops, lucid.optim, lucid.autograd, lucid.torch, triton_kernels):
         missing = [name for name in module.__all__ if not hasattr(module, name)]
         assert not missing
