@@ -26,7 +26,8 @@ _buffers: dict[torch.device, torch.Tensor] = {}
 def buffer(device: torch.device) -> torch.Tensor:
     """Where kernels on `device` report: (code, value, bound), int64; a code of −1 says nothing."""
     if device not in _buffers:
-        _buffers[device] = torch.full((3,), -1, dtype=torch.int64, device=device)
+        with torch.inference_mode(False):  # for calls outside of the mode, too
+            _buffers[device] = torch.full((3,), -1, dtype=torch.int64, device=device)
     return _buffers[device]
 
 
@@ -57,6 +58,6 @@ def check_indices(device: torch.device) -> None:
     code, value, bound = reported.tolist()
     if code < 0:
         return
-    reported.copy_(torch.full((3,), -1, dtype=torch.int64))
+    reported.fill_(-1)
     error = ValueError if code == NORMALIZER.value else IndexError
     raise error(_MESSAGES[code].format(value=value, last=bound - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,16 @@ from lucid.arguments import Tensors, one_of
 from lucid.torch import divergence as of_logits
 from lucid.torch import kl_div as pointwise
 
-TORCH = Tensors(Tensor, "a torch.Tensor", lambda tensor: tensor)
+
+class _LocalTensors(Tensors):
+    def check(self, name: str, value: Any) -> None:
+        """A torch tensor that is all here."""
+        super().check(name, value)
+        if hasattr(value, "placements"):
+            raise TypeError(f"{name} must be a local tensor, got a {type(value).__name__}: pass {name}.to_local()")
+
+
+TORCH = _LocalTensors(Tensor, "a torch.Tensor", lambda tensor: tensor)
 
 
 def kl_div(
@@ -77,7 +87,7 @@ def kl_div(
     >>> torch.allclose(x.grad, -target)
     True
     """
-    per_element, average = _pointwise_reduction(size_average, reduce, reduction)
+    how = _reduction(reduction) if size_average is None and reduce is None else _deprecated(size_average, reduce)
     TORCH.check_floating("input", input)
     TORCH.check_floating("target", target)
     TORCH.check_device("input", input, "target", target)
@@ -85,8 +95,8 @@ def kl_div(
     rows = input.shape[0] if reduction == "batchmean" and input.dim() else 1
     if input.shape != target.shape:
         input, target = _broadcast(input, target)
-    count = rows * input.numel() if average else rows
-    return pointwise.kl_div(input, target, bool(log_target), not per_element, count, dtype)
+    count = rows * input.numel() if how == "mean" else rows
+    return pointwise.kl_div(input, target, bool(log_target), how != "none", count, dtype)
 
 
 def distillation_loss(
@@ -243,7 +253,7 @@ def cross_entropy(
     tensor(0.6931)
     """
     if size_average is not None or reduce is not None:
-        reduction = _legacy(size_average, reduce)
+        reduction = _deprecated(size_average, reduce)
     rows, ignored, smoothing, how = logits.cross_entropy(
         TORCH,
         input,
@@ -259,18 +269,15 @@ def cross_entropy(
     return loss
 
 
-def _pointwise_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> tuple[bool, bool]:
-    """Whether to reduce nothing, and whether to divide by the number of elements."""
-    if size_average is not None or reduce is not None:
-        reduction = _legacy(size_average, reduce)
-    elif reduction == "mean":
+def _reduction(reduction: str) -> str:
+    one_of("reduction", reduction, logits.REDUCTIONS)
+    if reduction == "mean":
         _warn("reduction 'mean' also divides by the number of columns; the divergence is reduction 'batchmean'")
-    else:
-        one_of("reduction", reduction, logits.REDUCTIONS)
-    return reduction == "none", reduction == "mean"
+    return reduction
 
 
-def _legacy(size_average: bool | None, reduce: bool | None) -> str:
+def _deprecated(size_average: bool | None, reduce: bool | None) -> str:
+    """The reduction that was meant."""
     if reduce is not None and not reduce:
         reduction = "none"
     else:

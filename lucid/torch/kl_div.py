@@ -63,7 +63,7 @@ def _backward(
         dx_dtype=dtype if to_x else None,
         dtarget_dtype=target.dtype if to_target else None,
     )
-    dx, dtarget = (torch.empty(0, device=target.device) if grad is None else grad for grad in grads)
+    dx, dtarget = (target.new_empty(0) if grad is None else grad for grad in grads)
     return dx, dtarget
 
 
@@ -80,7 +80,7 @@ def _backward_fake(
     operands = (target, dloss) if x is None else (target, dloss, x)
     walk = tk.layout.walk(target.shape, *operands)
     dx, dtarget = (
-        walk.empty(target.shape, dtype, target.device) if wanted else torch.empty(0, device=target.device)
+        walk.empty(target.shape, dtype, target.device) if wanted else target.new_empty(0)
         for wanted, dtype in ((to_x, dtype), (to_target, target.dtype))
     )
     return dx, dtarget
