@@ -1,0 +1,230 @@
+"""lucid.torch in PyTorch's autograd: both inputs, twice, with hooks, and gradients of any strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import lucid.torch
+from tests.device import DEVICE
+from triton_kernels import trace
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+#: Ours, and torch's expression for the same, of log-probabilities or logits.
+LOSSES: dict[str, tuple[Loss, Loss]] = {
+    "kl_div": (
+        lambda x, y: lucid.torch.kl_div(x, y, reduction="batchmean"),
+        lambda x, y: F.kl_div(x, y, reduction="batchmean"),
+    ),
+    "kl_div, none": (
+        lambda x, y: lucid.torch.kl_div(x, y, reduction="none", log_target=True),
+        lambda x, y: F.kl_div(x, y, reduction="none", log_target=True),
+    ),
+    "distillation": (
+        lambda s, t: lucid.torch.distillation_loss(s, t, temperature=2.0, reduction="batchmean"),
+        lambda s, t: F.kl_div((s / 2).log_softmax(-1), (t / 2).softmax(-1), reduction="batchmean"),
+    ),
+    "distillation, none": (
+        lambda s, t: lucid.torch.distillation_loss(s, t, divergence="reverse_kl", reduction="none"),
+        lambda s, t: F.kl_div(t.log_softmax(-1), s.softmax(-1), reduction="none").sum(-1),
+    ),
+    "cross-entropy": (
+        lambda s, t: lucid.torch.cross_entropy(s, t.argmax(-1), label_smoothing=0.2),
+        lambda s, t: F.cross_entropy(s, t.argmax(-1), label_smoothing=0.2),
+    ),
+}
+NAMES = tuple(LOSSES)
+
+
+def _inputs(rows: int = 4, columns: int = 6) -> tuple[Tensor, Tensor]:
+    x, y = (torch.rand(rows, columns, dtype=torch.float64, device=DEVICE) for _ in range(2))
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def _grads(loss: Tensor, inputs: tuple[Tensor, ...], dloss: Tensor | None = None) -> list[Tensor]:
+    if dloss is None:
+        dloss = torch.ones_like(loss)
+    grads = torch.autograd.grad(loss, inputs, dloss, allow_unused=True, retain_graph=True)
+    return [grad for grad in grads if grad is not None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_to_both_are_torchs_and_those_of_differences(name: str) -> None:
+    ours, theirs = LOSSES[name]
+    inputs = _inputs()
+    torch.testing.assert_close(_grads(ours(*inputs), inputs), _grads(theirs(*inputs), inputs))
+    if name != "cross-entropy":
+        assert torch.autograd.gradcheck(ours, inputs)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "sum", "batchmean"])
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 4)), ((3, 1), (4,)), ((), (2,)), ((2, 0), (2, 0))], ids=str)
+def test_second_derivatives_of_kl_div(shapes: tuple[tuple[int, ...], ...], reduction: str, log_target: bool) -> None:
+    inputs = tuple(torch.rand(shape, dtype=torch.float64, device=DEVICE, requires_grad=True) for shape in shapes)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return lucid.torch.kl_div(x, y, reduction=reduction, log_target=log_target)
+
+    assert torch.autograd.gradgradcheck(loss, inputs)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+def test_second_derivatives_are_0_where_the_target_is(log_target: bool) -> None:
+    x = torch.tensor([-1.0, -torch.inf], device=DEVICE, requires_grad=True)
+    y = torch.tensor([-torch.inf] * 2 if log_target else [0.0] * 2, device=DEVICE, requires_grad=True)
+    loss = lucid.torch.kl_div(x, y, reduction="sum", log_target=log_target)
+    grads = torch.autograd.grad(loss, (x, y), create_graph=True)
+    second = torch.autograd.grad(grads[1].sum(), (x, y))
+    assert [g.tolist() for g in (*grads, *second)] == [[0.0, 0.0]] * 4
+
+
+def test_third_derivatives_are_those_of_the_second_ones() -> None:
+    inputs = _inputs(1, 3)
+
+    def slope(x: Tensor, y: Tensor) -> Tensor:
+        loss = lucid.torch.kl_div(x, y, reduction="sum", log_target=True)
+        return torch.autograd.grad(loss, y, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(slope, inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_going_backward_repeatedly_adds_the_same_gradient(name: str) -> None:
+    ours, _ = LOSSES[name]
+    x, y = _inputs()
+    loss = ours(x, y)
+    dloss = torch.randn_like(loss)
+    loss.backward(dloss, retain_graph=True)
+    first = x.grad.clone()
+    loss.backward(dloss)
+    assert torch.equal(x.grad, 2 * first)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward(dloss)
+
+
+@pytest.mark.parametrize("name", ["kl_div, none", "distillation, none"])
+def test_dloss_may_have_any_strides(name: str) -> None:
+    ours, theirs = LOSSES[name]
+    inputs = _inputs()
+    mine, other = ours(*inputs), theirs(*inputs)
+    dense = torch.randn(*mine.shape, 3, dtype=torch.float64, device=DEVICE)
+    transposed = torch.randn(*reversed(mine.shape), dtype=torch.float64, device=DEVICE).permute(
+        *reversed(range(mine.dim()))
+    )
+    expanded = torch.randn((), dtype=torch.float64, device=DEVICE).expand(mine.shape)
+    for dloss in (dense[..., 1], transposed, expanded, expanded[:1].expand(mine.shape)):
+        torch.testing.assert_close(_grads(mine, inputs, dloss), _grads(other, inputs, dloss))
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["to the first", "to the second"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cross-entropy"])
+def test_only_the_gradient_that_is_asked_for_is_written(name: str, side: int) -> None:
+    ours, _ = LOSSES[name]
+    inputs = [t.detach() for t in _inputs()]
+    inputs[side].requires_grad_()
+    loss = ours(*inputs)
+    with trace.launches() as made:
+        loss.sum().backward()
+    (backward,) = made
+    gradients = ("dx_ptr", "dy_ptr") if "kl_div" in name else ("ds_ptr", "dt_ptr")
+    assert [backward.args[pointer] is not None for pointer in gradients] == [side == 0, side == 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_grad_there_is_no_graph(name: str) -> None:
+    ours, _ = LOSSES[name]
+    x, y = _inputs()
+    with torch.no_grad():
+        assert not ours(x, y).requires_grad
+    assert not ours(x.detach(), y.detach()).requires_grad
+    with torch.inference_mode():
+        assert ours(x, y).is_inference()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+def test_hooks_anomaly_mode_and_retain_grad(name: str) -> None:
+    ours, theirs = LOSSES[name]
+    x, y = _inputs()
+    seen: list[Tensor] = []
+    with torch.autograd.detect_anomaly(check_nan=True):
+        inner = x * 2
+        inner.retain_grad()
+        inner.register_hook(lambda grad: seen.append(grad) or grad * 3)
+        loss = ours(inner, y)
+        loss.grad_fn.register_hook(lambda grads, outer: None)
+        loss.sum().backward()
+    (expected,) = _grads(theirs(2 * x, y), (x,))[:1]
+    torch.testing.assert_close(seen[0] * 2, expected)
+    torch.testing.assert_close(inner.grad, seen[0] * 3)
+    torch.testing.assert_close(x.grad, expected * 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_backward_needs_may_not_change_in_between(name: str) -> None:
+    ours, _ = LOSSES[name]
+    x, y = _inputs()
+    changed = y * 1 if "kl_div" in name else x * 1
+    loss = ours(x, changed) if "kl_div" in name else ours(changed, y)
+    changed.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.sum().backward()
+
+
+def test_inputs_are_never_changed_unless_asked() -> None:
+    for ours, _ in LOSSES.values():
+        x, y = _inputs()
+        before = [t.detach().clone() for t in (x, y)]
+        ours(x, y).sum().backward()
+        assert [t._version for t in (x, y)] == [0, 0]
+        assert all(map(torch.equal, (x, y), before))
+
+
+class TestGradientInPlace:
+    def test_it_stands_where_the_logits_were(self) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        expected = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), (x, y))
+        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
+        assert logits._version == 0
+        address, seen = logits.data_ptr(), []
+        logits.register_hook(lambda grad: seen.append(grad.data_ptr()))
+        loss.backward()
+        assert seen == [address]
+        torch.testing.assert_close([x.grad, y.grad], list(expected))
+
+    def test_version_counters_know(self) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        other = logits.square().sum()  # needs the logits
+        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
+        loss.backward(retain_graph=True)
+        assert logits._version == 1
+        for again in (other, loss):
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                again.backward()
+
+    def test_other_gradients_to_the_logits_are_added(self) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        (lucid.torch.distillation_loss(logits, y, inplace_gradient=True) + logits.sum()).backward()
+        (expected,) = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), x)
+        torch.testing.assert_close(x.grad, expected + 2)
+
+    def test_logits_that_others_share_are_refused(self) -> None:
+        x, y = _inputs()
+        with pytest.raises(RuntimeError, match="must not be expanded for inplace_gradient=True"):
+            lucid.torch.distillation_loss(x[:1].expand(4, -1), y, inplace_gradient=True)
+        with pytest.raises(RuntimeError, match="must share no memory with teacher_logits"):
+            lucid.torch.distillation_loss(x, x.detach(), inplace_gradient=True)
+
+    def test_without_a_gradient_nothing_is_written(self) -> None:
+        x, y = (t.detach() for t in _inputs())
+        lucid.torch.distillation_loss(x, y.requires_grad_(), inplace_gradient=True).backward()
+        assert x._version == 0

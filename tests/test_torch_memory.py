@@ -1,0 +1,201 @@
+"""What lucid.torch allocates and launches: nothing of the inputs' size beyond what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lucid.torch
+from tests.device import DEVICE
+from triton_kernels import backend, trace
+
+N, V = 8, 40_000
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES: dict[str, Loss] = {
+    "kl_div": lambda s, t: lucid.torch.kl_div(s, t, reduction="batchmean", log_target=True),
+    "kl_div, module": lambda s, t: lucid.torch.KLDivLoss(reduction="sum")(s, t),
+    **{
+        divergence: lambda s, t, divergence=divergence: lucid.torch.distillation_loss(s, t, divergence=divergence)
+        for divergence in ("forward_kl", "reverse_kl", "js", "total_variation")
+    },
+    "distillation, weighted": lambda s, t: lucid.torch.distillation_loss(
+        s, t, weight=torch.arange(N, device=DEVICE).float(), reduction="batchmean", vocab_size=V - 5
+    ),
+    "cross-entropy": lambda s, t: lucid.torch.cross_entropy(s, torch.arange(N, device=DEVICE), label_smoothing=0.1),
+}
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of storages that appear in operators' results, each once."""
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self.kept = list(known)  # alive, so that no address is used again
+        self.known = {t.untyped_storage().data_ptr() for t in known}
+        self.bytes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, tuple | list) else (results,):
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in self.known:
+                self.kept.append(result)
+                self.known.add(result.untyped_storage().data_ptr())
+                self.bytes.append(result.untyped_storage().nbytes())
+        return results
+
+    @property
+    def large(self) -> list[int]:
+        """Those that grow with the inputs."""
+        return [size for size in self.bytes if size > N * V // 8]
+
+
+def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    s, t = (torch.randn(N, V, device=DEVICE, dtype=dtype) for _ in range(2))
+    return s.requires_grad_(), t
+
+
+def test_the_count_sees_what_torch_allocates() -> None:
+    s, t = _inputs(torch.float32)
+    with Allocations(s, t) as allocated:
+        torch.nn.functional.kl_div(s, t, reduction="sum", log_target=True)
+    assert allocated.large.count(4 * N * V) >= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.usefixtures("unrecorded")
+def test_only_the_gradient_has_the_inputs_size(name: str, dtype: torch.dtype) -> None:
+    s, t = _inputs(dtype)
+    with Allocations(s, t) as forward:
+        loss = LOSSES[name](s, t)
+    assert forward.large == []
+    with Allocations(s, t, loss) as backward:
+        torch.autograd.grad(loss, s)
+    assert backward.large == [dtype.itemsize * N * V]
+
+
+@pytest.mark.usefixtures("unrecorded")
+def test_a_gradient_in_place_allocates_nothing() -> None:
+    s, t = _inputs(torch.bfloat16)
+    loss = lucid.torch.distillation_loss(s, t, inplace_gradient=True)
+    with Allocations(s, t, loss) as backward:
+        torch.autograd.grad(loss, s)
+    assert backward.large == []
+
+
+@pytest.mark.usefixtures("unrecorded")
+def test_strided_inputs_are_not_copied() -> None:
+    wide = torch.randn(N, 2 * V, device=DEVICE)
+    s, t = wide[:, ::2].requires_grad_(), wide[:, 1::2]
+    for loss in LOSSES.values():
+        with Allocations(wide) as forward:
+            result = loss(s, t)
+        assert forward.large == []
+        with Allocations(wide, result) as backward:
+            torch.autograd.grad(result, s)
+        assert backward.large == [4 * N * V]
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [("kl_div", 2, 1), ("forward_kl", 3, 1), ("js", 5, 1), ("cross-entropy", 3, 1)],
+)
+def test_launches_of_a_call(name: str, forward: int, backward: int) -> None:
+    """With a GPU's tiles: partial results and their merging, the mean over tokens; one backward."""
+    from triton_kernels import launch
+
+    s, t = _inputs(torch.float32)
+    with launch.tables(interpreted=False):
+        with trace.launches() as made:
+            loss = LOSSES[name](s, t)
+        assert len(made) == forward
+        with trace.launches() as made:
+            torch.autograd.grad(loss, s)
+        assert len(made) == backward
+
+
+ON_A_GPU = pytest.mark.skipif(backend.INTERPRETED, reason="asks the GPU's allocator and streams; needs a GPU")
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("name", LOSSES)
+def test_peak_memory_on_a_gpu(name: str) -> None:
+    s, t = (torch.randn(64, 131_072, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    s.requires_grad_()
+    loss = LOSSES[name] if "weight" not in name and "cross" not in name else LOSSES["js"]
+    torch.autograd.grad(loss(s, t), s)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(loss(s, t), s)
+    gradient = s.numel() * s.element_size()
+    assert torch.cuda.max_memory_allocated() - before <= gradient + 0.01 * 3 * gradient
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_cuda_graph_replays_forward_and_backward(name: str) -> None:
+    s, t = _inputs(torch.float32)
+
+    def step() -> tuple[Tensor, Tensor]:
+        loss = LOSSES[name](s, t)
+        return loss, torch.autograd.grad(loss, s)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, grad = step()
+    for _ in range(2):
+        with torch.no_grad():
+            s.copy_(torch.randn_like(s))
+            t.copy_(torch.randn_like(t))
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = step()
+        assert torch.equal(loss, expected[0])
+        assert torch.equal(grad, expected[1])
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_another_stream_waits_for_nobody_and_gives_the_same(name: str) -> None:
+    s, t = _inputs(torch.float32)
+    expected = LOSSES[name](s, t)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        with torch.no_grad():
+            s.mul_(1)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss = LOSSES[name](s, t)
+            (grad,) = torch.autograd.grad(loss, s)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert not stream.query()  # nothing above has waited
+    stream.synchronize()
+    assert torch.equal(loss, expected)
+    assert grad.isfinite().all()
+
+
+@ON_A_GPU
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_tensors_device_is_used_and_not_the_current_one() -> None:
+    s, t = (x.detach().to("cuda:1").requires_grad_() for x in _inputs(torch.float32))
+    with torch.cuda.device(0):
+        loss = lucid.torch.distillation_loss(s, t)
+        loss.backward()
+    assert loss.device == s.grad.device == torch.device("cuda:1")

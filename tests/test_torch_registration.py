@@ -1,0 +1,231 @@
+"""What PyTorch's compiler, exporter and function transforms make of the operators."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lucid.torch
+from tests.device import DEVICE
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:reduction 'mean' also divides"),
+    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
+]
+
+
+def _logits(rows: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    s, t = (torch.randn(rows, 7, dtype=torch.float64).to(DEVICE, dtype) for _ in range(2))
+    return s.requires_grad_(), t.requires_grad_()
+
+
+def _kl_div(reduction: str, s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.kl_div(s.log_softmax(-1), t.softmax(-1), reduction=reduction)
+
+
+def _mean_of_one_row(s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.kl_div(s, t[:1], reduction="batchmean", log_target=True)
+
+
+def _distillation(options: dict[str, Any], s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.distillation_loss(s, t, **options)
+
+
+def _cross_entropy(s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.cross_entropy(s, t.argmax(-1), t[0].detach().abs(), label_smoothing=0.1)
+
+
+def _modules(s: Tensor, t: Tensor) -> Tensor:
+    kl_div = lucid.torch.KLDivLoss(reduction="sum")(s.log_softmax(-1), t.softmax(-1))
+    distillation = lucid.torch.DistillationLoss("js", beta=0.3, temperature=2.0)(s, t)
+    return kl_div + distillation + lucid.torch.CrossEntropyLoss()(s, t.argmax(-1))
+
+
+#: Losses of student and teacher logits, as users write them.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl_div, mean": functools.partial(_kl_div, "mean"),
+    "kl_div, batchmean": functools.partial(_kl_div, "batchmean"),
+    "kl_div, none": lambda s, t: _kl_div("none", s, t).sum(),
+    "kl_div of shapes that broadcast": _mean_of_one_row,
+    "distillation, mean": functools.partial(_distillation, {}),
+    "distillation, batchmean": functools.partial(_distillation, {"reduction": "batchmean", "divergence": "reverse_kl"}),
+    "distillation, none": lambda s, t: _distillation(
+        {"reduction": "none", "divergence": "total_variation"}, s, t
+    ).sum(),
+    "distillation, vocab_size": functools.partial(_distillation, {"vocab_size": 5, "temperature": 3.0}),
+    "distillation, in place": lambda s, t: _distillation({"inplace_gradient": True}, s * 2, t),
+    "cross-entropy": _cross_entropy,
+    "modules": _modules,
+}
+
+
+def _results(loss: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    result = loss(*inputs)
+    return [result, *(g for g in torch.autograd.grad(result, inputs, allow_unused=True) if g is not None)]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_compiled_loss_is_one_graph_and_gives_the_same(name: str, backend: str) -> None:
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend=backend)
+    inputs = _logits(3)
+    for got, expected in zip(_results(compiled, inputs), _results(LOSSES[name], inputs), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_other_batch_sizes_need_no_other_graph(name: str) -> None:
+    """The first call assumes its sizes, the second finds out that they vary; from then on nothing is compiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend=counter)
+    for rows in (4, 5, 6, 7, 9, 12):
+        inputs = _logits(rows)
+        for got, expected in zip(_results(compiled, inputs), _results(LOSSES[name], inputs), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_module_holds_the_operators_and_runs_at_any_batch_size(strict: bool) -> None:
+    class Losses(torch.nn.Module):
+        def forward(self, s: Tensor, t: Tensor) -> Tensor:
+            return _modules(s, t)
+
+    rows = torch.export.Dim("rows", min=2)
+    exported = torch.export.export(Losses(), _logits(4), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
+    called = [str(node.target) for node in exported.graph.nodes if "lucid" in str(node.target)]
+    assert called == ["lucid.kl_div.default", "lucid.divergence.default", "lucid.cross_entropy.default"]
+    inputs = _logits(6)
+    torch.testing.assert_close(exported.module()(*inputs), _modules(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Each operator, and arguments as losses pass them."""
+    ops = torch.ops.lucid
+    s, t = _logits(3)
+    x, p = s.detach().log_softmax(-1).requires_grad_(), t.detach().softmax(-1).requires_grad_()
+    one, each = (torch.ones(shape, dtype=torch.float64, device=DEVICE) for shape in ((), (3, 7)))
+    kind = ("js", 0.3, 0.5, 4.0, 0.25, 7)
+    kept = torch.tensor([1, 6, 0], device=DEVICE)
+    weight, classes = torch.rand(3, device=DEVICE), torch.rand(7, device=DEVICE)
+    _, rows, factor = ops.divergence.default(s, t, weight, kept, None, *kind, -100, False, True, True, 1, 1.0)
+    _, ce_rows, ce_factor = ops.cross_entropy.default(s, kept, classes, -100, 0.1, True, True, torch.float64)
+    s_, t_ = s.detach(), t.detach()
+    return {
+        "kl_div": (ops.kl_div, (x, p, False, True, 3, torch.float64)),
+        "kl_div, none, transposed": (
+            ops.kl_div,
+            (x.detach().T.requires_grad_(), p.detach().T, True, False, 1, torch.float32),
+        ),
+        "kl_div_backward": (
+            ops.kl_div_backward,
+            (one.clone().requires_grad_(), x, p, False, 3, torch.float64, True, True),
+        ),
+        "kl_div_backward to x alone": (
+            ops.kl_div_backward,
+            (each.clone().requires_grad_(), None, p, True, 1, torch.float32, True, False),
+        ),
+        "divergence": (ops.divergence, (s, t, weight, kept, None, *kind, -100, False, True, True, 1, 1.0)),
+        "divergence, none": (
+            ops.divergence,
+            (s, t, None, None, None, *kind[:4], 0.0, 5, 0, False, False, False, 1, 1.0),
+        ),
+        "divergence_backward": (ops.divergence_backward, (s_, t_, kept, rows, factor, one, *kind, True, True)),
+        "divergence_backward_": (ops.divergence_backward_, (s_.clone(), t_, kept, rows, factor, one, *kind, True)),
+        "cross_entropy": (ops.cross_entropy, (s, kept, classes, -100, 0.1, True, True, torch.float64)),
+        "cross_entropy_backward": (
+            ops.cross_entropy_backward,
+            (s_, kept, classes, ce_rows, ce_factor, one, -100, 0.1),
+        ),
+    }
+
+
+CASES = (
+    *("kl_div", "kl_div, none, transposed", "kl_div_backward", "kl_div_backward to x alone", "divergence"),
+    *("divergence, none", "divergence_backward", "divergence_backward_", "cross_entropy", "cross_entropy_backward"),
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_opcheck_finds_nothing(case: str) -> None:
+    operator, arguments = _arguments()[case]
+    found = torch.library.opcheck(operator.default, arguments)
+    assert set(found.values()) == {"SUCCESS"}
+    assert len(found) == 4
+
+
+def test_every_operator_is_checked() -> None:
+    assert {operator.default.name() for operator, _ in _arguments().values()} == {
+        f"lucid::{name}" for name in dir(torch.ops.lucid) if hasattr(getattr(torch.ops.lucid, name), "default")
+    }
+    assert set(_arguments()) == set(CASES)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "distillation, in place"])
+def test_function_transforms_give_what_autograd_gives(name: str) -> None:
+    loss, inputs = LOSSES[name], _logits(3)
+    plain = tuple(t.detach() for t in inputs)
+    expected = _results(loss, inputs)
+    torch.testing.assert_close(torch.func.grad(loss)(*plain), expected[1])
+    torch.testing.assert_close(torch.func.vjp(loss, *plain)[0], expected[0].detach())
+    if name in ("cross-entropy", "modules"):  # whose labels come from argmax, in no need of a batch of batches
+        return
+    batch = tuple(torch.stack([t, t.flip(0), t * 2]) for t in plain)
+    losses, grads = torch.func.vmap(loss)(*batch), torch.func.vmap(torch.func.grad(loss))(*batch)
+    for i in range(3):
+        one = tuple(t[i].requires_grad_() for t in batch)
+        got, expected = [losses[i], grads[i]], _results(loss, one)[:2]
+        torch.testing.assert_close(got, [t.detach() for t in expected])
+
+
+def test_vmap_keeps_what_is_not_in_the_batch() -> None:
+    s, t = (x.detach() for x in _logits(3))
+    losses = torch.func.vmap(lambda s: lucid.torch.distillation_loss(s, t[0]))(s)
+    torch.testing.assert_close(losses, lucid.torch.distillation_loss(s, t[:1].expand(3, -1), reduction="none"))
+
+
+def test_second_derivatives_of_kl_div_through_torch_func() -> None:
+    s, t = (x.detach() for x in _logits(2))
+    ours, theirs = (
+        torch.func.jacrev(torch.func.jacrev(functools.partial(f, reduction="batchmean", log_target=True), 1), 0)(s, t)
+        for f in (lucid.torch.kl_div, torch.nn.functional.kl_div)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_forward_mode_and_second_derivatives_of_divergences_say_that_they_do_not_work() -> None:
+    s, t = _logits(2)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda s: lucid.torch.kl_div(s, t.detach(), reduction="sum"), (s.detach(),), (t.detach(),))
+    for loss, name in ((LOSSES["distillation, mean"], "distillation_loss"), (_cross_entropy, "cross_entropy")):
+        (grad,) = torch.autograd.grad(loss(s, t), s, create_graph=True)
+        with pytest.raises(RuntimeError, match=f"{name} has no second derivatives"):
+            torch.autograd.grad(grad.sum(), s)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_meta_tensors_have_the_shapes(reduction: str) -> None:
+    s, t = (x.detach().to("meta").requires_grad_() for x in _logits(3, torch.bfloat16))
+    kl_div = lucid.torch.kl_div(s, t, reduction=reduction)
+    losses = [
+        lucid.torch.distillation_loss(s, t, reduction=reduction),
+        lucid.torch.cross_entropy(s, torch.empty(3, dtype=torch.int64, device="meta"), reduction=reduction),
+    ]
+    assert kl_div.shape == ((3, 7) if reduction == "none" else ())
+    assert [loss.shape for loss in losses] == [(3,) if reduction == "none" else ()] * 2
+    assert [loss.dtype for loss in (kl_div, *losses)] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    for loss in (kl_div, *losses):
+        (grad,) = torch.autograd.grad(loss.sum(), s)
+        assert (grad.is_meta, grad.shape, grad.dtype) == (True, s.shape, s.dtype)
