@@ -1,0 +1,227 @@
+"""lucid.torch.distillation_loss and cross_entropy: values, options, dtypes and errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import lucid
+import lucid.nn.functional as LF
+import lucid.torch
+from tests import logits
+from tests.device import DEVICE
+from tests.logits import DIVERGENCES
+from tests.reference import FLOATS, assert_within, exact
+from triton_kernels import trace
+
+ROWS, V = 6, 37
+
+
+def _on_device(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return tensor.to(DEVICE, dtype or tensor.dtype)
+
+
+def _logits(dtype: torch.dtype = torch.float64, columns: tuple[int, int] = (V, V)) -> tuple[Tensor, Tensor]:
+    s, t = (_on_device(3 * torch.randn(ROWS, width, dtype=torch.float64), dtype) for width in columns)
+    return s.requires_grad_(), t.requires_grad_()
+
+
+@pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_loss_and_gradients_are_the_true_ones(kind: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    s, t = _logits()
+    s, t = (x.detach().to(dtype).requires_grad_() for x, dtype in zip((s, t), dtypes, strict=True))
+    loss = lucid.torch.distillation_loss(s, t, divergence=kind, beta=0.3, temperature=2.0, reduction="sum")
+    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    assert loss.dtype == arithmetic
+    truth = logits.divergence(exact(s), exact(t), kind, 0.3, 2.0)
+    assert_within(loss, truth.loss.sum(), truth.loss_size.sum(), arithmetic)
+    ds, dt = torch.autograd.grad(loss, (s, t))
+    assert (ds.dtype, dt.dtype) == dtypes
+    assert_within(ds, truth.ds, truth.ds_size, arithmetic)
+    assert_within(dt, truth.dt, truth.dt_size, arithmetic)
+
+
+def test_all_options_at_once_mean_what_they_say() -> None:
+    """Against the definition, in float64."""
+    s, t = _logits(columns=(V + 3, V + 5))
+    labels = _on_device(torch.tensor([0, 5, -1, V - 1, 7, -1]))
+    weight = _on_device(torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0, 1.0], dtype=torch.float64))
+    tokens = _on_device(torch.tensor(11))
+    options: dict[str, Any] = {"divergence": "reverse_kl", "temperature": 3.0, "temperature_squared": True}
+    options |= {"labels": labels, "ignore_index": -1, "hard_label_weight": 0.25, "vocab_size": V, "weight": weight}
+    for reduction, normalizer in (("none", None), ("sum", None), ("mean", None), ("batchmean", None), ("mean", tokens)):
+        given = {**options, "reduction": reduction, "normalizer": normalizer}
+        loss = lucid.torch.distillation_loss(s, t, **given)
+        module = lucid.torch.DistillationLoss(
+            **{name: value for name, value in given.items() if name not in ("labels", "weight", "normalizer")}
+        )
+        assert torch.equal(loss, module(s, t, weight=weight, labels=labels, normalizer=normalizer))
+        log_q, log_p = ((x[:, :V] / 3).log_softmax(-1) for x in (s, t))
+        each = 0.75 * 9 * (log_q.exp() * (log_q - log_p)).sum(-1)
+        each = each + 0.25 * F.cross_entropy(s[:, :V], labels, ignore_index=-1, reduction="none")
+        w = weight * (labels != -1)
+        total = {"none": w * each, "mean": (w * each).sum() / w.sum(), "batchmean": (w * each).sum() / ROWS}
+        expected = (w * each).sum() / 11 if normalizer is not None else total.get(reduction, (w * each).sum())
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+        dloss = torch.randn_like(expected)
+        got = torch.autograd.grad(loss, (s, t), dloss)
+        torch.testing.assert_close(got, torch.autograd.grad(expected, (s, t), dloss), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", [(V,), (4, V), (4, V, 3), (2, V, 3, 2)], ids=str)
+def test_cross_entropy_is_torchs(shape: tuple[int, ...], reduction: str, weighted: bool, smoothing: float) -> None:
+    x = _on_device(torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(0, V, shape[:1] + shape[2:] if len(shape) > 1 else ())
+    if len(shape) > 1:
+        target.view(-1)[1] = 3
+        target[target == 3] = -100
+    target = _on_device(target)
+    weight = _on_device(torch.rand(V, dtype=torch.float64)) if weighted else None
+    options: dict[str, Any] = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+    ours, theirs = (f(x, target, **options) for f in (lucid.torch.cross_entropy, F.cross_entropy))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    dloss = torch.randn_like(theirs)
+    grads = [torch.autograd.grad(loss, x, dloss)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
+    module = lucid.torch.CrossEntropyLoss(weight, reduction=reduction, label_smoothing=smoothing).to(DEVICE)
+    assert torch.equal(module(x, target), ours)
+
+
+def test_without_a_token_that_counts_the_loss_is_0_where_torch_gives_nan() -> None:
+    """On purpose: the mean over no token is 0, with a zero gradient, for a rank that got none."""
+    s, t = _logits(torch.float32)
+    ignored = _on_device(torch.full((ROWS,), -100))
+    assert F.cross_entropy(s, ignored).isnan()
+    for loss in (lucid.torch.cross_entropy(s, ignored), lucid.torch.distillation_loss(s, t, labels=ignored)):
+        assert loss.item() == 0
+        (grad,) = torch.autograd.grad(loss, s)
+        assert not grad.any()
+
+
+def test_skipped_tokens_may_hold_anything() -> None:
+    s, t = (x.detach() for x in _logits(torch.float32))
+    expected = lucid.torch.distillation_loss(s[1:], t[1:])
+    s[0], t[0] = math.nan, math.inf
+    loss = lucid.torch.distillation_loss(s.requires_grad_(), t, weight=_on_device(torch.arange(ROWS) > 0))
+    torch.testing.assert_close(loss, expected)
+    (grad,) = torch.autograd.grad(loss, s)
+    assert not grad[0].any()
+    assert grad.isfinite().all()
+
+
+def test_the_facade_and_this_give_the_same_bits() -> None:
+    s, t = _logits(torch.bfloat16)
+    labels = _on_device(torch.arange(ROWS))
+    options = {"divergence": "js", "beta": 0.2, "temperature": 1.5, "hard_label_weight": 0.5}
+    loss = lucid.torch.distillation_loss(s, t, labels=labels, **options)
+    (grad,) = torch.autograd.grad(loss, s)
+    student = lucid.from_torch(s.detach()).requires_grad_()
+    teacher = lucid.from_torch(t.detach())
+    other = LF.distillation_loss(student, teacher, labels=lucid.from_torch(labels), **options)
+    other.backward()
+    assert torch.equal(loss, other.to_torch().reshape(()))
+    assert torch.equal(grad, student.grad.to_torch())
+
+
+S, T = torch.zeros(3, 5, device=DEVICE), torch.ones(3, 5, device=DEVICE)
+LABELS = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "divergence": ({"divergence": "kl"}, ValueError, "divergence must be one of .* got 'kl'"),
+    "reduction": ({"reduction": "avg"}, ValueError, "reduction must be one of .* got 'avg'"),
+    "beta": ({"beta": 1}, ValueError, "beta must be a number between 0 and 1, not these, got 1"),
+    "temperature": ({"temperature": 0.0}, ValueError, "temperature must be a positive number, got 0.0"),
+    "temperature, NaN": ({"temperature": math.nan}, ValueError, "temperature must be a positive number, got nan"),
+    "temperature, tensor": ({"temperature": S}, TypeError, "temperature must be a positive number, got Tensor"),
+    "student, NumPy": ({"student_logits": np.zeros((3, 5))}, TypeError, "must be a torch.Tensor, got ndarray"),
+    "student, integers": ({"student_logits": S.long()}, TypeError, "student_logits must be float16, .* torch.int64"),
+    "student, 0-d": ({"student_logits": S[0, 0]}, RuntimeError, "must have a dimension of columns"),
+    "teacher, rows": ({"teacher_logits": T[:2]}, RuntimeError, r"student_logits \(3, 5\) and teacher_logits \(2, 5\)"),
+    "teacher, columns": ({"teacher_logits": T[:, :2]}, RuntimeError, "equally many columns .* got 5 and 2"),
+    "teacher, device": ({"teacher_logits": T.to("meta")}, RuntimeError, "teacher_logits on meta"),
+    "weight, rows": ({"weight": T[0]}, RuntimeError, r"weight must have shape \(3,\)"),
+    "weight, integers": ({"weight": LABELS}, TypeError, "weight must be bool or floating, got torch.int64"),
+    "weight, gradient": ({"weight": torch.ones(3, device=DEVICE, requires_grad=True)}, RuntimeError, "weight.detach"),
+    "labels, floating": ({"labels": T[:, 0]}, TypeError, "labels must be int32 or int64, got torch.float32"),
+    "labels, none": ({"hard_label_weight": 0.5}, ValueError, "labels must be given for a hard_label_weight of 0.5"),
+    "hard_label_weight": ({"hard_label_weight": 2}, ValueError, "hard_label_weight must be a number from 0 to 1"),
+    "normalizer": ({"normalizer": 0}, ValueError, "normalizer must be a positive number .* got 0"),
+    "normalizer, shape": ({"normalizer": T}, RuntimeError, "0-d Tensor, got shape"),
+    "normalizer, sum": ({"normalizer": 2, "reduction": "sum"}, ValueError, "one for reduction 'sum'"),
+    "vocab_size": ({"vocab_size": 6}, ValueError, "vocab_size must lie in 1 to 5, got 6"),
+    "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_before_any_launch(case: str) -> None:
+    arguments, error, message = BAD[case]
+    with trace.launches() as made, pytest.raises(error, match=message):
+        lucid.torch.distillation_loss(**{"student_logits": S, "teacher_logits": T, **arguments})
+    assert not made
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "message"),
+    [
+        ((S, T), {}, TypeError, "target must be int32 or int64, got torch.float32"),
+        ((S, LABELS[:2]), {}, RuntimeError, r"target must have shape \(3,\)"),
+        ((S.int(), LABELS), {}, TypeError, "input must be float16"),
+        ((S, LABELS, T[0, :2]), {}, RuntimeError, r"weight must have shape \(5,\), one for each class"),
+        ((S, LABELS), {"reduction": "batchmean"}, ValueError, "reduction must be one of"),
+        ((S, LABELS), {"label_smoothing": 2}, ValueError, "label_smoothing must be a number from 0 to 1"),
+        ((S[:, :0], LABELS), {}, RuntimeError, "input must have at least one class"),
+    ],
+)
+def test_bad_input_to_cross_entropy_is_named(
+    args: Any, kwargs: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with trace.launches() as made, pytest.raises(error, match=message):
+        lucid.torch.cross_entropy(*args, **kwargs)
+    assert not made
+
+
+def test_deprecated_arguments_of_cross_entropy_decide_instead_of_reduction() -> None:
+    for size_average, reduce in ((False, None), (None, False), (True, True)):
+        with pytest.warns(UserWarning, match="deprecated"):
+            ours = lucid.torch.cross_entropy(S, LABELS, None, size_average, -100, reduce)
+        with pytest.warns(UserWarning, match="deprecated"):
+            theirs = F.cross_entropy(S, LABELS, None, size_average, -100, reduce)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_values_that_kernels_find_wrong_are_errors_where_somebody_waits() -> None:
+    bad = LABELS.clone()
+    bad[1] = 5
+    with lucid.check_values():
+        for loss in (
+            lambda: lucid.torch.cross_entropy(S, bad),
+            lambda: lucid.torch.distillation_loss(S, T, labels=bad),
+            lambda: torch.compile(lucid.torch.cross_entropy, backend="aot_eager")(S, bad),
+        ):
+            with pytest.raises(IndexError, match=r"labels must lie in 0 to 4, .* got 5"):
+                loss()
+        with pytest.raises(ValueError, match="normalizer must be positive"):
+            lucid.torch.distillation_loss(S, T, normalizer=torch.tensor(-1.0, device=DEVICE))
+        assert lucid.torch.cross_entropy(S, LABELS).isfinite()
+
+
+def test_errors_are_found_in_and_after_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton_kernels import reports
+
+    monkeypatch.setattr(reports, "_buffers", {})  # as before the first call of all
+    bad = torch.full_like(LABELS, 9)
+    with torch.inference_mode():
+        lucid.torch.cross_entropy(S, LABELS)
+    for mode in (False, True, False):
+        with torch.inference_mode(mode), lucid.check_values(), pytest.raises(IndexError, match="got 9"):
+            lucid.torch.cross_entropy(S, bad)
