@@ -293,9 +293,11 @@ def _warn(message: str) -> None:
 
 def _autocast(input: Tensor, dtype: torch.dtype) -> torch.dtype:
     """The dtype of a loss: that of its inputs, but float32 for shorter ones under autocast."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
     device = input.device.type
     enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.float32 if enabled and dtype != torch.float64 else dtype
+    return torch.float32 if enabled else dtype
 
 
 def _promoted(input: Tensor, target: Tensor) -> torch.dtype:
