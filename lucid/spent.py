@@ -23,13 +23,14 @@ def spend(buffer: torch.Tensor) -> torch.Tensor:
     return fresh.set_(buffer.untyped_storage(), buffer.storage_offset(), buffer.shape, buffer.stride())
 
 
-def check_unspent(buffer: torch.Tensor) -> None:
-    """Raise a RuntimeError if the values of `buffer` are gone."""
+def check_unspent(buffer: torch.Tensor) -> torch.Tensor:
+    """The buffer, about to be looked at; a RuntimeError if its values are gone."""
     if _any_spent and getattr(_root(buffer), _ATTRIBUTE, False):
         raise RuntimeError(
             f"the values of a tensor of shape {tuple(buffer.shape)} are gone: a loss with inplace_gradient=True wrote "
             "its gradient over them; leave inplace_gradient out if they are needed after backward()"
         )
+    return buffer
 
 
 def _root(buffer: torch.Tensor) -> torch.Tensor:

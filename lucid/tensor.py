@@ -89,8 +89,8 @@ class Tensor:
 
     @property
     def _buffer(self) -> torch.Tensor:
-        """Its memory, filled: to look at this calculates what was deferred."""
-        return self._memory.buffer() if isinstance(self._memory, Deferred) else self._memory
+        """Its memory, filled: to look at this calculates what was deferred, and is an error where values are gone."""
+        return check_unspent(self._memory.buffer() if isinstance(self._memory, Deferred) else self._memory)
 
     @_buffer.setter
     def _buffer(self, buffer: torch.Tensor) -> None:
@@ -214,11 +214,9 @@ class Tensor:
 
     def to_torch(self) -> torch.Tensor:
         """A torch tensor on the same memory, without gradients."""
-        check_unspent(self._buffer)
         return hand_out(self._buffer).detach()
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        check_unspent(self._buffer)
         return hand_out(self._buffer).__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[Any, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import lucid
+import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import grad
@@ -24,6 +26,12 @@ NAN = math.nan
 
 def _leaf(*shape: int, dtype: str = "float32") -> Any:
     return lucid.tensor(np.random.randn(*shape), dtype=dtype, requires_grad=True)
+
+
+def _module(weight: Any) -> nn.Module:
+    module = nn.Module()
+    module.weight = nn.Parameter(weight)
+    return module
 
 
 def _losses(s: list[float], t: list[float], kind: str, **options: Any) -> tuple[float, list[float], list[float]]:
@@ -221,6 +229,10 @@ class TestInPlaceGradients:
             lambda s: s.detach().sum(),
             lambda s: s.reshape(-1),
             lambda s: F.distillation_loss(s, s.detach()),
+            lambda s: s.data_ptr(),
+            lambda s: lucid.tensor(s),
+            lambda s: pickle.dumps(s.detach()),
+            lambda s: _module(lucid.zeros_like(s)).load_state_dict({"weight": s.detach()}),
         ],
     )
     def test_make_every_use_of_the_logits_an_error(self, use: Any) -> None:
@@ -232,6 +244,17 @@ class TestInPlaceGradients:
         for tensor in (student, view):
             with pytest.raises(RuntimeError, match="wrote its gradient over them"):
                 use(tensor)
+
+    @pytest.mark.parametrize("optimizer", [lucid.optim.SGD, lucid.optim.Adam])
+    def test_are_no_step_from_logits_that_are_gone(self, optimizer: Any) -> None:
+        student = nn.Parameter(lucid.randn(5, 7))
+        F.distillation_loss(student, lucid.zeros(5, 7), inplace_gradient=True).backward()
+        for change in (
+            optimizer([student], lr=0.1).step,
+            lambda: _module(student).load_state_dict({"weight": student}),
+        ):
+            with pytest.raises(RuntimeError, match="wrote its gradient over them"):
+                change()
 
     def test_given_for_a_view_make_every_use_of_the_base_an_error(self) -> None:
         x = _leaf(2, 3, 7)

@@ -12,7 +12,6 @@ import torch
 
 from lucid.autograd.grad_mode import is_grad_enabled, no_grad
 from lucid.fusion import version_of
-from lucid.spent import check_unspent
 from lucid.tensor import Tensor
 
 FREED = (
@@ -213,9 +212,6 @@ class Function:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward, and record the call if grad mode is on and an argument requires grad."""
-        for arg in args:
-            if isinstance(arg, Tensor):
-                check_unspent(arg._like)
         context = Context()
         record = is_grad_enabled()
         context.needs_input_grad = tuple(record and isinstance(arg, Tensor) and arg.requires_grad for arg in args)

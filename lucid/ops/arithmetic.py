@@ -19,7 +19,6 @@ from lucid.dtype import int64
 from lucid.ops.memory import to
 from lucid.ops.reduction import sum_to
 from lucid.ops.scaled import scale, unscale
-from lucid.spent import check_unspent
 from lucid.tensor import Tensor
 
 Operand = Tensor | float
@@ -29,8 +28,6 @@ def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
     """The buffers and numbers behind operands, and their promoted dtype; raises unless they fit together."""
     operands = tuple(_plain(operand) for operand in operands)
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-    for tensor in tensors:
-        check_unspent(tensor._buffer)
     values = [operand for operand in operands if not isinstance(operand, Tensor)]
     for value in values:
         if not isinstance(value, numbers.Real):
