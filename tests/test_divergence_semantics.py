@@ -123,10 +123,11 @@ def test_without_a_valid_token_loss_and_gradients_are_zero_and_the_graph_is_ther
         assert not teacher.grad.numpy().any()
 
 
-def test_no_tokens_at_all_are_no_valid_token() -> None:
-    student = _leaf(0, 8)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_no_tokens_at_all_are_no_valid_token(in_place: bool) -> None:
     for reduction in ("mean", "sum", "batchmean"):
-        loss = F.distillation_loss(student, lucid.zeros(0, 8), reduction=reduction)
+        student = _leaf(0, 8)
+        loss = F.distillation_loss(student, lucid.zeros(0, 8), reduction=reduction, inplace_gradient=in_place)
         loss.backward()
         assert loss.item() == 0
         assert student.grad.shape == (0, 8)
