@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 import lucid
+import triton_kernels as tk
+from tests.device import DEVICE
 from triton_kernels import backend, interpreter
 
 without_gpu = pytest.mark.skipif(backend.HAS_GPU, reason="about machines without a GPU")
@@ -74,6 +77,22 @@ def test_a_cpu_tensor_on_a_machine_with_a_gpu_gives_an_error_that_says_what_to_d
 def test_importing_torch_alone_does_not_import_triton() -> None:
     """On which the switch relies."""
     assert _run("import sys, torch; print('triton' in sys.modules)").stdout.strip() == "False"
+
+
+def test_launches_from_several_threads_do_not_meet() -> None:
+    rows = torch.randn(4, 3, 12000).to(DEVICE)
+
+    def run(x: torch.Tensor) -> list[float]:
+        return [tk.divergence_forward(x, 2 * x)[0].sum().item() for _ in range(3)]
+
+    every = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with tk.launch.tables(interpreted=False), ThreadPoolExecutor() as threads:
+            expected = [run(x) for x in rows]
+            assert list(threads.map(run, rows)) == expected
+    finally:
+        sys.setswitchinterval(every)
 
 
 class TestBfloat16InTheInterpreter:

@@ -9,11 +9,13 @@
 - The result of a comparison of scalars keeps its operands' dtype, and turns into that when it is broadcast.
 - Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
   patches are the same each time, so one per module is enough.
+- Which program of a grid runs is kept in one place for all threads, so launches from several threads take turns.
 - NumPy warns of a logarithm of zero and the like; a GPU does not, and kernels select the right result afterwards.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +56,7 @@ def correct() -> None:
         if name.startswith(("create_icmp", "create_fcmp")):
             setattr(builder, name, _corrected_comparison(getattr(builder, name)))
     interpreter._patch_lang = _once_per_module(interpreter._patch_lang)
-    interpreter.GridExecutor.__call__ = _without_warnings(interpreter.GridExecutor.__call__)
+    interpreter.GridExecutor.__call__ = _alone_and_without_warnings(interpreter.GridExecutor.__call__)
 
 
 def _corrected_cast(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,9 +124,11 @@ def _once_per_module(original: Callable[..., Any]) -> Callable[..., Any]:
     return patch_lang
 
 
-def _without_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
+def _alone_and_without_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.Lock()
+
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
+        with lock, np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             return original(self, *args, **kwargs)
 
