@@ -17,6 +17,9 @@ from lucid.modes import Block, Mode
 
 _mode = Mode(True)
 
+#: Held while what waits for memory is noted, moved or gone through: any thread may be the first to look.
+_noting = threading.Lock()
+
 
 class fusion(Block):
     """Whether operations are fused, as a context manager (``with lucid.fusion(False):``) or a decorator; per thread.
@@ -65,9 +68,9 @@ class _Allocation:
 
 def _waiting(memory: torch.Tensor | Deferred) -> weakref.WeakSet[Deferred]:
     """What is to be calculated from it."""
-    if isinstance(memory, torch.Tensor):
-        return _allocation(memory).waiting
-    return memory.waiting if memory.pending else _allocation(memory.buffer()).waiting
+    if isinstance(memory, Deferred) and memory.pending:
+        return memory.waiting
+    return _allocation(filled(memory)).waiting
 
 
 def _allocation(buffer: torch.Tensor) -> _Allocation:
@@ -90,7 +93,9 @@ def is_source(buffer: torch.Tensor) -> bool:
 
 def settle(buffer: torch.Tensor) -> torch.Tensor:
     """The buffer, about to be written to: what is to be calculated from its memory is calculated first."""
-    for deferred in tuple(_allocation(buffer).waiting):
+    with _noting:
+        waiting = tuple(_allocation(buffer).waiting)
+    for deferred in waiting:
         deferred.buffer()
     return buffer
 
@@ -117,12 +122,12 @@ class Deferred:
     def __init__(self, like: torch.Tensor, *sources: torch.Tensor | Deferred) -> None:
         self._buffer: torch.Tensor | None = None
         self._like = like
-        self._sources = sources
-        self._versions = [version_of(source) for source in sources]
         self._lock = threading.RLock()
         self.waiting: weakref.WeakSet[Deferred] = weakref.WeakSet()
-        for source in sources:
-            _waiting(source).add(self)
+        with _noting:
+            self._sources = tuple((source, version_of(source)) for source in sources)
+            for source in sources:
+                _waiting(source).add(self)
 
     def calculate(self) -> torch.Tensor:
         """A fresh buffer with the values."""
@@ -138,21 +143,21 @@ class Deferred:
         """A buffer of its shape, dtype and device."""
         return self._like
 
-    def source(self, number: int) -> torch.Tensor:
-        """One of the buffers it is to be calculated from, while it is pending; itself calculated if that was deferred.
+    def sources(self) -> tuple[torch.Tensor | Deferred, ...]:
+        """What it is to be calculated from; nothing once it has been, which another thread may see to at any time.
 
         Raises
         ------
         RuntimeError
             If that has changed, behind the back of `settle`.
         """
-        if self._versions != [version_of(source) for source in self._sources]:
+        sources = self._sources
+        if any(version_of(source) != version for source, version in sources):
             raise RuntimeError(
                 f"what a deferred tensor of shape {tuple(self._like.shape)} is calculated from was changed in place "
                 "unseen; lucid.fusion(False) calculates everything at once"
             )
-        source = self._sources[number]
-        return source.buffer() if isinstance(source, Deferred) else source
+        return tuple(source for source, _ in sources)
 
     def buffer(self) -> torch.Tensor:
         """The memory, filled."""
@@ -160,17 +165,23 @@ class Deferred:
             if self._buffer is None:
                 buffer = self.calculate()
                 self._first_version = _version_of(buffer)
-                for source in self._sources:
-                    _waiting(source).discard(self)
-                _allocation(buffer).waiting.update(self.waiting)
-                self._sources, self._versions = (), []
-                self._like = self._buffer = buffer
+                with _noting:
+                    for source, _ in self._sources:
+                        _waiting(source).discard(self)
+                    _allocation(buffer).waiting.update(self.waiting)
+                    self._like = self._buffer = buffer
+                    self._sources = ()
             return self._buffer
 
     @property
     def version(self) -> int:
         """How often it was changed in place since it was filled."""
         return 0 if self._buffer is None else _version_of(self._buffer) - self._first_version
+
+
+def filled(memory: torch.Tensor | Deferred) -> torch.Tensor:
+    """A buffer, or that of deferred memory."""
+    return memory.buffer() if isinstance(memory, Deferred) else memory
 
 
 def version_of(memory: torch.Tensor | Deferred) -> int:

@@ -14,7 +14,7 @@ import torch
 from lucid.device import device as Device
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DType
-from lucid.fusion import Deferred, hand_out, settle
+from lucid.fusion import Deferred, filled, hand_out, settle
 from lucid.hooks import RemovableHandle, register
 from lucid.spent import check_unspent
 
@@ -90,7 +90,7 @@ class Tensor:
     @property
     def _buffer(self) -> torch.Tensor:
         """Its memory, filled: to look at this calculates what was deferred, and is an error where values are gone."""
-        return check_unspent(self._memory.buffer() if isinstance(self._memory, Deferred) else self._memory)
+        return check_unspent(filled(self._memory))
 
     @_buffer.setter
     def _buffer(self, buffer: torch.Tensor) -> None:

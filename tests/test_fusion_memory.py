@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -407,34 +406,3 @@ def test_what_was_deferred_outside_is_calculated_inside_a_block_without_fusion()
     loss = fused.loss()
     with lucid.fusion(False):
         assert BACKWARD not in kernels(loss.backward)
-
-
-def test_each_thread_has_its_own_switch() -> None:
-    seen: list[list[str]] = []
-
-    def loss() -> Any:
-        return F.kl_div(F.log_softmax(lucid.randn(3, 5)), F.softmax(lucid.randn(3, 5)))
-
-    with lucid.fusion(False):
-        thread = threading.Thread(target=lambda: seen.append(kernels(loss)))
-        thread.start()
-        thread.join()
-    assert FORWARD in seen[0]
-
-
-def test_threads_that_look_at_once_see_the_same_memory() -> None:
-    y = F.softmax(lucid.randn(300, 50))
-    barrier = threading.Barrier(4)
-    seen: list[int] = []
-
-    def look() -> None:
-        barrier.wait()
-        seen.append(y._buffer.data_ptr())
-
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(seen) == 4
-    assert len(set(seen)) == 1

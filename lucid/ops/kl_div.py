@@ -24,12 +24,12 @@ class KLDiv(Function):
         ctx.log_target, ctx.scale, ctx.x = log_target, scale, meta(x)
         # Without the target's gradient, the gradient to x is −p: x itself is not needed.
         kept = x if ctx.needs_input_grad[1] else None
-        softmaxes = fusible(x._memory, target._memory, log_target) if reduce else None
-        if softmaxes is None:
+        of_logits = fusible(x._memory, target._memory, log_target) if reduce else None
+        if of_logits is None:
             ctx.save_for_backward(kept, target)
             loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
         else:
-            loss, statistics = fused_forward(*softmaxes, scale)
+            loss, statistics = fused_forward(of_logits, scale)
             ctx.save_for_backward(kept, target, Tensor._wrap(statistics))
             # Its own node keeps it as long as a fused backward pass may want it.
             ctx.log_q = weakref.ref(x._memory)
@@ -40,9 +40,9 @@ class KLDiv(Function):
         x, target, *statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if statistics and not is_grad_enabled():
-            softmaxes = fusible(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
-            if softmaxes is not None:
-                run = FusedBackward(*softmaxes, statistics[0]._buffer, dloss._buffer, ctx.scale)
+            of_logits = fusible(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
+            if of_logits is not None:
+                run = FusedBackward(of_logits, statistics[0]._buffer, dloss._buffer, ctx.scale)
                 dx, dtarget = (Tensor._wrap(run.gradient(side)) if want else None for side, want in enumerate(wanted))
                 return dx, dtarget, None, None, None
         dx, dtarget = KLDivBackward.apply(x, target, dloss, ctx.log_target, ctx.scale, ctx.x, wanted)

@@ -8,39 +8,56 @@ something was added to it, it is a gradient as any other.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import triton_kernels as tk
-from lucid.fusion import Deferred, is_fusion_enabled, is_shared
+from lucid.fusion import Deferred, filled, is_fusion_enabled, is_shared
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
 
 
-def fusible(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor) -> tuple[SoftmaxOf, SoftmaxOf] | None:
+class Fusible(NamedTuple):
+    """The softmaxes that a loss can do without, of the student and of the teacher.
+
+    Attributes
+    ----------
+    logits, factor
+        What kernels are to read, and to multiply by: the least that will do.
+    scaled
+        What the softmaxes were taken of, where it is the logits' multiple, deferred.
+    """
+
+    softmaxes: tuple[SoftmaxOf, SoftmaxOf]
+    logits: list[torch.Tensor]
+    factor: float
+    scaled: list[Scaled | None]
+
+
+def fusible(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor) -> Fusible | None:
     """The softmaxes that the memories of x and the target stand for, if the loss can do without their values.
 
     `read` are buffers that are not read before the values are.
     """
     for memory, log in ((log_q, True), (target, log_target)):
-        if not (isinstance(memory, SoftmaxOf) and memory.pending and memory.log == log):
+        if not (isinstance(memory, SoftmaxOf) and memory.log == log):
             return None
-    fits = log_q.like.shape == target.like.shape and not any(map(is_shared, read))
-    return (log_q, target) if fits and is_fusion_enabled() else None
+    if log_q.like.shape != target.like.shape or any(map(is_shared, read)) or not is_fusion_enabled():
+        return None
+    sources = [log_q.sources(), target.sources()]
+    if not all(sources):
+        return None
+    same = log_q.factor == target.factor
+    logits = [filled(of_side[0 if same else -1]) for of_side in sources]
+    scaled = [of_side[-1] if isinstance(of_side[-1], Scaled) else None for of_side in sources]
+    return Fusible((log_q, target), logits, log_q.factor if same else 1.0, scaled)
 
 
-def _logits(log_q: SoftmaxOf, target: SoftmaxOf) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """What kernels are to read, and to multiply by: the least that will do."""
-    if log_q.factor == target.factor:
-        return log_q.source(0), target.source(0), log_q.factor
-    return log_q.source(-1), target.source(-1), 1.0
-
-
-def fused_forward(log_q: SoftmaxOf, target: SoftmaxOf, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_forward(of: Fusible, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """scale · Σ KL over all rows, of the promoted dtype; and what backward wants to know of the rows."""
-    student, teacher, factor = _logits(log_q, target)
-    losses, statistics = tk.divergence_forward(student, teacher, inv_temperature=factor)
+    student, teacher = of.logits
+    losses, statistics = tk.divergence_forward(student, teacher, inv_temperature=of.factor)
     dtype = torch.promote_types(student.dtype, teacher.dtype)
     return tk.sum(losses, range(losses.dim()), scale=scale, dtype=dtype), statistics
 
@@ -48,11 +65,8 @@ def fused_forward(log_q: SoftmaxOf, target: SoftmaxOf, scale: float) -> tuple[to
 class FusedBackward:
     """One time backward through a fused loss, to x (side 0), to the target (side 1), or to both."""
 
-    def __init__(
-        self, log_q: SoftmaxOf, target: SoftmaxOf, statistics: torch.Tensor, dloss: torch.Tensor, scale: float
-    ) -> None:
-        self.softmaxes, self.scaled = (log_q, target), (log_q.scaled, target.scaled)
-        *self.logits, self.factor = _logits(log_q, target)
+    def __init__(self, of: Fusible, statistics: torch.Tensor, dloss: torch.Tensor, scale: float) -> None:
+        self.softmaxes, self.logits, self.factor, self.scaled = of
         self.statistics, self.dloss, self.scale = statistics, dloss, scale
         self.asked: list[weakref.ref[Deferred] | None] = [None, None]
         self.made: list[torch.Tensor | None] = [None, None]
@@ -120,7 +134,7 @@ class _ToSoftmax(SoftmaxGradient):
         return result
 
     def to_input(self) -> torch.Tensor | Deferred:
-        self.source(0)  # unchanged
+        self.sources()  # unchanged
         scaled = self.run.scaled[self.side]
         if scaled is None or self.run.factor == 1:
             return self.run.to_logits(self.side)
@@ -139,5 +153,5 @@ class _ToScaled(ScaledGradient):
         return result
 
     def to_unscaled(self) -> torch.Tensor:
-        self.source(0)  # unchanged
+        self.sources()  # unchanged
         return self.run.to_logits(self.side)

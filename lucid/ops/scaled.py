@@ -10,7 +10,7 @@ import torch
 
 import triton_kernels as tk
 from lucid.autograd.grad_mode import is_grad_enabled
-from lucid.fusion import Deferred, is_source
+from lucid.fusion import Deferred, filled, is_source
 from lucid.tensor import Tensor
 
 #: Numbers that are taken for temperatures or their inverses: far from where float32 ends.
@@ -30,7 +30,7 @@ class Scaled(Deferred):
         return 1 / self.number if self.name == "div" else self.number
 
     def calculate(self) -> torch.Tensor:
-        buffer = self.source(0)
+        buffer = filled(*self.sources())
         return tk.pointwise(self.name, buffer, self.number, dtype=buffer.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 import triton_kernels as tk
 from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
-from lucid.fusion import Deferred, is_fusion_enabled, is_source
+from lucid.fusion import Deferred, filled, is_fusion_enabled, is_source
 from lucid.ops.arithmetic import exp, mul, neg, sub
 from lucid.ops.reduction import sum
 from lucid.ops.scaled import Scaled
@@ -22,18 +22,12 @@ class SoftmaxOf(Deferred):
     Its sources are logits and x, which is the same, or the logits times `factor`, deferred.
     """
 
-    def __init__(self, x: torch.Tensor | Scaled, log: bool) -> None:
-        logits, self.factor = (x.source(0), x.factor) if isinstance(x, Scaled) else (x, 1.0)
-        self.log = log
-        super().__init__(logits, logits, x)
-
-    @property
-    def scaled(self) -> Scaled | None:
-        """x where it is deferred; while this is pending."""
-        return self._sources[-1] if isinstance(self._sources[-1], Scaled) else None
+    def __init__(self, logits: torch.Tensor, log: bool, scaled: Scaled | None = None) -> None:
+        self.log, self.factor = log, 1.0 if scaled is None else scaled.factor
+        super().__init__(logits, logits, logits if scaled is None else scaled)
 
     def calculate(self) -> torch.Tensor:
-        return tk.softmax_forward(self.source(-1), -1, log=self.log)
+        return tk.softmax_forward(filled(self.sources()[-1]), -1, log=self.log)
 
 
 class SoftmaxGradient(Deferred):
@@ -58,8 +52,10 @@ class Softmax(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, log: bool) -> Tensor:
         fusible = dim == x.ndim - 1
-        if fusible and is_fusion_enabled() and isinstance(x._memory, Scaled) and x._memory.pending:
-            y = Tensor._wrap(SoftmaxOf(x._memory, log))
+        scaled = x._memory if isinstance(x._memory, Scaled) else None
+        logits = scaled.sources() if fusible and is_fusion_enabled() and scaled is not None else ()
+        if logits:
+            y = Tensor._wrap(SoftmaxOf(filled(*logits), log, scaled))
         elif fusible and is_source(x._buffer):
             tk.backend.check_device(x._buffer.device)
             y = Tensor._wrap(SoftmaxOf(x._buffer, log))

@@ -1,0 +1,74 @@
+"""Threads and what is deferred: each has its own switch, and any of them may be the first to look."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import lucid
+import lucid.nn.functional as F
+from tests.fusing import FORWARD, kernels
+from triton_kernels import launch
+
+
+def test_each_thread_has_its_own_switch() -> None:
+    seen: list[list[str]] = []
+
+    def loss() -> Any:
+        return F.kl_div(F.log_softmax(lucid.randn(3, 5)), F.softmax(lucid.randn(3, 5)))
+
+    with lucid.fusion(False):
+        thread = threading.Thread(target=lambda: seen.append(kernels(loss)))
+        thread.start()
+        thread.join()
+    assert FORWARD in seen[0]
+
+
+def test_threads_that_look_at_once_see_the_same_memory() -> None:
+    y = F.softmax(lucid.randn(300, 50))
+    barrier = threading.Barrier(4)
+    seen: list[int] = []
+
+    def look() -> None:
+        barrier.wait()
+        seen.append(y._buffer.data_ptr())
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 4
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("which", ["student", "teacher", "scaled"])
+def test_a_thread_may_look_while_another_is_about_to_do_without(which: str) -> None:
+    student, teacher = lucid.randn(3, 5), lucid.randn(3, 5)
+    barrier = threading.Barrier(3)
+
+    def at_once(run: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return run()
+
+    every = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        # Nothing is calculated, so that threads meet more often.
+        with launch.planned(lambda launched: None), ThreadPoolExecutor(3) as threads:
+            for _ in range(1000):
+                scaled = teacher / 2
+                made = {"student": F.log_softmax(student), "teacher": F.softmax(scaled), "scaled": scaled}
+                runs = [
+                    lambda: F.kl_div(made["student"], made["teacher"], reduction="sum"),  # noqa: B023
+                    lambda: F.softmax(made["scaled"]),  # noqa: B023
+                    lambda: made[which].tolist(),  # noqa: B023
+                ]
+                assert len(list(threads.map(at_once, runs))) == 3
+    finally:
+        sys.setswitchinterval(every)
