@@ -192,12 +192,14 @@ def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
     """That a gradient can be written over the student's logits and nothing else."""
     if not student.numel():
         return
-    sizes = zip(student.shape, student.stride(), strict=True)
-    if any(stride == 0 and size > 1 for size, stride in sizes):
-        raise RuntimeError(
-            f"student_logits must not be expanded for inplace_gradient=True, got strides {student.stride()} for shape "
-            f"{tuple(student.shape)}"
-        )
+    reach = 0
+    for stride, size in sorted(zip(student.stride(), student.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            raise RuntimeError(
+                "student_logits must not be expanded, or overlap otherwise, for inplace_gradient=True, got strides "
+                f"{student.stride()} for shape {tuple(student.shape)}"
+            )
+        reach += (size - 1) * stride
     if student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
         raise RuntimeError(
             "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "

@@ -288,6 +288,9 @@ class TestInPlaceGradients:
         x = _leaf(1, 7)
         with pytest.raises(RuntimeError, match="must not be expanded"):
             F.distillation_loss(x.expand(5, 7), lucid.zeros(5, 7), inplace_gradient=True)
+        windows = lucid.from_torch(torch.randn(11).to(DEVICE).unfold(0, 7, 1)).requires_grad_()
+        with pytest.raises(RuntimeError, match="overlap otherwise"):
+            F.distillation_loss(windows, lucid.zeros(5, 7), inplace_gradient=True)
         both = _leaf(4, 7) * 1
         with pytest.raises(RuntimeError, match="must share no memory"):
             F.distillation_loss(both[:2], both[2:], inplace_gradient=True)
