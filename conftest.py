@@ -80,7 +80,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
         if torch.compiler.is_compiling() or buffer.numel() > 2**26:  # no memory, or so much that it would be filled
             return buffer
         if buffer.dtype.is_floating_point:
-            buffer.fill_(float("nan"))
+            buffer.detach().fill_(float("nan"))
         elif buffer.dtype is not torch.bool and not buffer.dtype.is_complex:
             buffer.fill_(torch.iinfo(buffer.dtype).max)
         return buffer

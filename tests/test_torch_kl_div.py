@@ -156,7 +156,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "a reduction that is none": ((X, Y), {"reduction": "avg"}, ValueError, "reduction must be one of .* got 'avg'"),
     "a number": ((X, 1.0), {}, TypeError, "target must be a torch.Tensor, got float"),
     "integers": ((X.int(), Y), {}, TypeError, "input must be float16, .* got torch.int32"),
-    "complex numbers": ((X, Y.cfloat()), {}, TypeError, "target must be float16, .* got torch.complex64"),
+    "complex numbers": ((X, Y.to(torch.complex64)), {}, TypeError, "target must be float16, .* got torch.complex64"),
     "eight bits": ((X.to(torch.float8_e4m3fn), Y), {}, TypeError, "input must be float16, .* got torch.float8_e4m3fn"),
     "shapes": ((X, Y[:, :2]), {}, RuntimeError, r"broadcast, got input \(3, 5\) and target \(3, 2\)"),
     "devices": ((X, Y.to("meta")), {}, RuntimeError, "input and target must be on one device, got input on .* meta"),

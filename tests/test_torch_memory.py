@@ -17,16 +17,22 @@ from triton_kernels import backend, trace
 N, V = 8, 40_000
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _distillation(divergence: str) -> Loss:
+    return lambda s, t: lucid.torch.distillation_loss(s, t, divergence=divergence)
+
+
+def _weighted(s: Tensor, t: Tensor) -> Tensor:
+    weight = torch.arange(N, device=DEVICE).float()
+    return lucid.torch.distillation_loss(s, t, weight=weight, reduction="batchmean", vocab_size=V - 5)
+
+
 LOSSES: dict[str, Loss] = {
     "kl_div": lambda s, t: lucid.torch.kl_div(s, t, reduction="batchmean", log_target=True),
     "kl_div, module": lambda s, t: lucid.torch.KLDivLoss(reduction="sum")(s, t),
-    **{
-        divergence: lambda s, t, divergence=divergence: lucid.torch.distillation_loss(s, t, divergence=divergence)
-        for divergence in ("forward_kl", "reverse_kl", "js", "total_variation")
-    },
-    "distillation, weighted": lambda s, t: lucid.torch.distillation_loss(
-        s, t, weight=torch.arange(N, device=DEVICE).float(), reduction="batchmean", vocab_size=V - 5
-    ),
+    **{divergence: _distillation(divergence) for divergence in ("forward_kl", "reverse_kl", "js", "total_variation")},
+    "distillation, weighted": _weighted,
     "cross-entropy": lambda s, t: lucid.torch.cross_entropy(s, torch.arange(N, device=DEVICE), label_smoothing=0.1),
 }
 
