@@ -220,7 +220,7 @@ class TestGradientInPlace:
 
     def test_logits_that_others_share_are_refused(self) -> None:
         x, y = _inputs()
-        with pytest.raises(RuntimeError, match="must not be expanded for inplace_gradient=True"):
+        with pytest.raises(RuntimeError, match="must not be expanded, or overlap otherwise"):
             lucid.torch.distillation_loss(x[:1].expand(4, -1), y, inplace_gradient=True)
         with pytest.raises(RuntimeError, match="must share no memory with teacher_logits"):
             lucid.torch.distillation_loss(x, x.detach(), inplace_gradient=True)
