@@ -31,8 +31,14 @@ ROOT = Path(__file__).parent.parent
 BUDGET = Path(__file__).parent / "results" / "predicted" / "static.csv"
 BUDGET_NAME = str(BUDGET.relative_to(ROOT))
 
+#: The most variants whose machine code is disassembled together.
+TOGETHER = 16
+
 #: What names a row.
 KEY = ("kernel", "variant", "dtype", "target")
+
+#: A target, and the numbers of variants.
+Batch = tuple[str, list[int]]
 
 
 def measure(
@@ -42,18 +48,20 @@ def measure(
 
     `source` is a folder with the ``triton_kernels`` to compile, by default those that are installed.
     """
-    waiting: SimpleQueue[tuple[int, str]] = SimpleQueue()
-    for task in tasks:
-        waiting.put(task)
+    batches = _batches(tasks, jobs)
+    waiting: SimpleQueue[Batch] = SimpleQueue()
+    for batch in batches:
+        waiting.put(batch)
     answers: dict[tuple[int, str], dict[str, Any]] = {}
     lock = threading.Lock()
-    with progress(len(tasks)) as advance, ThreadPoolExecutor(jobs) as pool:
+    with progress(len(batches)) as advance, ThreadPoolExecutor(jobs) as pool:
 
         def started(label: str) -> None:
             with lock:
                 advance(label)
 
-        for done in [pool.submit(_work, waiting, answers, started, keep, source) for _ in range(min(jobs, len(tasks)))]:
+        workers = range(min(jobs, len(batches)))
+        for done in [pool.submit(_work, waiting, answers, started, keep, source) for _ in workers]:
             done.result()
     known, around = variants(), environment()
     rows, faults = [], []
@@ -68,14 +76,27 @@ def measure(
     return rows, faults
 
 
+def _batches(tasks: Sequence[tuple[int, str]], jobs: int) -> list[Batch]:
+    """Tasks of one target at a time, few enough that there is work for all jobs."""
+    together = min(TOGETHER, -(-len(tasks) // jobs))
+    by_target: dict[str, list[int]] = {}
+    for number, target in tasks:
+        by_target.setdefault(target, []).append(number)
+    return [
+        (target, numbers[start : start + together])
+        for target, numbers in by_target.items()
+        for start in range(0, len(numbers), together)
+    ]
+
+
 def _work(
-    waiting: SimpleQueue[tuple[int, str]],
+    waiting: SimpleQueue[Batch],
     answers: dict[tuple[int, str], dict[str, Any]],
     started: Callable[[str], None],
     keep: Path | None,
     source: Path | None,
 ) -> None:
-    """Have a process of its own answer tasks, one after the other."""
+    """Have a process of its own answer batches, one after the other."""
     path = [*([str(source)] if source else []), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-P", "-m", "perf.machine", *([str(keep.resolve())] if keep else [])]
@@ -84,17 +105,17 @@ def _work(
         assert process.stdout is not None
         while True:
             try:
-                task = waiting.get_nowait()
+                target, numbers = waiting.get_nowait()
             except Empty:
                 return
-            started(f"{variants()[task[0]].kernel} {task[1]}")
+            started(f"{variants()[numbers[0]].kernel} {target}")
             try:
-                process.stdin.write(json.dumps(task) + "\n")
+                process.stdin.write(json.dumps([target, numbers]) + "\n")
                 process.stdin.flush()
-                number, target, answer = json.loads(process.stdout.readline())
+                found = json.loads(process.stdout.readline())
             except (BrokenPipeError, json.JSONDecodeError):
                 raise UsageError(f"the process that compiles ended with {process.wait()}, see above") from None
-            answers[number, target] = answer
+            answers.update({(number, target): answer for number, target, answer in found})
 
 
 def _predicted(target: str, answer: dict[str, Any]) -> Row:

@@ -2,7 +2,7 @@
 
     TRITON_INTERPRET=0 python -m perf.machine [KEEP] < tasks > figures
 
-A task is a line with a JSON list: the number of a variant and a target. KEEP is a folder for the machine code.
+A task is a line with a JSON list: a target, and the numbers of variants. KEEP is a folder for the machine code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import json
 import re
 import sys
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from triton_kernels import offline
 _TILES = ("TILES", "BLOCK", "BLOCK_V", "BLOCK_N")
 
 
-def figures(variant: Variant, target: str, keep: Path | None = None) -> dict[str, Any]:
+#: What yields machine code, is sent its text, and returns figures.
+Reading = Generator[bytes, str, dict[str, Any]]
+
+
+def figures(variant: Variant, target: str, keep: Path | None = None) -> Reading:
     """What a variant takes on a target.
 
     Instructions and special functions per element are marginal: the difference between the shipped tile and one of
@@ -50,11 +55,12 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> dict[str
     }
     if not target.startswith("cuda"):
         return found
-    text = sass.disassemble(compiled.asm["cubin"])
-    ways = sass.ways(sass.parse(text))
+    text = yield compiled.asm["cubin"]
+    blocks = sass.parse(text)
+    ways = sass.ways(blocks)
     elements = _elements(description)
     way = ways.get(round(elements * variant.bytes)) if variant.bytes else None
-    whole = way or sass.Way(tuple(i for block in sass.parse(text) for i in block.instructions))
+    whole = way or sass.Way(tuple(i for block in blocks for i in block.instructions))
     found["load_bits"], found["store_bits"] = whole.bits("LDG", "LD"), whole.bits("STG", "ST")
     if keep:
         _keep(keep / f"{_file_name(variant, target)}.sass", text, way)
@@ -66,9 +72,8 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> dict[str
         resized["args"][tile] = size
         compiled = offline.compile_for(resized, target)
         difference = elements - _elements(resized)
-        other = sass.ways(sass.parse(sass.disassemble(compiled.asm["cubin"]))).get(
-            round((elements - difference) * (variant.bytes or 0))
-        )
+        others = sass.ways(sass.parse((yield compiled.asm["cubin"])))
+        other = others.get(round((elements - difference) * (variant.bytes or 0)))
         if other is not None:
             break
     else:
@@ -105,17 +110,30 @@ def _keep(path: Path, text: str, way: sass.Way | None) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def answers(numbers: Sequence[int], target: str, keep: Path | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The figures of variants, by number, or an error; their machine code is disassembled together."""
+    known = variants()
+    reading = {number: figures(known[number], target, keep) for number in numbers}
+    texts: dict[int, Any] = dict.fromkeys(numbers)
+    while texts:
+        cubins = {}
+        for number, text in texts.items():
+            try:
+                cubins[number] = reading[number].send(text)
+            except StopIteration as done:
+                yield number, {"figures": done.value}
+            except Exception as error:  # whatever a compiler raises is the finding
+                yield number, {"error": f"{type(error).__name__}: {error}"}
+        read = sass.disassemble(list(cubins.values()), int(offline.TARGETS[target][1])) if cubins else []
+        texts = dict(zip(cubins, read, strict=True))
+
+
 def main() -> None:
     """Answer tasks until there are no more; an error is an answer."""
     keep = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    known = variants()
     for line in sys.stdin:
-        number, target = json.loads(line)
-        try:
-            answer: dict[str, Any] = {"figures": figures(known[number], target, keep)}
-        except Exception as error:  # whatever a compiler raises is the finding
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps([number, target, answer]), flush=True)
+        target, numbers = json.loads(line)
+        print(json.dumps([[number, target, answer] for number, answer in answers(numbers, target, keep)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ needs, and is the shortest of those. Every instruction on it counts, also one wh
 
 from __future__ import annotations
 
+import itertools
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +22,8 @@ import triton
 #: Bytes of the widest access to global memory that every chip has; what is narrower is a row's statistics, or a fault.
 WIDE = 16
 
-_LABEL = re.compile(r"^(\.L_\S+):\s*$")
 _LINE = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
-_TARGET = re.compile(r"`\((\.L_\S+)\)")
+_TARGET = re.compile(r"\b0x([0-9a-f]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class Instruction:
     def conditional(self) -> bool:
         """Whether a jump may fall through."""
         return bool(self.predicate) or re.match(r"!?U?P\d", self.operands) is not None
+
+    @property
+    def target(self) -> int | None:
+        """The address that a jump or a call goes to."""
+        found = _TARGET.search(self.operands) if self.name in ("BRA", "CALL") else None
+        return int(found[1], 16) if found else None
 
     @property
     def access(self) -> int:
@@ -96,13 +104,35 @@ class Way:
         return moved.most_common(1)[0][0] if moved else 0
 
 
-def disassemble(cubin: bytes) -> str:
-    """The text of a kernel's machine code."""
+def disassemble(cubins: Sequence[bytes], architecture: int) -> list[str]:
+    """The text of the machine code in each cubin, whose addresses go on from one to the next.
+
+    nvdisasm takes longer to start than to read a kernel, so it gets all of them as one piece.
+    """
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+    codes = [_code(cubin) for cubin in cubins]
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(b"".join(codes))
         file.flush()
-        return subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        # With an a, the name is that of all the instructions there are.
+        name = f"SM{architecture}{'a' if architecture >= 90 else ''}"
+        command = [str(tool), "--no-dataflow", "--binary", name, file.name]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = [(int(line[1], 16), line[0]) for line in map(_LINE.match, printed.splitlines()) if line]
+    ends = list(itertools.accumulate(map(len, codes)))
+    return [
+        "\n".join(line for address, line in found if start <= address < end)
+        for start, end in itertools.pairwise([0, *ends])
+    ]
+
+
+def _code(cubin: bytes) -> bytes:
+    """The machine code in an ELF file: the one section that can be executed."""
+    (start,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count = struct.unpack_from("<2H", cubin, 0x3A)
+    sections = [struct.unpack_from("<2I4Q", cubin, start + number * size) for number in range(count)]
+    (code,) = (cubin[offset : offset + length] for _, _, flags, _, offset, length in sections if flags & 4)
+    return code
 
 
 def parse(text: str) -> list[Block]:
@@ -116,34 +146,32 @@ def parse(text: str) -> list[Block]:
     ValueError
         If the text has no instructions, or a jump whose target is not in the text.
     """
+    found = map(_LINE.match, text.splitlines())
+    instructions = [Instruction(int(m[1], 16), m[2] or "", m[3], m[4]) for m in found if m]
+    if not instructions:
+        raise ValueError("no instructions in the text")
+    targets = {instruction.target for instruction in instructions}
     blocks = [Block()]
-    labels: dict[str, int] = {}
-    jumps: list[tuple[int, str]] = []
-    for line in text.splitlines():
-        label, found = _LABEL.match(line), _LINE.match(line)
-        if label:
+    starts: dict[int, int] = {}
+    for instruction in instructions:
+        if instruction.address in targets:
             if blocks[-1].instructions:
                 blocks[-1].followers.append(len(blocks))
                 blocks.append(Block())
-            labels[label[1]] = len(blocks) - 1
-        elif found:
-            instruction = Instruction(int(found[1], 16), found[2] or "", found[3], found[4])
-            blocks[-1].instructions.append(instruction)
-            target = _TARGET.search(instruction.operands)
-            if instruction.name in ("BRX", "JMP") or (instruction.name == "BRA" and target is None):
-                raise ValueError(f"a jump whose target is calculated: {line.strip()}")
-            if instruction.name in ("BRA", "CALL") and target:
-                jumps.append((len(blocks) - 1, target[1]))
-            if instruction.name in ("BRA", "CALL", "EXIT", "RET"):
-                if instruction.conditional or instruction.name == "CALL":
-                    blocks[-1].followers.append(len(blocks))
-                blocks.append(Block())
-    for source, name in jumps:
-        if name not in labels:
-            raise ValueError(f"no label {name} in the text")
-        blocks[source].followers.append(labels[name])
-    if not any(block.instructions for block in blocks):
-        raise ValueError("no instructions in the text")
+            starts[instruction.address] = len(blocks) - 1
+        blocks[-1].instructions.append(instruction)
+        if instruction.name in ("BRX", "JMP") or (instruction.name == "BRA" and instruction.target is None):
+            raise ValueError(f"a jump whose target is calculated: {instruction.opcode} {instruction.operands}")
+        if instruction.name in ("BRA", "CALL", "EXIT", "RET"):
+            if instruction.conditional or instruction.name == "CALL":
+                blocks[-1].followers.append(len(blocks))
+            blocks.append(Block())
+    for block in blocks:
+        target = block.instructions[-1].target if block.instructions else None
+        if target is not None:
+            if target not in starts:
+                raise ValueError(f"no instruction at {target:#x}, where a jump goes")
+            block.followers.append(starts[target])
     for block in blocks:
         block.followers = [number for number in dict.fromkeys(block.followers) if number < len(blocks)]
     return blocks
