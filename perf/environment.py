@@ -61,8 +61,10 @@ def _driver() -> str:
 
 
 def _commit() -> str:
+    """The commit, with a + where other files than results differ from it: measuring writes those."""
     commit = _output("git", "rev-parse", "--short=12", "HEAD")
-    return commit + "+" if commit and _output("git", "status", "--porcelain") else commit
+    changes = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)perf/results")
+    return commit + "+" if commit and changes else commit
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from perf import __main__ as command_line
-from perf import output, points
+from perf import environment, output, points
 from perf.__main__ import COMMANDS, main
 from perf.errors import UsageError
 from tests import synthetic
@@ -227,3 +227,23 @@ def test_a_table_shows_numbers_short_and_nothing_for_none() -> None:
     for text in ("Times", "kl_div", "0.123", "1,234", "131,072"):
         assert text in shown
     assert "None" not in shown
+
+
+def test_a_commit_is_marked_where_files_differ_from_it_but_for_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("perf/environment.py", "perf/results/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "perf/environment.py"))
+    assert environment.environment()["commit"] == ""
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    commit = environment.environment()["commit"]
+    assert len(commit) == 12
+    (tmp_path / "perf/results/README.md").write_text("a time")
+    (tmp_path / "perf/results/new.csv").write_text("a time")
+    assert environment.environment()["commit"] == commit
+    (tmp_path / "a file").write_text("")
+    assert environment.environment()["commit"] == commit + "+"
