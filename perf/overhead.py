@@ -138,8 +138,6 @@ def _measured(device: timing.Device, point: Point, provider: str, mode: str, rep
         launches, syncs = profiled(device, subjects[:PROFILED])
         subjects[0].prepare()
         calls = counting.python_calls(subjects[0].step)
-    except cases.NotOfferedError as reason:
-        return {"status": f"skipped: {reason}"}
     except Exception as reason:  # whatever a provider raises is the finding
         return {"status": shared.failure(reason)}
     times = {"median_us": host.median, "p20_us": host.p20, "p80_us": host.p80}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perf import output
+from perf.errors import NotOfferedError
 from perf.output import Row
 from perf.selection import DTYPE_NAMES
 
@@ -35,7 +36,9 @@ def label(row: Row) -> str:
 
 
 def failure(error: Exception) -> str:
-    """The status of what raised an error: its type, and the first line of its message."""
+    """The status of what raised an error: its type and the first line of its message, or why it is not offered."""
+    if isinstance(error, NotOfferedError):
+        return f"skipped: {error}"
     return f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}".rstrip(": ")
 
 

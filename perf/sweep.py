@@ -137,14 +137,15 @@ def _point(device: timing.Device, point: Point, options: argparse.Namespace, cop
     for provider in options.providers:
         try:
             function = providers.function(provider, point)
-        except cases.NotOfferedError as skip:
-            outcomes += [(provider, mode, {"status": f"skipped: {skip}"}) for mode in options.modes]
+        except Exception as error:  # whatever a provider raises is the finding
+            outcomes += [(provider, mode, {"status": shared.failure(error)}) for mode in options.modes]
             continue
         for mode in options.modes:
-            subjects = [providers.Subject(provider, function, point, mode, *inputs) for inputs in sets]
+            subjects: list[providers.Subject] = []
             try:
+                subjects += [providers.Subject(provider, function, point, mode, *inputs) for inputs in sets]
                 values = _measured(device, point, mode, subjects, sets[0], options.budget_ms, copy)
-            except Exception as error:  # whatever a provider raises is the finding
+            except Exception as error:
                 values = {"status": shared.failure(error)}
             outcomes.append((provider, mode, values))
             del subjects  # with what a failure left in them

@@ -135,8 +135,6 @@ def prepared(point: Point, provider: str, mode: str) -> tuple[Any, str]:
         subject = providers.Subject(provider, function, point, mode, inputs, dloss)
         error = cases.largest_error(point, inputs, dloss, subject.results())
         subject.prepare()
-    except cases.NotOfferedError as reason:
-        return None, f"skipped: {reason}"
     except InterpreterError as reason:
         return None, f"skipped: its kernel does not run in Triton's interpreter: {reason}"
     except Exception as reason:  # whatever a provider raises is the finding

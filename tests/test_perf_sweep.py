@@ -211,6 +211,15 @@ def test_a_provider_that_raises_does_not_stop_the_others(monkeypatch: pytest.Mon
     assert [row["status"] for row in rows] == ["failed: RuntimeError: planted", "ok"]
 
 
+def test_a_provider_that_cannot_be_made_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmade(point: cases.Point) -> Any:
+        raise ImportError("planted")
+
+    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], liger=unmade))
+    rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes fp32 --modes forward --providers liger,ours")
+    assert [row["status"] for row in rows] == ["failed: ImportError: planted", "ok"]
+
+
 def test_a_provider_without_the_op_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = "kl_div --variants log --shapes 3x100 --dtypes bf16 --modes forward --providers liger"
     monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
