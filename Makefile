@@ -23,12 +23,15 @@ static: $(STAMP)
 	$(BIN)/python -m perf report --check
 
 # On a GPU: measures, draws and reports, within 10 minutes. Where the environment is there already: make perf STAMP= BIN=DIR
+# A row that fails (exit code 1) is reported with the others, and fails the target in the end.
 perf: $(STAMP)
+	failed=0; row() { [ $$? = 1 ] && failed=1; }; \
 	gpu=$$($(BIN)/python -m perf.environment) && folder=perf/results/$$gpu && mkdir -p $$folder && \
-	$(BIN)/python -m perf sweep --csv $$folder/sweep.csv $(ARGS) && \
-	$(BIN)/python -m perf overhead --csv $$folder/overhead.csv && \
+	{ $(BIN)/python -m perf sweep --csv $$folder/sweep.csv $(ARGS) || row; } && \
+	{ $(BIN)/python -m perf overhead --csv $$folder/overhead.csv || row; } && \
 	$(BIN)/python -m perf plot $$folder/*.csv && \
-	$(BIN)/python -m perf report --output perf/results/README.md --readme README.md
+	$(BIN)/python -m perf report --output perf/results/README.md --readme README.md && \
+	exit $$failed
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -65,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit",
         type=selection.positive,
-        default=480.0,
+        default=420.0,
         metavar="S",
-        help="start no more points after so many seconds; the rest is reported as skipped (default: 480)",
+        help="start no more points after so many seconds; the rest is reported as skipped (default: 420)",
     )
     output.add_arguments(parser)
 

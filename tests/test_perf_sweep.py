@@ -314,7 +314,7 @@ def test_the_command_shows_a_table_and_writes_the_rows(tmp_path: Path, capsys: p
     assert (kind, len(rows), rows[0]["median_ms"], rows[0]["gpu"]) == ("sweep", 2, "2.0", "a fake")
     captured = capsys.readouterr()
     assert "softmax forward fp32 3x5" in captured.out
-    assert "points: 1; about 0 min, none started after 480 s" in captured.err
+    assert "points: 1; about 0 min, none started after 420 s" in captured.err
 
 
 @pytest.mark.usefixtures("gpu")
@@ -364,7 +364,7 @@ def test_the_default_sweep_is_expected_to_end_within_its_time_limit() -> None:
     points = len(selection.points(options))
     assert points == 9 * 2 * 2
     seconds = sweep.estimate(points, len(options.modes), options.providers, options.budget_ms)
-    assert seconds < options.time_limit <= 600
+    assert seconds < options.time_limit <= 600 - 180  # what comes after it in `make perf`
 
 
 def test_sets_of_shapes_are_what_they_say() -> None:
