@@ -72,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no kernel is shipped for these --kernels and --dtypes")
     accepted = figures.accepted() if options.check else {}
     if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
+        try:
+            options.keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--keep {options.keep} cannot be made: {error.strerror}") from error
     if options.diff:
         rows, faults = figures.diff(options.diff, tasks, options.jobs, options.keep)
     else:

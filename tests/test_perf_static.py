@@ -240,6 +240,7 @@ def test_occupancy_is_the_scarcest_of_registers_shared_memory_warps_and_blocks()
         (["--accept", "--check"], "not allowed with argument"),
         (["--diff", "no-such-revision"], "--diff: git knows no triton_kernels at 'no-such-revision'"),
         (["--kernels", "adam", "--dtypes", "fp64"], "no kernel is shipped for these --kernels and --dtypes"),
+        (["--keep", __file__], f"--keep {__file__} cannot be made: File exists"),
         (["--csv", "/no/such/folder/x.csv"], "cannot be written: no such folder"),
     ],
 )
