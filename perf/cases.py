@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as torch_functional
 
 import lucid.nn.functional as lucid_functional
+import lucid.torch
 from perf import logits
 from perf.errors import NotOfferedError, require_liger
 from triton_kernels import cost
@@ -69,9 +70,9 @@ class Op:
         each gradient's by its input's name. A reduced result's are this chunk's share of the sum.
     forward, backward
         The least cost, from tensors of the meta device: the inputs, and dloss.
-    ours, torch, liger
-        Point -> the function of the inputs, in their order, in lucid or in torch; raises `NotOfferedError` where there
-        is none.
+    ours, lucid_torch, torch, liger
+        Point -> the function of the inputs, in their order, in lucid or (all but ours) in torch; raises
+        `NotOfferedError` where there is none.
     launches
         The most launches ours may make, by mode.
     rereads
@@ -91,6 +92,7 @@ class Op:
     forward: Callable[[Point, Tensors], Cost]
     backward: Callable[[Point, Tensors, torch.Tensor], Cost]
     ours: Callable[[Point], Function]
+    lucid_torch: Callable[[Point], Function]
     torch: Callable[[Point], Function]
     liger: Callable[[Point], Function]
     launches: Mapping[str, int]
@@ -175,9 +177,10 @@ def _error(point: Point, result: torch.Tensor, value: torch.Tensor, magnitude: t
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's advice, at each call, not to use the reduction that was asked for."""
+    """Without advice, at each call, not to use the reduction that was asked for."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="reduction: 'mean' divides the total loss")
+        for message in ("reduction: 'mean' divides the total loss", "reduction 'mean' also divides"):
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 
@@ -246,6 +249,10 @@ def _our_kl_div(point: Point) -> Function:
     return functools.partial(lucid_functional.kl_div, reduction=point.reduction, log_target=point.variant == "log")
 
 
+def _lucid_torch_kl_div(point: Point) -> Function:
+    return functools.partial(lucid.torch.kl_div, reduction=point.reduction, log_target=point.variant == "log")
+
+
 def _torch_kl_div(point: Point) -> Function:
     reduction, log_target = point.reduction, point.variant == "log"
     return lambda x, target: torch_functional.kl_div(x, target, reduction=reduction, log_target=log_target)
@@ -309,6 +316,10 @@ def _softmax_rereads(point: Point, mode: str) -> int:
     return sum(operands[part] * point.n * point.v * point.dtype.itemsize for part in parts if point.v > longest[part])
 
 
+def _not_in_lucid_torch(point: Point) -> Function:
+    raise NotOfferedError(f"lucid.torch leaves {point.op} to torch")
+
+
 def _liger_softmax(point: Point) -> Function:
     require_liger()
     from liger_kernel.ops.softmax import LigerSoftmaxFunction
@@ -334,6 +345,7 @@ OPS: dict[str, Op] = {
         forward=_kl_div_forward,
         backward=_kl_div_backward,
         ours=_our_kl_div,
+        lucid_torch=_lucid_torch_kl_div,
         torch=_torch_kl_div,
         liger=_liger_kl_div,
         launches={"forward": 2, "backward": 1, "full": 3},
@@ -346,6 +358,7 @@ OPS: dict[str, Op] = {
         forward=_softmax_forward,
         backward=_softmax_backward,
         ours=lambda point: lambda x: lucid_functional.softmax(x, -1),
+        lucid_torch=_not_in_lucid_torch,
         torch=lambda point: lambda x: torch_functional.softmax(x, -1),
         liger=_liger_softmax,
         launches={"forward": 2, "backward": 2, "full": 4},
@@ -359,6 +372,7 @@ OPS: dict[str, Op] = {
         forward=_softmax_forward,
         backward=_softmax_backward,
         ours=lambda point: lambda x: lucid_functional.log_softmax(x, -1),
+        lucid_torch=_not_in_lucid_torch,
         torch=lambda point: lambda x: torch_functional.log_softmax(x, -1),
         liger=_no_liger,
         launches={"forward": 2, "backward": 2, "full": 4},
@@ -374,6 +388,7 @@ OPS: dict[str, Op] = {
         forward=logits.forward_cost,
         backward=logits.backward_cost,
         ours=logits.ours,
+        lucid_torch=logits.lucid_torch,
         torch=logits.torchs,
         liger=logits.liger,
         launches={"forward": 6, "backward": 1, "full": 7},

@@ -6,6 +6,7 @@ softmax(teacher))``; the others are `distillation_loss`. One loss per row; witho
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as torch_functional
 
 import lucid.nn.functional as lucid_functional
+import lucid.torch
 from perf.errors import NotOfferedError, require_liger
 from triton_kernels import cost
 from triton_kernels.cost import Cost
@@ -108,6 +110,14 @@ def ours(point: Point) -> Callable[..., Any]:
         )
     divergence = point.variant
     return lambda s, t: lucid_functional.distillation_loss(s, t, divergence=divergence, beta=BETA, reduction=reduction)
+
+
+def lucid_torch(point: Point) -> Callable[..., Any]:
+    """The same for torch's tensors."""
+    divergence = point.variant
+    if divergence == "two_line":
+        raise NotOfferedError("the two-line form runs fused in lucid; lucid.torch has distillation_loss for it")
+    return functools.partial(lucid.torch.distillation_loss, divergence=divergence, beta=BETA, reduction=point.reduction)
 
 
 def _needs_reduction(point: Point) -> None:

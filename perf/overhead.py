@@ -51,7 +51,8 @@ _SYNC = re.compile(r"(cuda|cu|hip)(Device|Ctx|Stream|Event)Synchronize\w*")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options."""
     # `compile` takes seconds for each row, and `make perf` 10 minutes in all.
-    selection.add_arguments(parser, shape="64x1000", dtype="fp32", reduction="batchmean", providers="ours,torch,liger")
+    providers = "ours,lucid.torch,torch,liger"
+    selection.add_arguments(parser, shape="64x1000", dtype="fp32", reduction="batchmean", providers=providers)
     parser.add_argument(
         "--repeats",
         type=selection.whole,

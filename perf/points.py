@@ -35,7 +35,13 @@ _NUMBERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 #: Providers in the order of every table and legend, as people call them.
-PROVIDERS = {"ours": "ours", "torch": "torch eager", "compile": "torch.compile", "liger": "Liger"}
+PROVIDERS = {
+    "ours": "ours",
+    "lucid.torch": "ours, lucid.torch",
+    "torch": "torch eager",
+    "compile": "torch.compile",
+    "liger": "Liger",
+}
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 _VARIANTS = {"prob": "probability target", "log": "log target"}

@@ -1,4 +1,4 @@
-"""Providers run on a point: ours through lucid, the others through torch's autograd, all with the same three steps."""
+"""Providers run on a point: ours through lucid, all others through torch's autograd, with the same three steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def function(provider: str, point: Point) -> Function:
         # Dynamo counts recompilations by code object, over all points, and would fall back to eager mode after a few.
         torch.compiler.reset()
         return torch.compile(op.torch(point), dynamic=False, fullgraph=True)
-    makers: Mapping[str, Any] = {"ours": op.ours, "torch": op.torch, "liger": op.liger}
+    makers: Mapping[str, Any] = {"ours": op.ours, "lucid.torch": op.lucid_torch, "torch": op.torch, "liger": op.liger}
     return makers[provider](point)
 
 

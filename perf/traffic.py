@@ -27,7 +27,6 @@ from perf.progress import progress
 
 if TYPE_CHECKING:
     from perf.cases import Point
-    from triton_kernels.launch import Launch
 
 HELP = "count bytes, launches and allocations, without a GPU"
 
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shape="41x1271,8x32000",
         dtype="bf16,fp32",
         reduction="none,mean",
-        providers="ours,torch,liger",
+        providers="ours,lucid.torch,torch,liger",
         mode="forward,backward",
     )
     parser.add_argument(
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if options.check and not problems:
-        checked = sum(row["provider"] == "ours" for row in rows)
+        checked = sum(row["provider"] in selection.OURS for row in rows)
         print(f"{checked} of ours move the least possible bytes, but for small terms and declared second reads")
     return 1 if problems else 0
 
@@ -106,7 +105,7 @@ def interpret() -> bool:
 def count(point: Point, provider: str, mode: str, interpreted: bool) -> tuple[Row, str]:
     """A row without the environment, and what is wrong with it, if anything."""
     from perf import cases, counting
-    from triton_kernels import launch, trace
+    from triton_kernels import launch
 
     least = cases.least_cost(point, mode)
     row: Row = {**shared.identity(point, provider, mode), "status": "ok"} | dict.fromkeys(COUNTED)
@@ -115,10 +114,12 @@ def count(point: Point, provider: str, mode: str, interpreted: bool) -> tuple[Ro
         subject, row["status"] = prepared(point, provider, mode)
         if subject is None:
             return row, ""
-        with trace.launches() as made, counting.counted() as counts:
+        # Grids alone: a launch that is kept keeps its results, and a gradient that somebody keeps is copied by torch.
+        grids: list[tuple[int, ...]] = []
+        with launch.observed(lambda launched: grids.append(launched.grid)), counting.counted() as counts:
             subject.step()
     row |= {name: getattr(counts, name) for name in ("read", "written", "launches", "allocated")}
-    return row, _complaint(point, mode, row, made) if provider == "ours" else ""
+    return row, _complaint(point, mode, row, grids) if provider in selection.OURS else ""
 
 
 def prepared(point: Point, provider: str, mode: str) -> tuple[Any, str]:
@@ -139,18 +140,18 @@ def prepared(point: Point, provider: str, mode: str) -> tuple[Any, str]:
         return None, f"skipped: its kernel does not run in Triton's interpreter: {reason}"
     except Exception as reason:  # whatever a provider raises is the finding
         return None, shared.failure(reason)
-    if error > 1 and provider == "ours":
+    if error > 1 and provider in selection.OURS:
         return None, f"failed: wrong by {error:.3g} times what it may be"
     # The interpreter multiplies bf16 values as if they were integers, which is no fault of theirs.
     return (None, "skipped: its result is wrong in Triton's interpreter") if error > 1 else (subject, "ok")
 
 
-def _complaint(point: Point, mode: str, row: Row, made: Iterable[Launch]) -> str:
+def _complaint(point: Point, mode: str, row: Row, grids: Iterable[tuple[int, ...]]) -> str:
     from perf import cases
 
     op = cases.OPS[point.op]
     # A program of a split row reads what each of the row's chunks found.
-    small = sum(PROGRAM_BYTES * math.prod(launch.grid) * math.prod(launch.grid[1:]) for launch in made)
+    small = sum(PROGRAM_BYTES * math.prod(grid) * math.prod(grid[1:]) for grid in grids)
     small = op.statistics(point, mode) + min(
         small, max(SMALL_BYTES, int(SMALL_FRACTION * (row["least_read"] + row["least_written"])))
     )

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
+import lucid.torch
 from lucid.autograd import grad
+from lucid.torch.operators import KERNELS
 from tests.device import DEVICE
 
 #: Operations that allocate, fill with a constant, view, copy, convert or move; what reads one number back; and
@@ -23,6 +25,7 @@ CARRIES = {
     *("view", "_unsafe_view", "as_strided", "expand", "permute", "t", "transpose", "slice", "select", "unsqueeze"),
     *("squeeze", "detach", "alias", "set_", "_reshape_alias"),
     *("clone", "copy_", "_to_copy", "lift_fresh", "_local_scalar_dense", "promote_types"),
+    *("resolve_conj", "resolve_neg"),  # what `tolist` does first, to numbers that are neither
 }
 
 
@@ -34,6 +37,9 @@ class OnlyCarries(TorchDispatchMode):
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in KERNELS:
+            with self:
+                return KERNELS[func](*args)
         name = func.name().removeprefix("aten::").partition(".")[0]
         assert name in CARRIES, f"torch was asked to calculate: {func.name()}"
         self.seen.add(name)
@@ -70,6 +76,22 @@ def test_losses_of_logits_calculate_nothing_in_torch(divergence: str) -> None:
         F.distillation_loss(s, t, reduction="none").sum().backward()
         F.cross_entropy(s.reshape(12, 9), labels.reshape(-1), lucid.rand(9), label_smoothing=0.1).backward()
         F.cross_entropy(s, lucid.tensor(np.zeros((3, 9), dtype=np.int64)), reduction="none").sum().backward()
+
+
+def test_losses_of_torch_tensors_calculate_nothing_in_torch() -> None:
+    labels, weight = torch.arange(6).to(DEVICE), torch.rand(6).to(DEVICE)
+    s, t = (torch.randn(6, 9).to(DEVICE).requires_grad_() for _ in range(2))
+    with OnlyCarries() as guard:
+        losses = [
+            lucid.torch.kl_div(s, t, reduction="batchmean", log_target=True),
+            lucid.torch.distillation_loss(s, t, labels=labels, weight=weight, hard_label_weight=0.5),
+            lucid.torch.distillation_loss(s, t, divergence="js", vocab_size=7, normalizer=4.0),
+            lucid.torch.cross_entropy(s, labels, weight.new_ones(9), label_smoothing=0.1),
+        ]
+        for loss in losses:
+            loss.backward()
+            s.grad = t.grad = None
+    assert "empty" in guard.seen
 
 
 def test_second_derivatives_calculate_nothing_in_torch() -> None:

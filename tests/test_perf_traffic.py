@@ -57,6 +57,19 @@ def test_every_divergence_from_logits_moves_the_least_and_numbers_about_rows(tmp
     assert [row["variant"] for row in rows] == [variant for variant in variants for _ in range(2)]
 
 
+def test_lucid_torch_is_held_to_the_same_and_leaves_softmax_to_torch(tmp_path: Path) -> None:
+    arguments = "--shapes 41x1271 --dtypes bf16 --reductions mean --modes full --providers ours,lucid.torch --check"
+    rows = _rows(tmp_path, arguments)
+    theirs = {(row["op"], row["variant"]): row for row in rows if row["provider"] == "lucid.torch"}
+    left_out = {key for key, row in theirs.items() if row["status"] != "ok"}
+    assert left_out == {("softmax", ""), ("log_softmax", ""), ("distillation", "two_line")}
+    for row in rows:
+        other = theirs[(row["op"], row["variant"])]
+        if other["status"] == "ok":
+            assert [row[key] for key in ("read", "written")] == [other[key] for key in ("read", "written")]
+            assert row["launches"] == other["launches"]
+
+
 def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
     (row,) = _rows(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (
@@ -158,7 +171,10 @@ BAD = [
     ("--dtypes int8", "argument --dtypes: unknown dtype 'int8', accepted: bf16, fp16, fp32, fp64"),
     ("--reductions avg", "argument --reductions: unknown reduction 'avg', accepted: none, mean, sum, batchmean"),
     ("--modes sideways", "argument --modes: unknown mode 'sideways', accepted: forward, backward, full"),
-    ("--providers theirs", "argument --providers: unknown provider 'theirs', accepted: ours, torch, compile, liger"),
+    (
+        "--providers theirs",
+        "argument --providers: unknown provider 'theirs', accepted: ours, lucid.torch, torch, compile, liger",
+    ),
     ("kl_div --variants exp", "argument --variants: unknown variant 'exp', accepted: prob, log"),
     ("softmax --variants log", "argument --variants: unknown variant 'log', accepted: none, for softmax"),
     ("--csv /nowhere/rows.csv", "/nowhere/rows.csv cannot be written: no such folder"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lucid.torch
+from lucid.torch.operators import KERNELS
 from tests.device import DEVICE
 from triton_kernels import backend, trace
 
@@ -38,7 +39,7 @@ LOSSES: dict[str, Loss] = {
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of storages that appear in operators' results, each once."""
+    """Counts the bytes of storages that appear in operators' results, also within our own, each once."""
 
     def __init__(self, *known: Tensor) -> None:
         super().__init__()
@@ -47,6 +48,9 @@ class Allocations(TorchDispatchMode):
         self.bytes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in KERNELS:
+            with self:
+                return KERNELS[func](*args)
         results = func(*args, **(kwargs or {}))
         for result in results if isinstance(results, tuple | list) else (results,):
             if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in self.known:
@@ -84,6 +88,16 @@ def test_only_the_gradient_has_the_inputs_size(name: str, dtype: torch.dtype) ->
     with Allocations(s, t, loss) as backward:
         torch.autograd.grad(loss, s)
     assert backward.large == [dtype.itemsize * N * V]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.usefixtures("unrecorded")
+def test_the_gradient_becomes_the_leafs_without_a_copy(name: str) -> None:
+    s, t = _inputs(torch.float32)
+    loss = LOSSES[name](s, t)
+    with Allocations(s, t, loss) as backward:
+        loss.backward()
+    assert backward.large == [4 * N * V]
 
 
 @pytest.mark.usefixtures("unrecorded")

@@ -86,6 +86,7 @@ def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.options, ctx.inplace_gradient, ctx.reduce = options[:6], options[7], options[8]
     ctx.wanted = ctx.needs_input_grad[:2]
     ctx.mark_non_differentiable(statistics, factor)
+    ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
     ctx.save_for_backward(
         student, teacher, labels if ctx.options[4] else None, statistics, factor if ctx.reduce else None
     )
@@ -187,6 +188,7 @@ def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
     _, statistics, factor = output
     ctx.options = ignore_index, label_smoothing
     ctx.mark_non_differentiable(statistics, factor)
+    ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
     ctx.save_for_backward(x, labels, class_weight, statistics, factor if ctx.reduce else None)
 
 

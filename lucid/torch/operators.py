@@ -15,6 +15,9 @@ from torch.autograd import Function
 
 _LIBRARY = torch.library.Library("lucid", "DEF")
 
+#: What each operator calls on real tensors, for who wants to see what a dispatch mode does not: what happens within.
+KERNELS: dict[Any, Callable[..., Any]] = {}
+
 
 def operator(
     schema: str,
@@ -44,6 +47,7 @@ def operator(
         _LIBRARY.impl(name, kernel, backend)
     torch.library.register_fake(f"lucid::{name}", fake, lib=_LIBRARY)
     overload = getattr(torch.ops.lucid, name).default
+    KERNELS[overload] = kernel
 
     def below_autograd(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
