@@ -86,7 +86,7 @@ def test_losses_of_torch_tensors_calculate_nothing_in_torch() -> None:
             lucid.torch.kl_div(s, t, reduction="batchmean", log_target=True),
             lucid.torch.distillation_loss(s, t, labels=labels, weight=weight, hard_label_weight=0.5),
             lucid.torch.distillation_loss(s, t, divergence="js", vocab_size=7, normalizer=4.0),
-            lucid.torch.cross_entropy(s, labels, weight.new_ones(9), label_smoothing=0.1),
+            lucid.torch.cross_entropy(s, labels, torch.ones(9, device=DEVICE), label_smoothing=0.1),
         ]
         for loss in losses:
             loss.backward()

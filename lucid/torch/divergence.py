@@ -92,7 +92,9 @@ def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     )
 
 
-def _divergence_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _divergence_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dloss is None:
+        return (None,) * 17
     student, *others = ctx.saved_tensors
     if ctx.wanted[0] and ctx.inplace_gradient:
         dteacher = divergence_backward_(student, *others, dloss, *ctx.options, ctx.wanted[1])
@@ -192,7 +194,9 @@ def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
     ctx.save_for_backward(x, labels, class_weight, statistics, factor if ctx.reduce else None)
 
 
-def _cross_entropy_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dloss is None:
+        return (None,) * 8
     return cross_entropy_backward(*ctx.saved_tensors, dloss, *ctx.options), *(None,) * 7
 
 
