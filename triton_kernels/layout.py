@@ -67,12 +67,20 @@ def walk(shape: Sequence[int], *operands: torch.Tensor) -> Walk:
     >>> walk((4, 6), torch.empty(4, 8)[:, :6], torch.empty(1, 1))[:3]
     ((6,), ((8, 1), None), 24)
     """
-    views = [operand if operand.shape == shape else operand.expand(shape) for operand in operands]
-    dims = tuple(range(len(shape)))
     numel = math.prod(shape)
-    if numel > 1 and all(view.is_contiguous() for view in views):
-        return Walk((), ((1,),) * len(views), numel, numel, dims)
+    if numel > 1:
+        strides = tuple(map(_flat_strides, operands, [shape] * len(operands)))
+        if () not in strides:
+            return Walk((), strides, numel, numel, tuple(range(len(shape))))
+    views = [operand if operand.shape == shape else operand.expand(shape) for operand in operands]
     return _merge(shape, [view.stride() for view in views], numel, _memory_order(shape, [v.stride() for v in views]))
+
+
+def _flat_strides(operand: torch.Tensor, shape: Sequence[int]) -> Strides:
+    """Of an operand that is one dense dimension, or a single element; () for another."""
+    if operand.shape == shape:
+        return (1,) if operand.is_contiguous() else ()
+    return None if operand.numel() == 1 else ()
 
 
 def walk_dims(dims: Sequence[int], *operands: torch.Tensor) -> Walk:
