@@ -146,6 +146,21 @@ def test_infinities_and_nan_come_out_as_from_torch() -> None:
     torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
+def test_subclasses_of_tensors_and_views_that_negate_are_read_for_what_they_are() -> None:
+    class Subclass(torch.Tensor):
+        pass
+
+    x, y = _pair(3, 5)
+    for loss in (lucid.torch.kl_div, F.kl_div):
+        result = loss(x.as_subclass(Subclass).requires_grad_(), y, reduction="sum")
+        assert isinstance(result, Subclass)
+        torch.testing.assert_close(result.as_subclass(torch.Tensor), F.kl_div(x, y, reduction="sum"))
+    negated = torch.randn(3, 5, dtype=torch.complex64, device=DEVICE).conj().imag
+    assert negated.is_neg()
+    ours, theirs = (f(negated, y, reduction="sum") for f in (lucid.torch.kl_div, F.kl_div))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_strides_of_results_are_those_of_the_input() -> None:
     x, y = (t.T for t in _pair(5, 3))
     assert lucid.torch.kl_div(x, y, reduction="none").stride() == F.kl_div(x, y, reduction="none").stride() == (1, 3)

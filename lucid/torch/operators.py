@@ -1,8 +1,8 @@
 """How a launcher becomes an operator of PyTorch's dispatcher, in the namespace ``lucid``.
 
-An operator has one way in for every caller. Its autograd kernel makes a node of the graph and passes the call on to
-what lies below: the launcher, a fake implementation of the compiler, a mode, or a subclass of tensors. Only
-`torch.func`, which differentiates functions and not nodes, is met before the dispatcher.
+An operator's autograd kernel makes a node of the graph and passes the call on to what lies below: the launcher, a fake
+implementation of the compiler, a mode, or a subclass of tensors. Only `torch.func`, which differentiates functions and
+not nodes, is met before.
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ def operator(
     )
 
     def call(*args: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return overload(*args)
+        if torch._C._are_functorch_transforms_active():
             return transformed.apply(*args)
-        return overload(*args)
+        return autograd(*args)  # where the dispatcher would come to, after a detour
 
     return call
 
