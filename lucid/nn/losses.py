@@ -42,7 +42,8 @@ def distillation_loss(
     ----------
     student_logits, teacher_logits : Tensor
         (..., V), any strides, each float16, bfloat16, float32 or float64; with the same leading dimensions, and the
-        same V unless `vocab_size` is given. −inf is a logit like others. Gradients flow to both.
+        same V unless `vocab_size` is given. −inf is a logit like others; a row's largest may be up to 10⁹·T in
+        magnitude, in float32. Gradients flow to both.
     divergence : {'forward_kl', 'reverse_kl', 'js', 'total_variation'}
         The table's first column.
     beta : float

@@ -43,8 +43,8 @@ def kl_div(
     ====================== ====================
 
     Elements with p = 0 add exactly 0 to the loss and to both gradients, also where x = −inf. That is the one place
-    where torch's own differs: it gives NaN. A reduced loss reads each element once and allocates nothing of the inputs'
-    size.
+    where torch's own differs: its loss is NaN there, and its gradient to a zero target infinite. A reduced loss reads
+    each element once and allocates nothing of the inputs' size.
 
     Parameters
     ----------
