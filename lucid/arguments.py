@@ -78,9 +78,11 @@ def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) ->
     """A real number that fits, as a float; `accepted` says which do."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
-    if not (math.isfinite(value) and fits(value)):
+    result = float(value)
+    # Compared with infinity, since the compiler of torch may know a number only as a symbol; NaN compares false.
+    if not (abs(result) < math.inf and fits(value)):
         raise ValueError(f"{name} must be {accepted}, got {value}")
-    return float(value)
+    return result
 
 
 def integer(name: str, value: Any) -> int:

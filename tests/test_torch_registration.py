@@ -83,6 +83,31 @@ def test_a_compiled_loss_is_one_graph_and_gives_the_same(name: str, backend: str
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": (1.0, 2.0, 3.0)},
+        {"divergence": ("js",) * 3, "beta": (0.25, 0.5, 0.75)},
+        {"hard_label_weight": (0.25, 0.5, 0.75)},
+        {"normalizer": (2.0, 3.0, 4.0)},
+        {"normalizer": (2, 3, 4)},
+    ],
+    ids=str,
+)
+def test_a_number_may_change_from_call_to_call(option: dict[str, tuple[Any, ...]]) -> None:
+    """From its second value on the compiler knows a number only as a symbol."""
+    labels = torch.tensor([1, 0, 3, -100], device=DEVICE)
+    s, t = (torch.randn(4, 5, device=DEVICE) for _ in range(2))
+
+    def loss(**options: Any) -> torch.Tensor:
+        return lucid.torch.distillation_loss(s, t, labels=labels, **options)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for values in zip(*option.values(), strict=True):
+        options = dict(zip(option, values, strict=True))
+        torch.testing.assert_close(compiled(**options), loss(**options), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_other_batch_sizes_need_no_other_graph(name: str) -> None:
     """The first call assumes its sizes, the second finds out that they vary; from then on nothing is compiled."""
