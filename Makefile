@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+DEMO_STAMP := .venv/installed_demo
 
 .PHONY: demo test lint perf static clean
 
-demo: $(STAMP)
+# Of what the tests need the demo needs little.
+demo: $(DEMO_STAMP)
 	$(BIN)/python -m lucid.examples.char_lm $(ARGS)
 
 test: $(STAMP)
@@ -37,6 +39,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[demo]'
+	touch $(DEMO_STAMP)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo_output
