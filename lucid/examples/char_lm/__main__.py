@@ -8,10 +8,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -29,20 +28,13 @@ from lucid.examples.char_lm.distil import (
 from lucid.examples.char_lm.student import Student, log_probabilities
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import language_reference, load_corpus
+from lucid.examples.command_line import Parser, whole_number
 
 PROMPT = "The "
 SAMPLE_LENGTH = 100
 
 EXIT_FAILURE = 1
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a bad value in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,19 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _build_parser() -> _Parser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         prog="python -m lucid.examples.char_lm",
         description="Distil a character-level 5-gram model of Python's language reference into a neural "
         "network; show how close it came, and write a loss curve and the numbers.",
     )
     parser.add_argument(
         "--steps",
-        type=_whole_number(at_least=1),
+        type=whole_number(at_least=1),
         help=f"training steps (default: {CPU_SETUP.steps:,}, on a GPU {GPU_SETUP.steps:,})",
     )
     parser.add_argument("--device", help="'cpu', 'cuda' or 'cuda:N' (default: a GPU where there is one)")
-    parser.add_argument("--seed", type=_whole_number(at_least=0), default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=whole_number(at_least=0), default=0, help="random seed (default: 0)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -89,20 +81,7 @@ def _build_parser() -> _Parser:
     return parser
 
 
-def _whole_number(at_least: int, below: int = 2**63) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = at_least - 1
-        if not at_least <= value < below:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {at_least}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _open_device(parser: _Parser, name: str | None) -> lucid.device:
+def _open_device(parser: Parser, name: str | None) -> lucid.device:
     """The device to train on, after one addition there: not every device with a valid name can compute."""
     try:
         device = lucid.get_default_device() if name is None else lucid.device(name)
@@ -112,7 +91,7 @@ def _open_device(parser: _Parser, name: str | None) -> lucid.device:
     return device
 
 
-def _open_directory(parser: _Parser, path: Path) -> Path:
+def _open_directory(parser: Parser, path: Path) -> Path:
     """Make the output directory now: its absence should not come to light after the training."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -123,7 +102,7 @@ def _open_directory(parser: _Parser, path: Path) -> Path:
     return path
 
 
-def _run(parser: _Parser, options: argparse.Namespace) -> None:
+def _run(parser: Parser, options: argparse.Namespace) -> None:
     device = _open_device(parser, options.device)
     directory = _open_directory(parser, options.output)
     # These need the `demo` extra, which --help and the complaints above do without.
