@@ -108,6 +108,19 @@ def test_a_number_may_change_from_call_to_call(option: dict[str, tuple[Any, ...]
         torch.testing.assert_close(compiled(**options), loss(**options), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [int, torch.tensor], ids=["int", "tensor"])
+def test_another_number_of_tokens_needs_no_other_graph(kind: Callable[[int], Any]) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    s, t = (x.detach() for x in _logits(4))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lucid.torch.distillation_loss, fullgraph=True, backend=counter)
+    for tokens in range(3, 15):
+        expected = lucid.torch.distillation_loss(s, t, normalizer=tokens)
+        torch.testing.assert_close(compiled(s, t, normalizer=kind(tokens)), expected)
+    assert counter.frame_count <= 2
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_other_batch_sizes_need_no_other_graph(name: str) -> None:
     """The first call assumes its sizes, the second finds out that they vary; from then on nothing is compiled."""

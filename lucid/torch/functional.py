@@ -129,7 +129,9 @@ def distillation_loss(
     weight, labels : torch.Tensor, optional
         A factor (bool or floating) and a label (int32 or int64) of each token: of shape (...).
     normalizer : float or torch.Tensor, optional
-        What 'mean' or 'batchmean' divide by instead, as the ``num_items_in_batch`` of gradient accumulation.
+        What 'mean' or 'batchmean' divide by instead, as the ``num_items_in_batch`` of gradient accumulation. To
+        `torch.compile` an int or a tensor may be another one at each call; floats, here and in other options, are
+        constants of a graph.
     inplace_gradient : bool
         Write the student's gradient over its logits in backward, which then needs no memory of that size. PyTorch knows
         that they were changed: going backward through what else needs them is an error. Without effect under
@@ -161,6 +163,9 @@ def distillation_loss(
     >>> student.grad[1].tolist()
     [0.0, 0.0, 0.0]
     """
+    if torch.compiler.is_compiling() and isinstance(normalizer, int) and isinstance(student_logits, Tensor):
+        # A count of tokens differs from step to step, and the compiler takes an operator's numbers for constants.
+        normalizer = torch.full((), normalizer, device=student_logits.device)
     options, how, denominator = logits.distillation(
         TORCH,
         student_logits,
