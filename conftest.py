@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,13 +58,15 @@ def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     _compiler = Compiler()
     every = request.config.getoption("--every-target")
+    one_at_a_time = threading.Lock()
 
     def record(launched: Launch) -> None:
         description = json.dumps(offline.describe(launched))
-        if description not in _seen:
-            _seen.add(description)
-            assert _compiler is not None
-            _compiler.send(description, tuple(offline.TARGETS) if every else two_targets(description))
+        with one_at_a_time:
+            if description not in _seen:
+                _seen.add(description)
+                assert _compiler is not None
+                _compiler.send(description, tuple(offline.TARGETS) if every else two_targets(description))
 
     with trace.planned(record):
         yield

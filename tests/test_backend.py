@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import lucid
 import triton_kernels as tk
 from tests.device import DEVICE
-from triton_kernels import backend, interpreter
+from triton_kernels import backend, interpreter, launch
 
 without_gpu = pytest.mark.skipif(backend.HAS_GPU, reason="about machines without a GPU")
 with_gpu = pytest.mark.skipif(not backend.HAS_GPU, reason="about machines with a GPU")
@@ -83,16 +84,38 @@ def test_launches_from_several_threads_do_not_meet() -> None:
     rows = torch.randn(4, 3, 12000).to(DEVICE)
 
     def run(x: torch.Tensor) -> list[float]:
-        return [tk.divergence_forward(x, 2 * x)[0].sum().item() for _ in range(3)]
+        with launch.tables(interpreted=False):
+            return [tk.divergence_forward(x, 2 * x)[0].sum().item() for _ in range(3)]
 
     every = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        with tk.launch.tables(interpreted=False), ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor() as threads:
             expected = [run(x) for x in rows]
             assert list(threads.map(run, rows)) == expected
     finally:
         sys.setswitchinterval(every)
+
+
+def test_launches_that_one_thread_plans_are_executed_by_the_others() -> None:
+    x = torch.ones(8, device=DEVICE)
+    planning, planned = threading.Event(), threading.Event()
+    shown: list[launch.Launch] = []
+
+    def plan() -> None:
+        with launch.planned(shown.append):
+            planning.set()
+            planned.wait()
+            tk.sum(x, [0])
+
+    thread = threading.Thread(target=plan)
+    thread.start()
+    planning.wait()
+    executed = tk.sum(x, [0])
+    planned.set()
+    thread.join()
+    assert (executed.item(), len(shown)) == (8, 1)
+    assert tk.sum(x, [0]).item() == 8
 
 
 class TestBfloat16InTheInterpreter:

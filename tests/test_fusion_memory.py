@@ -272,7 +272,7 @@ class _Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
         fresh = isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given
-        if fresh and launch._state.execute:
+        if fresh and launch._state.plan is None:
             self.sizes.append(result.numel())
         return result
 

@@ -7,9 +7,10 @@ sizes never change what an operation means, only the order in which it sums.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,19 +42,23 @@ class Launch:
     config: Config
 
 
-@dataclass
-class _State:
-    interpreted: bool = backend.INTERPRETED  # whose tables are in force
-    execute: bool = True
-    observers: list[Callable[[Launch], None]] = field(default_factory=list)
+class _State(threading.local):
+    """What holds for a thread alone."""
+
+    def __init__(self) -> None:
+        self.interpreted = backend.INTERPRETED  # whose tables are in force
+        self.plan: Callable[[Launch], None] | None = None  # is shown launches, and they are not executed
 
 
 _state = _State()
 
+#: Are shown launches of all threads: a backward pass has threads of its own.
+_observers: list[Callable[[Launch], None]] = []
+
 
 @contextmanager
 def tables(*, interpreted: bool) -> Iterator[None]:
-    """Use the interpreter's or the GPU's tables within."""
+    """Use the interpreter's or the GPU's tables within; per thread."""
     before = _state.interpreted
     _state.interpreted = interpreted
     try:
@@ -64,34 +69,35 @@ def tables(*, interpreted: bool) -> Iterator[None]:
 
 @contextmanager
 def observed(observer: Callable[[Launch], None]) -> Iterator[None]:
-    """Call `observer` with every launch made within."""
-    _state.observers.append(observer)
+    """Call `observer` with every launch made within, by any thread."""
+    _observers.append(observer)
     try:
         yield
     finally:
-        _state.observers.remove(observer)
+        _observers.remove(observer)
 
 
 @contextmanager
 def planned(observer: Callable[[Launch], None]) -> Iterator[None]:
-    """Show launches as a GPU would get them to `observer`, and to nobody else; execute none."""
-    before = _state.observers, _state.execute
-    _state.observers, _state.execute = [observer], False
+    """Show launches as a GPU would get them to `observer`, and to nobody else; execute none. Per thread."""
+    before = _state.plan
+    _state.plan = observer
     try:
         with tables(interpreted=False):
             yield
     finally:
-        _state.observers, _state.execute = before
+        _state.plan = before
 
 
 def run(kernel: Any, grid: tuple[int, ...], config: Config, **args: Any) -> None:
     """Launch `kernel` on the device of its tensors, or note it; an empty grid is no launch."""
     if 0 in grid:
         return
-    for observer in _state.observers:
-        observer(Launch(kernel, grid, args, config))
-    if not _state.execute:
+    if _state.plan is not None:
+        _state.plan(Launch(kernel, grid, args, config))
         return
+    for observer in _observers:
+        observer(Launch(kernel, grid, args, config))
     device = next(arg.device for arg in args.values() if isinstance(arg, torch.Tensor))
     backend.check_device(device)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
