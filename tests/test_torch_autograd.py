@@ -13,6 +13,9 @@ import lucid.torch
 from tests.device import DEVICE
 from triton_kernels import trace
 
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Ours, and torch's expression for the same, of log-probabilities or logits.

@@ -13,6 +13,9 @@ import lucid.torch
 from tests.device import DEVICE
 from tests.reference import assert_within, exact, kl_gradients, kl_terms
 
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAMPLES = 16
 

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 import lucid.torch
 from tests.device import DEVICE
 
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 STEPS = 6
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -24,6 +24,9 @@ import lucid.torch
 from tests.device import DEVICE
 from tests.reference import ROUNDOFF
 
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
 transformers: Any = pytest.importorskip("transformers")
 
 V, WIDTH, LENGTH, BATCH, STEPS = 97, 32, 12, 4, 30
