@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-target",
         action="store_true",
-        help="compile each recorded launch for every target, instead of cuda:90 and, one in four, another: twice the time",
+        help="compile each recorded launch for every target, not only for cuda:90 and one in four for another",
     )
 
 
