@@ -34,6 +34,7 @@ def _logits(dtype: torch.dtype = torch.float64, columns: tuple[int, int] = (V, V
 
 @pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
 @pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.usefixtures("unrecorded")
 def test_loss_and_gradients_are_the_true_ones(kind: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     s, t = _logits()
     s, t = (x.detach().to(dtype).requires_grad_() for x, dtype in zip((s, t), dtypes, strict=True))

@@ -151,7 +151,9 @@ def kl_div_forward(
     compute = launch.arithmetic(x.dtype, target.dtype)
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
     itemsize = max(x.dtype.itemsize, target.dtype.itemsize)
-    config = (launch.pointwise_sum if reduce else launch.pointwise)(itemsize, walk.numel, walk.dims)
+    # One number beside many elements takes registers, as offsets from several dimensions do.
+    dims = walk.dims + (None in walk.strides)
+    config = (launch.pointwise_sum if reduce else launch.pointwise)(itemsize, walk.numel, dims)
     chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)
     programs = launch.cdiv(walk.numel, chunk)
     out = torch.empty((), dtype=dtype, device=x.device) if reduce else walk.empty(shape, dtype, x.device)
