@@ -15,7 +15,7 @@ import lucid  # first of all: it must be imported before triton
 import triton_kernels
 from tests.compiling import Compiler, some_targets
 from tests.device import DEVICE
-from triton_kernels import backend, offline, trace
+from triton_kernels import backend, offline, replay, trace
 from triton_kernels.launch import Launch
 
 COMPILED_AT_THE_END = "test_every_recorded_launch"
@@ -91,12 +91,18 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned)
 
 
+@pytest.fixture(autouse=True)
+def _forget_recordings() -> None:
+    """No launch of a test before, which may have changed tile sizes, is repeated."""
+    replay.clear()
+
+
 @pytest.fixture
 def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launchers without the planning that records launches: for tests that count what Python or the allocator does."""
     for name in triton_kernels.__all__:
         launcher = getattr(triton_kernels, name)
-        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "__wrapped__", launcher))
+        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "unplanned", launcher))
 
 
 @pytest.fixture(autouse=True)

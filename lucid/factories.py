@@ -46,8 +46,8 @@ def from_torch(source: torch.Tensor) -> Tensor:
     Examples
     --------
     >>> import lucid, torch
-    >>> lucid.from_torch(torch.ones(2))
-    tensor([1., 1.])
+    >>> lucid.from_torch(torch.ones(2)).tolist()
+    [1.0, 1.0]
     """
     if not isinstance(source, torch.Tensor):
         raise TypeError(f"source must be a torch.Tensor, got {type(source).__name__}")
@@ -100,8 +100,9 @@ def from_dlpack(source: Any) -> Tensor:
     Examples
     --------
     >>> import lucid, numpy as np
-    >>> lucid.from_dlpack(np.ones(2))
-    tensor([1., 1.], dtype=lucid.float64)
+    >>> shared = lucid.from_dlpack(np.ones(2))
+    >>> shared.dtype, shared.tolist()
+    (lucid.float64, [1.0, 1.0])
     """
     if not hasattr(source, "__dlpack__"):
         raise TypeError(f"source must have __dlpack__, got {type(source).__name__}")

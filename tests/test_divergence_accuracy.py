@@ -1,8 +1,7 @@
-"""Rows of all kinds: losses and gradients no worse than torch's float32, also with the worst special functions."""
+"""Rows of all kinds: losses and gradients within a budget in float32, also with the worst special functions."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -60,47 +59,25 @@ def special(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return 1.0
 
 
-def _of_torch(s: torch.Tensor, t: torch.Tensor, kind: str) -> tuple[np.ndarray, ...]:
-    """What torch calculates in float32: log_softmax and kl_div or their like, and autograd; a mask counts as 0."""
-    s, t = (x.float().detach().clone().requires_grad_() for x in (s, t))
-    lq, lp = s.log_softmax(-1), t.log_softmax(-1)
-    q, p = lq.exp(), lp.exp()
-    none = torch.zeros(())
-
-    def kl(log_q: torch.Tensor, p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-        there = p > 0
-        return (p * (torch.where(there, log_p, none) - torch.where(there, log_q, none))).sum(-1)
-
-    if kind == "forward_kl":
-        loss = kl(lq, p, lp)
-    elif kind == "reverse_kl":
-        loss = kl(lp, q, lq)
-    elif kind == "js":
-        m = (p + q) / 2
-        log_m = torch.where(m > 0, m, torch.ones(())).log()
-        loss = (kl(log_m, p, lp) + kl(log_m, q, lq)) / 2
-    else:
-        loss = (p - q).abs().sum(-1) / 2
-    ds, dt = torch.autograd.grad(loss.sum(), (s, t))
-    return exact(loss), exact(ds), exact(dt)
+def _unit(special: float) -> float:
+    """What an error is counted in: four roundings, and two special functions in a row."""
+    return 4 * 2.0**-24 + 2 * special * SPECIAL
 
 
-def _distance(got: np.ndarray, truth: np.ndarray) -> float:
-    """The root mean square of the errors."""
-    return float(np.sqrt(np.mean((got - truth) ** 2)))
+def _rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(errors**2)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", DIVERGENCES)
-def test_losses_and_gradients_are_no_worse_than_torchs(
+def test_losses_and_gradients_are_good_to_a_few_roundings(
     kind: str, family: str, dtype: torch.dtype, special: float
 ) -> None:
     s, t = (x.to(dtype) for x in logits.family(family, 8, COLUMNS))
     if family == "masked" and kind == "reverse_kl":
         s, t = t, s
     truth = logits.divergence(exact(s), exact(t), kind)
-    torchs = _of_torch(s, t, kind)
     with tk.launch.tables(interpreted=False):
         losses, statistics = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
         ds, dt = tk.divergence_backward(
@@ -112,33 +89,48 @@ def test_losses_and_gradients_are_no_worse_than_torchs(
             dstudent_dtype=torch.float32,
             dteacher_dtype=torch.float32,
         )
-    # What torch loses; or four roundings, and two special functions in a row, of numbers that are not small themselves:
-    # of probabilities, and for the loss of logarithms.
-    unit = 4 * 2.0**-24 + 2 * special * SPECIAL
-    q, p = np.exp(logits.log_softmax(exact(s))), np.exp(logits.log_softmax(exact(t)))
+    unit = _unit(special)
+    log_q, log_p = logits.log_softmax(exact(s)), logits.log_softmax(exact(t))
+    q, p = np.exp(log_q), np.exp(log_p)
+    # In units: probabilities, which are not small themselves, and for the loss of KL logarithms.
     sizes = [1 + np.abs(truth.loss), q + p, q + p]
-    if kind in ("forward_kl", "reverse_kl"):  # the gradient to p has log p − log q in it
+    flips = [0.0, 0.0, 0.0]
+    if kind in ("forward_kl", "reverse_kl"):
+        weight = p if kind == "forward_kl" else q
+        sizes[0] = 1 + (weight * np.where(weight == 0, 0.0, np.abs(log_q) + np.abs(log_p))).sum(-1)
+        # The gradient to p has log p − log q in it.
         sizes[2 if kind == "forward_kl" else 1] = truth.dt_size if kind == "forward_kl" else truth.ds_size
-    for name, got, wanted, torch_got, size in zip(
-        ("loss", "ds", "dt"), (losses, ds, dt), truth[:3], torchs, sizes, strict=True
+    elif kind == "total_variation":
+        # Where q − p is less than the errors of q and p, its sign is anybody's, and the gradient is off by q or p.
+        bits = 2 + np.where(q == 0, 0.0, np.abs(log_q)) + np.where(p == 0, 0.0, np.abs(log_p))
+        unsure = np.abs(q - p) <= unit * bits * (q + p) / 2
+        flips = [0.0, np.where(unsure, q, 0.0), np.where(unsure, p, 0.0)]
+    for name, got, wanted, size, flip in zip(
+        ("loss", "ds", "dt"), (losses, ds, dt), truth[:3], sizes, flips, strict=True
     ):
-        error, theirs = _distance(exact(got), wanted), _distance(torch_got, wanted)
-        allowed = unit * _distance(size, 0 * size)
-        if math.isnan(theirs):  # torch's gradient of a logarithm of 0
-            theirs = 0.0
-        # Of two ways that round equally often, either may be lucky on eight rows.
-        assert error <= max(1.25 * theirs, allowed), f"{name}: {error:.2e}, torch {theirs:.2e}, allowed {allowed:.2e}"
+        error, allowed = _rms(exact(got) - wanted), _rms(unit * size + flip)
+        assert error <= allowed, f"{name}: {error:.2e}, allowed {allowed:.2e}"
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES)
-def test_nearly_equal_rows_lose_less_than_with_torch(kind: str, special: float) -> None:
+def test_nearly_equal_rows_lose_little(kind: str, special: float) -> None:
     """A divergence of 1e-6 is the difference of numbers that are a thousand times larger."""
     s, t = logits.family("nearly equal", 32, COLUMNS)
     truth = logits.divergence(exact(s), exact(t), kind).loss
     with tk.launch.tables(interpreted=False):
         losses, _ = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
-    theirs = _of_torch(s, t, kind)[0]
-    assert _distance(exact(losses), truth) < _distance(theirs, truth)
+    log_q, log_p = logits.log_softmax(exact(s)), logits.log_softmax(exact(t))
+    q, p = np.exp(log_q), np.exp(log_p)
+    unit = _unit(special)
+    if kind == "js":  # a sum of squares of log p − log q, each of which is off by so much
+        size = unit * ((q + p) / 2 * np.abs(log_p - log_q)).sum(-1)
+    else:
+        # Errors of columns have nothing to do with each other: of those of a sum that much remains.
+        size = unit * np.sqrt((q**2 + p**2).sum(-1))
+    if "kl" in kind:  # each of two sums over a row is rounded to float32 after it was merged from chunks
+        size += 4 * 2.0**-24
+    error, allowed = _rms(exact(losses) - truth), _rms(size)
+    assert error <= allowed, f"{error:.2e}, allowed {allowed:.2e}"
 
 
 @pytest.mark.usefixtures("special")

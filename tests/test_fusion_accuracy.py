@@ -1,4 +1,4 @@
-"""Fused losses and their gradients against the truth in float64, and against torch in float32."""
+"""Fused losses and their gradients against the truth in float64."""
 
 from __future__ import annotations
 
@@ -93,24 +93,16 @@ def test_the_fused_loss_is_the_truth_rounded_once(kind: str, student_dtype: str,
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "constant"])
-def test_the_fused_loss_is_no_worse_than_torchs_in_float32(kind: str) -> None:
+def test_the_errors_of_the_fused_loss_are_on_the_whole_four_roundings_in_float32(kind: str) -> None:
+    """One number may have had eight, as above."""
     s, t = (x.float() for x in _logits(kind))
     student, teacher = (lucid.tensor(x.numpy(), requires_grad=True) for x in (s, t))
-    F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean").backward()
-    ours = [F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean"), student.grad, teacher.grad]
-    s, t = s.requires_grad_(), t.requires_grad_()
-    # Where p = 0 torch gives NaN.
-    log_q, log_p = (x.log_softmax(1).masked_fill(t == -torch.inf, 0) for x in (s, t))
-    loss = (t.softmax(1) * (log_p - log_q)).sum() / N
+    loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean")
     loss.backward()
-    theirs = [loss, s.grad, t.grad]
     truths = _truth(s, t, 1 / N)
-    for mine, their, truth, size in zip(ours, theirs, truths[:3], truths[3:], strict=True):
-        assert mine is not None
-        assert their is not None
-        errors = [np.linalg.norm(exact(x) - truth) for x in (torch_of(mine), their)]
-        # A single number may be lucky.
-        assert errors[0] <= 1.05 * errors[1] + ROUNDOFF[torch.float32] * np.linalg.norm(size), errors
+    for result, truth, size in zip((loss, student.grad, teacher.grad), truths[:3], truths[3:], strict=True):
+        error = np.linalg.norm(exact(torch_of(result)) - truth)
+        assert error <= 4 * ROUNDOFF[torch.float32] * np.linalg.norm(size)
 
 
 @FORMS

@@ -13,7 +13,7 @@ import pytest
 import lucid
 import lucid.nn.functional as F
 from tests.fusing import FORWARD, kernels
-from triton_kernels import launch
+from triton_kernels import launch, trace
 
 
 def test_each_thread_has_its_own_switch() -> None:
@@ -51,16 +51,19 @@ def test_threads_that_look_at_once_see_the_same_memory() -> None:
 def test_a_thread_may_look_while_another_is_about_to_do_without(which: str) -> None:
     student, teacher = lucid.randn(3, 5), lucid.randn(3, 5)
     barrier = threading.Barrier(3)
+    planned: list[launch.Launch] = []
 
     def at_once(run: Callable[[], Any]) -> Any:
-        barrier.wait()
-        return run()
+        # Planning is a switch of the thread, too.
+        with launch.planned(planned.append):
+            barrier.wait()
+            return run()
 
     every = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         # Nothing is calculated, so that threads meet more often.
-        with launch.planned(lambda launched: None), ThreadPoolExecutor(3) as threads:
+        with trace.launches() as launched, ThreadPoolExecutor(3) as threads:
             for _ in range(1000):
                 scaled = teacher / 2
                 made = {"student": F.log_softmax(student), "teacher": F.softmax(scaled), "scaled": scaled}
@@ -70,5 +73,7 @@ def test_a_thread_may_look_while_another_is_about_to_do_without(which: str) -> N
                     lambda: made[which].tolist(),  # noqa: B023
                 ]
                 assert len(list(threads.map(at_once, runs))) == 3
+        assert len(planned) > 1000
+        assert not launched
     finally:
         sys.setswitchinterval(every)

@@ -108,7 +108,8 @@ def test_every_recorded_launch_is_of_a_kernel_and_every_kernel_was_launched_by_t
     launched = {_name(a["description"]) for a in answers}
     kernels = {name for file in KERNEL_FILES for name in vars(file) if name.endswith("_kernel")}
     whole = {item.path.name for item in request.session.items} >= {"test_kl_div.py", "test_optim.py", "test_demo.py"}
-    assert launched == kernels if whole else launched <= kernels
+    assert not launched - kernels
+    assert not (kernels - launched if whole else set())
 
 
 def test_every_recorded_launch_compiles_without_spills(answers: list[dict[str, Any]]) -> None:
@@ -159,8 +160,7 @@ def test_every_recorded_launch_of_softmax_on_aligned_rows_makes_128_bit_accesses
             continue
         tensors = [args[name] for name in ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr") if args.get(name)]
         strides = [args[name] for name in ("stride_xv", "stride_yv", "stride_dyv", "stride_dxv") if name in args]
-        rows = [args[name] for name in args if name.endswith("_row_strides")]
-        even = all(size % 16 == 0 for row in rows if row for size in row["tuple"]) and args["V"] % 16 == 0
+        even = args["UNIT"] == 16 and args["V"] % 16 == 0
         itemsize = getattr(torch, tensors[0]["tensor"]).itemsize
         per_thread = args["BLOCK_N"] * args["BLOCK_V"] * itemsize / (32 * description["num_warps"])
         whole = all(t["aligned"] for t in tensors) and all(stride == 1 for stride in strides) and even
@@ -173,6 +173,8 @@ def test_every_recorded_launch_of_softmax_on_aligned_rows_makes_128_bit_accesses
         if narrow or not _wide(report["loads"]):
             faults.append(f"{answer['target']}: {report['loads']} {report['stores']} {_show(description)}")
     assert not faults, f"{len(faults)} of {checked}:\n" + "\n".join(faults[:10])
+    launched = {_name(answer["description"]) for answer in answers}
+    assert checked or not launched & {"_softmax_kernel", "_softmax_backward_kernel"}
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ class Allocations(TorchDispatchMode):
 
 
 def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    s, t = (torch.randn(N, V, device=DEVICE, dtype=dtype) for _ in range(2))
+    """Student and teacher; the teacher's are not negative, so that they are targets, too."""
+    s, t = torch.randn(N, V, device=DEVICE, dtype=dtype), torch.rand(N, V, device=DEVICE, dtype=dtype)
     return s.requires_grad_(), t
 
 
@@ -111,12 +112,13 @@ def test_a_gradient_in_place_allocates_nothing() -> None:
 
 @pytest.mark.usefixtures("unrecorded")
 def test_strided_inputs_are_not_copied() -> None:
-    wide = torch.randn(N, 2 * V, device=DEVICE)
+    wide = torch.rand(N, 2 * V, device=DEVICE)
     s, t = wide[:, ::2].requires_grad_(), wide[:, 1::2]
     for loss in LOSSES.values():
         with Allocations(wide) as forward:
             result = loss(s, t)
-        assert forward.large == []
+        # Partial results take more where columns are strided, since tiles are shorter; a copy would be 4·N·V bytes.
+        assert max(forward.bytes) < N * V
         with Allocations(wide, result) as backward:
             torch.autograd.grad(result, s)
         assert backward.large == [4 * N * V]
@@ -160,6 +162,8 @@ def test_peak_memory_on_a_gpu(name: str) -> None:
 
 @ON_A_GPU
 @pytest.mark.parametrize("name", LOSSES)
+# torch 2.11 says so of leaves that earlier steps used on another stream; `autograd.grad` accumulates nothing.
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match:UserWarning")
 def test_a_cuda_graph_replays_forward_and_backward(name: str) -> None:
     s, t = _inputs(torch.float32)
 
@@ -179,10 +183,11 @@ def test_a_cuda_graph_replays_forward_and_backward(name: str) -> None:
     for _ in range(2):
         with torch.no_grad():
             s.copy_(torch.randn_like(s))
-            t.copy_(torch.randn_like(t))
+            t.copy_(torch.rand_like(t))
         graph.replay()
         torch.cuda.synchronize()
         expected = step()
+        assert loss.isfinite()
         assert torch.equal(loss, expected[0])
         assert torch.equal(grad, expected[1])
 

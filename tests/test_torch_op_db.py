@@ -13,6 +13,8 @@ import lucid.torch
 from tests.device import DEVICE
 from tests.reference import assert_within, exact, kl_gradients, kl_terms
 
+pytest.importorskip("expecttest", reason="PyTorch's database of operators imports expecttest")
+
 #: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = pytest.mark.usefixtures("unrecorded")
 

@@ -109,7 +109,7 @@ def test_a_number_may_change_from_call_to_call(option: dict[str, tuple[Any, ...]
         torch.testing.assert_close(compiled(**options), loss(**options), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", [int, torch.tensor], ids=["int", "tensor"])
+@pytest.mark.parametrize("kind", [int, functools.partial(torch.tensor, device=DEVICE)], ids=["int", "tensor"])
 def test_another_number_of_tokens_needs_no_other_graph(kind: Callable[[int], Any]) -> None:
     from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -113,6 +113,31 @@ def divergence_forward(student: torch.Tensor, teacher: torch.Tensor, *, reduce: 
     return Cost(distinct_bytes(student) + distinct_bytes(teacher), written, flops)
 
 
+def cross_entropy_forward(x: torch.Tensor, labels: torch.Tensor, *, reduce: bool = True) -> Cost:
+    """Cross-entropy of rows of logits with labels: both read once; one loss written, or one per row.
+
+    >>> logits, labels = torch.empty(8, 32000, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+    >>> cross_entropy_forward(logits, labels)
+    Cost(read=1024064, written=4, flops=1024000)
+    """
+    itemsize = 8 if x.dtype is torch.float64 else 4
+    # maximum, difference, exponential, sum
+    written = itemsize * (1 if reduce else math.prod(x.shape[:-1]))
+    return Cost(distinct_bytes(x) + distinct_bytes(labels), written, 4 * x.numel())
+
+
+def cross_entropy_backward(x: torch.Tensor, labels: torch.Tensor, dloss: torch.Tensor) -> Cost:
+    """Gradient of the cross-entropy to the logits: logits, labels and dloss read once, one gradient written.
+
+    >>> logits, labels = torch.empty(8, 32000, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
+    >>> cross_entropy_backward(logits, labels, torch.empty((), device="meta"))
+    Cost(read=1024068, written=1024000, flops=768000)
+    """
+    read = distinct_bytes(x) + distinct_bytes(labels) + distinct_bytes(dloss)
+    # difference, exponential, product
+    return Cost(read, x.numel() * x.dtype.itemsize, 3 * x.numel())
+
+
 def divergence_backward(student: torch.Tensor, teacher: torch.Tensor, dloss: torch.Tensor) -> Cost:
     """Its gradient to the student: both logits and dloss read once, one gradient written.
 

@@ -14,7 +14,9 @@ import triton
 import triton.language as tl
 
 from . import launch, layout, math, reports
-from .rows import Rows, get, load_row, load_tile, place, put, row_offsets, store_tile
+from .layout import row_offsets
+from .replay import repeated
+from .rows import Rows, get, load_row, load_tile, place, put, row_jit, store_tile
 
 #: What is kept of a row: the weight of its label's class, m, d, C.
 STATISTICS = 4
@@ -50,8 +52,8 @@ def _look(x_operand, class_ptr, offs_n, offs_v, V, sizes, mask, factor, SMOOTH: 
     a, total = d, d
     if SMOOTH:
         c = _classes(class_ptr, offs_v, offs_v < V, x)
-        a = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
         total = tl.sum(tl.broadcast_to(c, x.shape), axis=1)
+        a = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
     return m, d, a, total
 
 
@@ -61,7 +63,7 @@ def _finish(out, x_operand, class_ptr, offs_n, sizes, mask_n, labels, rows, V, o
     factor, smoothing = scalars
     label, kept, valid = labels
     m, d, a, total = of_row
-    at = x_operand[0] + row_offsets(offs_n, sizes, x_operand[1]) + label * x_operand[2]
+    at = x_operand[0] + row_offsets(offs_n, sizes, x_operand[1], x_operand[3]) + label * x_operand[2]
     x = tl.load(at, mask=valid, other=float("nan")).to(factor.dtype)
     if class_ptr is None:
         w = kept.to(factor.dtype)
@@ -78,7 +80,7 @@ def _finish(out, x_operand, class_ptr, offs_n, sizes, mask_n, labels, rows, V, o
     put(out[1], _C, rows, offs_n, total, kept)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "ignore_index"])
+@row_jit
 def _cross_entropy_kernel(
     x_ptr,  # (rows, V), strided
     labels_ptr,  # (rows,), strided
@@ -99,13 +101,14 @@ def _cross_entropy_kernel(
     smoothing: tl.float64,
     SMOOTH: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
     offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    x = (x_ptr, x_row_strides, stride_xv)
+    x = (x_ptr, x_row_strides, stride_xv, UNIT)
     scalars = (tl.full((), factor, COMPUTE), tl.full((), smoothing, COMPUTE))
     labels = _labels((labels_ptr, labels_strides), report_ptr, offs_n, sizes, mask_n, ignore_index, V)
     kept = labels[1]
@@ -126,7 +129,7 @@ def _cross_entropy_kernel(
             put(partials_ptr, number, size, at, of_row[number], kept)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "ignore_index"])
+@row_jit
 def _cross_entropy_merge_kernel(
     x_ptr,  # (rows, V), strided: only the labels' columns are read
     labels_ptr,
@@ -147,6 +150,7 @@ def _cross_entropy_merge_kernel(
     smoothing: tl.float64,
     SMOOTH: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -174,11 +178,12 @@ def _cross_entropy_merge_kernel(
             weights = get(partials_ptr, 3, size, at, mask, 0.0)
             a += get(partials_ptr, 2, size, at, mask, 0.0) + tl.where(weights != 0, weights * by, 0.0)
             total += weights
-    x, out = (x_ptr, x_row_strides, stride_xv), (losses_ptr, stats_ptr)
+    x, out = (x_ptr, x_row_strides, stride_xv, UNIT), (losses_ptr, stats_ptr)
     of_row = (m, tl.sum(d, axis=1), tl.sum(a, axis=1), tl.sum(total, axis=1))
     _finish(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, of_row, scalars, SMOOTH)
 
 
+@repeated
 def cross_entropy_forward(
     x: torch.Tensor,
     labels: torch.Tensor,
@@ -242,6 +247,7 @@ def cross_entropy_forward(
         "smoothing": label_smoothing,
         "SMOOTH": label_smoothing != 0,
         "COMPUTE": launch.tl_dtype(compute),
+        "UNIT": plan.unit,
         "WIDE": plan.wide,
     }
     launch.run(_cross_entropy_kernel, plan.grid, plan.config, **args)
@@ -251,7 +257,7 @@ def cross_entropy_forward(
     return losses, stats
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "ignore_index"])
+@row_jit
 def _cross_entropy_backward_kernel(
     x_ptr,  # (rows, V), strided
     labels_ptr,  # (rows,), strided
@@ -275,13 +281,14 @@ def _cross_entropy_backward_kernel(
     smoothing: tl.float64,
     SMOOTH: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
     offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    x, dx = (x_ptr, x_row_strides, stride_xv), (dx_ptr, dx_row_strides, stride_dxv)
+    x, dx = (x_ptr, x_row_strides, stride_xv, UNIT), (dx_ptr, dx_row_strides, stride_dxv, UNIT)
     label = load_row((labels_ptr, labels_strides), offs_n, sizes, mask_n, 0, tl.int64)
     kept = mask_n & (label != ignore_index)
     g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, kept, 0, COMPUTE)
@@ -294,7 +301,7 @@ def _cross_entropy_backward_kernel(
         to_label *= 1 - smoothing
         to_all = g * (smoothing / V)
     m, d = get(stats_ptr, _M, rows, offs_n, kept, 0.0), get(stats_ptr, _D, rows, offs_n, kept, 1.0)
-    to_q = (to_label + to_all * get(stats_ptr, _C, rows, offs_n, kept, 0.0)) / d
+    to_q = math.div(to_label + to_all * get(stats_ptr, _C, rows, offs_n, kept, 0.0), d)
     of_row = (m, to_q, to_label, to_all, label)
     if (chunk + 1) * BLOCK_V <= V and tl.min(kept.to(tl.int32), axis=0) > 0:
         _backward(x, dx, class_ptr, offs_n, offs_v, V, sizes, mask_n, None, of_row, factor, SMOOTH, COMPUTE)
@@ -332,6 +339,7 @@ def _backward(
         store_tile(dx_operand, offs_n, offs_v, sizes, tl.where(mask, gradient, 0.0), there)
 
 
+@repeated
 def cross_entropy_backward(
     x: torch.Tensor,
     labels: torch.Tensor,
@@ -394,6 +402,7 @@ def cross_entropy_backward(
         smoothing=label_smoothing,
         SMOOTH=label_smoothing != 0,
         COMPUTE=launch.tl_dtype(launch.arithmetic(x.dtype)),
+        UNIT=plan.unit,
         WIDE=plan.wide,
     )
     return dx

@@ -20,7 +20,8 @@ from . import divergence_math as of
 from . import launch, math, reports
 from .divergence_math import D_1, D_S, D_T, M_S, M_T, STATISTICS, W
 from .divergence_rows import finish, look, look_again, put_statistics, scalars_of
-from .rows import Rows, get, place, put, token_weights
+from .replay import repeated
+from .rows import Rows, get, place, put, row_jit, token_weights
 
 #: Name in the API: terms; how a chunk's are moved, None where the terms need d; finish.
 _FORWARD = {
@@ -31,7 +32,7 @@ _FORWARD = {
 }
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "ignore_index"])
+@row_jit
 def _divergence_kernel(
     s_ptr,  # (rows, V), strided
     t_ptr,
@@ -63,6 +64,7 @@ def _divergence_kernel(
     HARD: tl.constexpr,
     APART: tl.constexpr,  # whether hard labels need a d of their own
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -70,7 +72,7 @@ def _divergence_kernel(
     WHOLE: tl.constexpr = partials_ptr is None
     offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
     offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    s, t = (s_ptr, s_row_strides, stride_sv), (t_ptr, t_row_strides, stride_tv)
+    s, t = (s_ptr, s_row_strides, stride_sv, UNIT), (t_ptr, t_row_strides, stride_tv, UNIT)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
     scalars = scalars_of(factor, temperature, beta, soft, hard, COMPUTE)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, COMPUTE)
@@ -95,7 +97,7 @@ def _divergence_kernel(
             put(partials_ptr, 5, size, at, of_row[6], kept)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks", "ignore_index"])
+@row_jit
 def _merge_kernel(
     s_ptr,  # (rows, V), strided: only a label's column is read
     weight_ptr,
@@ -123,6 +125,7 @@ def _merge_kernel(
     HARD: tl.constexpr,
     APART: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -163,7 +166,7 @@ def _merge_kernel(
     else:
         first = tl.sum(first, axis=1)
         of_row = (m_s, d_s, m_t, d_t, first, first, d_1)
-        s, out = (s_ptr, s_row_strides, stride_sv), (losses_ptr, stats_ptr)
+        s, out = (s_ptr, s_row_strides, stride_sv, UNIT), (losses_ptr, stats_ptr)
         finish(out, s, labels, offs_n, sizes, mask_n, w, rows, V, of_row, scalars, FINISH, HARD)
 
 
@@ -174,7 +177,7 @@ def _chunks(offs_n, kept, start, chunks, BLOCK_C: tl.constexpr):
     return (offs_n * chunks)[:, None] + offs_c[None, :], kept[:, None] & (offs_c < chunks)[None, :]
 
 
-@triton.jit(do_not_specialize=["rows", "chunks"])
+@row_jit
 def _terms_kernel(
     s_ptr,  # (rows, V), strided
     t_ptr,
@@ -192,6 +195,7 @@ def _terms_kernel(
     beta: tl.float64,
     TERMS: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -199,7 +203,7 @@ def _terms_kernel(
     """The second look at a chunk: its sums of terms that need d of the row."""
     offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
     offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    s, t = (s_ptr, s_row_strides, stride_sv), (t_ptr, t_row_strides, stride_tv)
+    s, t = (s_ptr, s_row_strides, stride_sv, UNIT), (t_ptr, t_row_strides, stride_tv, UNIT)
     kept = mask_n & (get(stats_ptr, W, rows, offs_n, mask_n, 0.0) != 0)
     m_s, d_s = get(stats_ptr, M_S, rows, offs_n, kept, 0.0), get(stats_ptr, D_S, rows, offs_n, kept, 1.0)
     m_t, d_t = get(stats_ptr, M_T, rows, offs_n, kept, 0.0), get(stats_ptr, D_T, rows, offs_n, kept, 1.0)
@@ -216,7 +220,7 @@ def _terms_kernel(
     put(partials_ptr, 1, size, at, second, kept)
 
 
-@triton.jit(do_not_specialize=["rows", "chunks"])
+@row_jit
 def _finish_kernel(
     s_ptr,
     labels_ptr,
@@ -238,6 +242,7 @@ def _finish_kernel(
     FINISH: tl.constexpr,
     HARD: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -258,10 +263,11 @@ def _finish_kernel(
     m_t, d_t = get(stats_ptr, M_T, rows, offs_n, kept, 0.0), get(stats_ptr, D_T, rows, offs_n, kept, 1.0)
     d_1 = get(stats_ptr, D_1, rows, offs_n, kept, 1.0)
     of_row = (m_s, d_s, m_t, d_t, tl.sum(first, axis=1), tl.sum(second, axis=1), d_1)
-    s, labels, out = (s_ptr, s_row_strides, stride_sv), (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
+    s, labels, out = (s_ptr, s_row_strides, stride_sv, UNIT), (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
     finish(out, s, labels, offs_n, sizes, mask_n, w, rows, V, of_row, scalars, FINISH, HARD)
 
 
+@repeated
 def divergence_forward(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -323,7 +329,13 @@ def divergence_forward(
     scalars = dict(zip(("factor", "temperature"), math.factors(inv_temperature), strict=True))
     scalars |= {"beta": beta, "soft": (1 - hard_label_weight) * scale, "hard": hard_label_weight}
     apart = hard and inv_temperature != 1
-    common = {"stats_ptr": stats, "partials_ptr": partials, "COMPUTE": launch.tl_dtype(compute), "WIDE": plan.wide}
+    common = {
+        "stats_ptr": stats,
+        "partials_ptr": partials,
+        "COMPUTE": launch.tl_dtype(compute),
+        "UNIT": plan.unit,
+        "WIDE": plan.wide,
+    }
     common |= {"sizes": plan.sizes, "rows": plan.rows, "V": V, "chunks": plan.chunks}
     s = {"s_ptr": student, "s_row_strides": plan.strides[0], "stride_sv": student.stride(-1)}
     t = {"t_ptr": teacher, "t_row_strides": plan.strides[1], "stride_tv": teacher.stride(-1)}

@@ -19,7 +19,8 @@ import triton.language as tl
 from . import divergence_math as of
 from . import launch, layout, math
 from .divergence_math import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
-from .rows import Rows, get, load_row, load_tile, place, store_tile
+from .replay import repeated
+from .rows import Rows, get, load_row, load_tile, place, row_jit, store_tile
 
 _GRADIENTS = {
     "forward_kl": of.forward_kl_gradients,
@@ -29,7 +30,7 @@ _GRADIENTS = {
 }
 
 
-@triton.jit(do_not_specialize=["rows", "chunks"])
+@row_jit
 def _divergence_backward_kernel(
     s_ptr,  # (rows, V), strided
     t_ptr,
@@ -64,14 +65,15 @@ def _divergence_backward_kernel(
     HARD: tl.constexpr,
     APART: tl.constexpr,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
     offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    s, t = (s_ptr, s_row_strides, stride_sv), (t_ptr, t_row_strides, stride_tv)
-    outs = ((ds_ptr, ds_row_strides, stride_dsv, S), (dt_ptr, dt_row_strides, stride_dtv, T))
+    s, t = (s_ptr, s_row_strides, stride_sv, UNIT), (t_ptr, t_row_strides, stride_tv, UNIT)
+    outs = ((ds_ptr, ds_row_strides, stride_dsv, UNIT, S), (dt_ptr, dt_row_strides, stride_dtv, UNIT, T))
     w = get(stats_ptr, W, rows, offs_n, mask_n, 0.0)
     kept = mask_n & (w != 0)
     g = w * load_row((dloss_ptr, dloss_strides), offs_n, sizes, kept, 0, COMPUTE)
@@ -126,14 +128,15 @@ def _backward(
 @triton.jit
 def _store(out, offs_n, offs_v, sizes, mask_n, mask, gradient):
     if out[0] is not None:
-        operand = (out[0], out[1], out[2])
+        operand = (out[0], out[1], out[2], out[3])
         if mask is None:
             store_tile(operand, offs_n, offs_v, sizes, gradient, None)
         else:
-            there = mask_n[:, None] & (offs_v < out[3])[None, :]
+            there = mask_n[:, None] & (offs_v < out[4])[None, :]
             store_tile(operand, offs_n, offs_v, sizes, tl.where(mask, gradient, 0.0), there)
 
 
+@repeated
 def divergence_backward(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -232,6 +235,7 @@ def divergence_backward(
         HARD=hard_label_weight != 0,
         APART=hard_label_weight != 0 and inv_temperature != 1,
         COMPUTE=launch.tl_dtype(compute),
+        UNIT=plan.unit,
         WIDE=plan.wide,
     )
     return ds, dt

@@ -53,7 +53,8 @@ def forward_kl_finish(a, _, d_s, d_t, beta):
 def forward_kl_gradients(z_s, z_t, d_s, d_t, k_s, k_t, beta, g):
     """To s: q − p. To t: p·(log p − log q − KL), whose logarithms of d cancel."""
     e_s, e_t = exp2(z_s), exp2(z_t)
-    ds = e_s * (g / d_s)[:, None] - e_t * (g / d_t)[:, None]
+    # One rounding where the student's is as large as the teacher's: 0 if they are equal.
+    ds = (e_s * math.div(d_t, d_s)[:, None] - e_t) * (g / d_t)[:, None]
     # Where p = 0 that is 0, in a row whose KL is a number.
     slope = tl.where(e_t > 0, z_t - z_s - k_t[:, None], (k_t - k_t)[:, None])
     dt = e_t * (g / d_t * LN_2)[:, None] * slope
@@ -142,9 +143,16 @@ def js_gradients(z_s, z_t, d_s, d_t, k_s, k_t, beta, g):
 @triton.jit
 def total_variation_terms(z_s, z_t, d_s, d_t, beta):
     """|q − p|, and q·sign(q − p)."""
-    q, p = exp2(z_s) * (1 / d_s)[:, None], exp2(z_t) * (1 / d_t)[:, None]
-    more = q - p
+    q, _, more = _difference(z_s, z_t, d_s, d_t)
     return tl.abs(more), _signed(q, more)
+
+
+@triton.jit
+def _difference(z_s, z_t, d_s, d_t):
+    """q, p and q - p, which is 0 where these are equal, also where products and sums are contracted."""
+    e_s, e_t = exp2(z_s), exp2(z_t)
+    of_t = 1 / d_t
+    return e_s * (1 / d_s)[:, None], e_t * of_t[:, None], (e_s * math.div(d_t, d_s)[:, None] - e_t) * of_t[:, None]
 
 
 @triton.jit
@@ -162,7 +170,6 @@ def total_variation_finish(total, of_student, d_s, d_t, beta):
 @triton.jit
 def total_variation_gradients(z_s, z_t, d_s, d_t, k_s, k_t, beta, g):
     """½·q·(sign(q − p) − Σ q·sign(q − p)), and so to the teacher."""
-    q, p = exp2(z_s) * (1 / d_s)[:, None], exp2(z_t) * (1 / d_t)[:, None]
-    more = q - p
+    q, p, more = _difference(z_s, z_t, d_s, d_t)
     half = (0.5 * g)[:, None]
     return half * (_signed(q, more) - q * k_s[:, None]), half * (p * k_t[:, None] - _signed(p, more))

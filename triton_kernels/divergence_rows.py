@@ -7,7 +7,8 @@ import triton.language as tl
 
 from . import math
 from .divergence_math import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
-from .rows import load_row, load_tile, put, row_offsets
+from .layout import row_offsets
+from .rows import load_row, load_tile, put
 
 
 @triton.jit
@@ -80,7 +81,7 @@ def finish(
     if HARD:
         label = load_row(labels_operand, offs_n, sizes, kept, 0, tl.int64)
         there = kept & (label >= 0) & (label < V)
-        at = s_operand[0] + row_offsets(offs_n, sizes, s_operand[1]) + label * s_operand[2]
+        at = s_operand[0] + row_offsets(offs_n, sizes, s_operand[1], s_operand[3]) + label * s_operand[2]
         z = tl.fma(tl.load(at, mask=there, other=0).to(factor.dtype), factor, -math.finite(m_s)) * temperature
         loss += (math.log(d_1) - z * math.LN_2) * hard
     tl.store(out[0] + offs_n, tl.where(kept, w * loss, 0.0), mask=mask_n)

@@ -33,7 +33,7 @@ def _mul(a, b):
 
 @triton.jit
 def _div(a, b):
-    return a / b
+    return math.div(a, b)
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def _neg(a):
 
 @triton.jit
 def _exp(a):
-    return tl.exp(a)
+    return math.careful_exp(a)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def _log(a):
 
 @triton.jit
 def _sqrt(a):
-    return tl.sqrt(a)
+    return math.sqrt(a)
 
 
 @triton.jit

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from . import launch, reports
+from .rows import place
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -29,12 +30,8 @@ def _embedding_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    pid_n = tl.program_id(0)
-    if WIDE:
-        pid_n = pid_n.to(tl.int64)
-    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_n = offs_n < tokens
+    offs_n, mask_n, pid_d = place(tokens, tl.cdiv(width, BLOCK_D), BLOCK_N, WIDE)
+    offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
     row = tl.load(index_ptr + offs_n, mask=mask_n, other=0).to(tl.int64)
     good = mask_n & (row >= 0) & (row < rows)
@@ -72,7 +69,7 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
     config = launch.embedding(table.dtype.itemsize, width)
     launch.run(
         _embedding_kernel,
-        (launch.cdiv(tokens, config["BLOCK_N"]), launch.cdiv(width, config["BLOCK_D"])),
+        (launch.cdiv(tokens, config["BLOCK_N"]) * launch.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat.contiguous(),
         table_ptr=table,
@@ -104,12 +101,7 @@ def _embedding_backward_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    pid_r = tl.program_id(0)
-    pid_d = tl.program_id(1)
-    if WIDE:
-        pid_r = pid_r.to(tl.int64)
-        pid_d = pid_d.to(tl.int64)
-    offs_r = pid_r * BLOCK_R + tl.arange(0, BLOCK_R)
+    offs_r, mask_r, pid_d = place(rows, tl.cdiv(width, BLOCK_D), BLOCK_R, WIDE)
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
     acc = tl.zeros((BLOCK_R, BLOCK_D), COMPUTE)
@@ -117,15 +109,17 @@ def _embedding_backward_kernel(
         offs_n = start + tl.arange(0, BLOCK_N)
         row = tl.load(index_ptr + offs_n, mask=offs_n < tokens, other=-1)
         named = offs_r[:, None] == row[None, :]
-        mine = (row >= pid_r * BLOCK_R) & (row < (pid_r + 1) * BLOCK_R)
+        mine = (row >= tl.min(offs_r, axis=0)) & (row <= tl.max(offs_r, axis=0))
         if tl.max(mine.to(tl.int32), axis=0) > 0:
-            if WIDE:
-                offs_n = offs_n.to(tl.int64)
-            at = dout_ptr + (offs_n * stride_dn)[:, None] + (offs_d * stride_dd)[None, :]
+            at = (
+                dout_ptr
+                + ((offs_n.to(tl.int64) if WIDE else offs_n) * stride_dn)[:, None]
+                + (offs_d * stride_dd)[None, :]
+            )
             dout = tl.load(at, mask=mine[:, None] & mask_d[None, :], other=0).to(COMPUTE)
             acc = tl.dot(named.to(COMPUTE), dout, acc, input_precision="ieee", out_dtype=COMPUTE)
     at = dtable_ptr + (offs_r * width)[:, None] + offs_d[None, :]
-    tl.store(at, acc.to(dtable_ptr.dtype.element_ty), mask=(offs_r < rows)[:, None] & mask_d[None, :])
+    tl.store(at, acc.to(dtable_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
 
 
 def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> torch.Tensor:
@@ -144,7 +138,7 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
     config = launch.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
     launch.run(
         _embedding_backward_kernel,
-        (launch.cdiv(rows, config["BLOCK_R"]), launch.cdiv(width, config["BLOCK_D"])),
+        (launch.cdiv(rows, config["BLOCK_R"]) * launch.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat,
         dout_ptr=dout,

@@ -19,6 +19,7 @@ import triton.language as tl
 
 from . import launch, layout, math, partials
 from .layout import read, there, write
+from .replay import repeated
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -112,6 +113,7 @@ def _missing_near_1(y_operand, inner_sizes, pid, n, DTYPE: tl.constexpr, BLOCK: 
     return tl.sum(acc, axis=0)
 
 
+@repeated
 def kl_div_forward(
     x: torch.Tensor,
     target: torch.Tensor,
@@ -231,6 +233,7 @@ def _backward(
         write(dy_ptr, index, math.kl_grad_target(x, y, dloss, LOG_TARGET), n)
 
 
+@repeated
 def kl_div_backward(
     x: torch.Tensor | None,
     target: torch.Tensor,

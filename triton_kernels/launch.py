@@ -48,6 +48,7 @@ class _State(threading.local):
     def __init__(self) -> None:
         self.interpreted = backend.INTERPRETED  # whose tables are in force
         self.plan: Callable[[Launch], None] | None = None  # is shown launches, and they are not executed
+        self.record: list[tuple[Launch, Any]] | None = None  # launches of this thread, with what Triton returned
 
 
 _state = _State()
@@ -89,6 +90,38 @@ def planned(observer: Callable[[Launch], None]) -> Iterator[None]:
         _state.plan = before
 
 
+@contextmanager
+def recorded() -> Iterator[list[tuple[Launch, Any]]]:
+    """A list of the launches made within by this thread, each with the compiled kernel (None: interpreted)."""
+    before = _state.record
+    made: list[tuple[Launch, Any]] = []
+    _state.record = made
+    try:
+        yield made
+    finally:
+        _state.record = before
+
+
+def planning() -> bool:
+    """Whether this thread's launches are `planned`."""
+    return _state.plan is not None
+
+
+def recording() -> bool:
+    """Whether this thread's launches are `recorded`."""
+    return _state.record is not None
+
+
+def interpreted() -> bool:
+    """Whether the interpreter's tables are in force in this thread."""
+    return _state.interpreted
+
+
+def watched() -> bool:
+    """Whether anybody is shown launches."""
+    return bool(_observers)
+
+
 def run(kernel: Any, grid: tuple[int, ...], config: Config, **args: Any) -> None:
     """Launch `kernel` on the device of its tensors, or note it; an empty grid is no launch."""
     if 0 in grid:
@@ -102,9 +135,11 @@ def run(kernel: Any, grid: tuple[int, ...], config: Config, **args: Any) -> None
     backend.check_device(device)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+            compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
     else:
-        kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+        compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+    if _state.record is not None:
+        _state.record.append((Launch(kernel, grid, args, config), compiled))
 
 
 def cdiv(a: int, b: int) -> int:
@@ -136,31 +171,29 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
         return Config({"BLOCK": 256}, num_warps=4)
     if dims > 1:
         return Config({"BLOCK": 512}, num_warps=4)
-    if numel <= 2**16:
-        return Config({"BLOCK": 1024}, num_warps=4)
-    return Config({"BLOCK": {1: 8192, 2: 4096, 4: 2048}[itemsize]}, num_warps=8 if itemsize < 4 else 4)
+    return Config({"BLOCK": 2048 if itemsize == 4 else 4096}, num_warps=8 if itemsize < 4 else 4)
 
 
 def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
-    """As `pointwise`, but a program sums several tiles where there are enough to keep the chip busy.
+    """As `pointwise`, but a program sums several tiles: fewer partial results to add up.
 
     Tiles are small enough for the running sum that each of their elements has in a register.
     """
     if _state.interpreted or dims > 1:
         tile = pointwise(itemsize, numel, dims)
         return Config({**tile.tiles, "TILES": 1}, tile.num_warps)
-    many = numel >= 2**23
     if itemsize > 4:
-        return Config({"BLOCK": 512, "TILES": 8 if many else 1}, num_warps=4)
-    return Config({"BLOCK": 2048, "TILES": 4 if many else 1}, num_warps=4)
+        return Config({"BLOCK": 512, "TILES": 8}, num_warps=4)
+    return Config({"BLOCK": 2048, "TILES": 4}, num_warps=4)
 
 
-def finalize(partials: int) -> Config:
-    """Rows of partial results: a block of them at a time."""
+def finalize(partials: int, rows: int = 1) -> Config:
+    """Rows of partial results: a block at a time, the same for rows of all lengths, so that one variant serves all."""
     if _state.interpreted:
         return Config({"BLOCK": min(power_of_2(partials), INTERPRETER_TILE)})
-    block = min(power_of_2(partials), 4096)
-    return Config({"BLOCK": block}, num_warps=8 if block > 1024 else 4)
+    if rows > 1 and partials <= 128:
+        return Config({"BLOCK": 128}, num_warps=1)
+    return Config({"BLOCK": 4096}, num_warps=8)
 
 
 def token_sum(tokens: int) -> Config:
@@ -170,22 +203,23 @@ def token_sum(tokens: int) -> Config:
     return Config({"BLOCK": 1024, "TILES": 8}, num_warps=4)
 
 
-def rows(itemsize: int, rows: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
+def rows(itemsize: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
     """A tile of rows and columns. `contiguous`: neighbours in a row are neighbours in memory.
 
-    The column tile depends on columns and element size only, so that a row's result does not depend on the number of
-    rows. A row of at most BLOCK_V columns stays on chip between its statistics and its results, `tiles` of it at once.
+    The tile does not depend on the number of rows, so that a row's result does not. A row of at most BLOCK_V columns
+    stays on chip between its statistics and its results, `tiles` of it at once.
     """
     if _state.interpreted:
-        return _interpreted_rows(rows, columns)
+        return _interpreted_rows(INTERPRETER_TILE, columns)
     registers = 2 if itemsize > 4 else 1
     limit = 32768 // (registers * registers * tiles) if contiguous else 64 // registers
     block_v = min(power_of_2(columns), limit)
     if not contiguous:
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
-    # 32 elements a thread, so that what a program does once weighs little; short rows have a warp to themselves.
-    block_n = max(1, min(1024 // (block_v * registers), power_of_2(rows)))
-    warps = block_n * block_v * registers // 1024
+    # 32 elements a thread, so that what a program does once weighs little; 16 where a program has several short rows,
+    # each with an address of its own.
+    block_n = max(1, 1024 // (block_v * registers))
+    warps = block_n * block_v * registers // (1024 if block_n == 1 else 512)
     return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(1, min(16, warps)))
 
 
@@ -195,7 +229,7 @@ def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
         config = _interpreted_rows(rows, columns)
         return Config({**config.tiles, "TILES": 1})
     block_v = min(power_of_2(columns), 4096 if contiguous else 64)
-    block_n = max(1, min(4096 // block_v, power_of_2(rows), 64))
+    block_n = min(4096 // block_v, 64)
     return Config({"BLOCK_N": block_n, "BLOCK_V": block_v, "TILES": 8 if contiguous else 64}, num_warps=8)
 
 
@@ -233,6 +267,21 @@ def merge(itemsize: int, rows: int, chunks: int) -> Config:
     block_c = min(power_of_2(chunks), 4096 // itemsize)
     block_n = max(1, 64 * 16 // (itemsize * block_c))
     return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
+
+
+#: Chunks of a row of softmax: every program of a row that is split merges the statistics of all of them.
+MOST_CHUNKS = 64
+
+
+def chunks(config: Config, columns: int) -> tuple[int, int]:
+    """Chunks of a row of so many columns, and tiles of a chunk.
+
+    >>> chunks(Config({"BLOCK_V": 64}), 1000), chunks(Config({"BLOCK_V": 64}), 1_000_000)
+    ((16, 1), (64, 245))
+    """
+    tiles = cdiv(columns, config["BLOCK_V"])
+    of_chunk = max(1, cdiv(tiles, MOST_CHUNKS))
+    return cdiv(tiles, of_chunk), of_chunk
 
 
 #: Programs below which a long row is worth splitting over several (a few for each of a large chip's processors).

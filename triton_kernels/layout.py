@@ -95,6 +95,60 @@ def walk_in_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Wal
     return _merge(shape, strides, math.prod(shape), tuple(range(len(shape))))
 
 
+class RowWalk(NamedTuple):
+    """A walk over rows whose number and strides do not shape the compiled code; `row_offsets` decodes it.
+
+    Triton specializes a kernel on integers: one that is 1 becomes a constant, one divisible by 16 is known to be.
+    What is known of a row's stride decides how wide a thread's accesses are, and that decides the order in which
+    `tl.sum` adds. So sizes and strides are encoded as 2·value − 1, which is never divisible by 16 and is 1 exactly
+    where the value is, and what the compiler may know of alignment is a property of the tensors' layout alone: `unit`.
+    """
+
+    rows: int
+    span: int  # elements between the first and the last row's first elements that any operand touches
+    sizes: tuple[int, ...]  # encoded sizes of all dimensions but the outermost
+    strides: tuple[tuple[int, ...], ...]  # per operand, in units, encoded
+
+
+def walk_rows(
+    shape: Sequence[int], strides: Sequence[Sequence[int]], units: Sequence[int], *, in_order: bool = True
+) -> RowWalk:
+    """Merge the dimensions `shape` of rows for operands of these strides, which are multiples of `units`.
+
+    A single row keeps the stride of its innermost dimension, so that it runs the code that many rows run.
+
+    >>> walk_rows((5,), [(300,)], [1]).strides, walk_rows((1,), [(300,)], [1]).strides
+    (((599,),), ((599,),))
+    >>> walk_rows((2, 3), [(64, 16)], [16])
+    RowWalk(rows=6, span=97, sizes=(5,), strides=((7, 1),))
+    """
+    order = tuple(range(len(shape))) if in_order else _memory_order(shape, strides)
+    walk = _merge(shape, strides, math.prod(shape), order)
+    dims = len(walk.inner_sizes) + 1
+    by_operand: list[tuple[int, ...]] = [s or (0,) * dims for s in walk.strides]
+    if all(size == 1 for size in shape):
+        by_operand = [(s[-1] if s else 0,) for s in strides]
+    encoded = tuple(tuple(2 * (stride // unit) - 1 for stride in s) for s, unit in zip(by_operand, units, strict=True))
+    return RowWalk(walk.numel, walk.span, tuple(2 * size - 1 for size in walk.inner_sizes), encoded)
+
+
+def row_unit(tensors: Sequence[torch.Tensor], dim: int = -1) -> int:
+    """16 where all strides between rows along `dim` of the tensors are multiples of it, else 1.
+
+    Strides of dimensions of size 1 count: they tell how the rows of a tensor lie in memory, however many there are.
+
+    >>> row_unit([torch.empty(5, 32), torch.empty(5, 64)[:, :32]]), row_unit([torch.empty(1, 33)])
+    (16, 1)
+    """
+    for tensor in tensors:
+        strides = list(tensor.stride())
+        del strides[dim]
+        for stride in strides or [tensor.shape[dim]]:
+            if stride % 16:
+                return 1
+    return 16
+
+
 def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, order: tuple[int, ...]) -> Walk:
     sizes: list[int] = []
     merged: list[list[int]] = [[] for _ in strides]
@@ -146,6 +200,17 @@ def offsets(index, inner_sizes, strides):
         result += (index % inner_sizes[i - 1]) * strides[i]
         index = index // inner_sizes[i - 1]
     return result + index * strides[0]
+
+
+@triton.jit
+def row_offsets(index, sizes, strides, UNIT: tl.constexpr):
+    """Numbers of rows to an operand's offsets: `offsets` for what `walk_rows` encoded, strides in UNITs of elements."""
+    result = tl.zeros_like(index)
+    for i in tl.static_range(len(sizes), 0, -1):
+        size = (sizes[i - 1] >> 1) + 1
+        result += (index % size) * ((strides[i] >> 1) + 1)
+        index = index // size
+    return (result + index * ((strides[0] >> 1) + 1)) * UNIT
 
 
 @triton.jit

@@ -16,6 +16,8 @@ from . import backend
 _COMPILED = tl.constexpr(not backend.INTERPRETED)
 LN_2 = tl.constexpr(0.6931471805599453)
 LOG2_E = tl.constexpr(1.4426950408889634)
+#: What log₂e lacks when it is rounded to float32.
+_LOG2_E_REST = tl.constexpr(1.92596299e-8)
 
 #: `log_rest` is 0 below and above: there the logarithm is large enough for an absolute error of 2⁻²².
 NEAR_1_FROM = tl.constexpr(0.625)
@@ -190,6 +192,19 @@ def finite(m):
 
 
 @triton.jit
+def div(x, y):
+    """x/y, rounded correctly, so that x/x is 1: in float32 code the operator / is div.full, with errors of up to 2 ulp.
+
+    x may be a constant.
+    """
+    if y.dtype == tl.float64:
+        z = x / y
+    else:
+        z = tl.div_rn(x, y)
+    return z
+
+
+@triton.jit
 def log(x):
     """The natural logarithm, good to the last bit: for numbers of rows, of which there are few."""
     return tl.log(x.to(tl.float64)).to(x.dtype)
@@ -207,10 +222,33 @@ def tile_softmax(x, FLUSH: tl.constexpr = True):
 
 
 @triton.jit
+def careful_exp(x):
+    """e to the x within 2⁻²² relatively: what is lost by rounding x·log₂e, which grows with x, is made up for."""
+    if x.dtype == tl.float64:
+        y = tl.exp(x)
+    else:
+        z = x * LOG2_E
+        rest = tl.fma(x, LOG2_E, -z) + x * _LOG2_E_REST
+        y = tl.exp2(z)
+        y = tl.where((y == 0) | (y == float("inf")), y, tl.fma(y, rest * LN_2, y))
+    return y
+
+
+@triton.jit
+def sqrt(x):
+    """√x, rounded correctly: in float32 code `tl.sqrt` is sqrt.approx.ftz, which takes subnormal numbers for 0."""
+    if x.dtype == tl.float64:
+        y = tl.sqrt(x)
+    else:
+        y = tl.sqrt_rn(x)
+    return y
+
+
+@triton.jit
 def expm1(x):
     """exp(x) − 1 without cancellation (W. Kahan: (u − 1)·x / log u with u = exp(x))."""
-    u = tl.exp(x)
-    near = (u - 1) * (x / tl.log(u))
+    u = careful_exp(x)
+    near = (u - 1) * div(x, tl.log(u))
     return tl.where(u == 1, x, tl.where(tl.abs(x) < 1, near, u - 1))
 
 
@@ -218,5 +256,5 @@ def expm1(x):
 def tanh(x):
     """tanh x = (1 − exp(−2|x|)) / (1 + exp(−2|x|)), with the sign of x."""
     e = expm1(-2 * tl.abs(x))
-    t = -e / (e + 2)
+    t = div(-e, e + 2)
     return tl.where(x < 0, -t, t)

@@ -9,7 +9,7 @@ import triton.language as tl
 from . import launch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _matmul_kernel(
     a_ptr,  # (M, K)
     b_ptr,  # (K, N)
@@ -29,11 +29,12 @@ def _matmul_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    pid_m = tl.program_id(0)
-    pid_n = tl.program_id(1)
+    # One dimension of the grid: CUDA refuses more than 65,535 programs along the others.
+    pid = tl.program_id(0)
     if WIDE:
-        pid_m = pid_m.to(tl.int64)
-        pid_n = pid_n.to(tl.int64)
+        pid = pid.to(tl.int64)
+    programs_n = tl.cdiv(N, BLOCK_N)
+    pid_m, pid_n = pid // programs_n, pid % programs_n
     offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_N), COMPUTE)
@@ -81,7 +82,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
     extents = [(size + 2048) * stride for t in (a, b) for size, stride in zip(t.shape, t.stride(), strict=True)]
     launch.run(
         _matmul_kernel,
-        (launch.cdiv(m, config["BLOCK_M"]), launch.cdiv(n, config["BLOCK_N"])),
+        (launch.cdiv(m, config["BLOCK_M"]) * launch.cdiv(n, config["BLOCK_N"]),),
         config,
         a_ptr=a,
         b_ptr=b,

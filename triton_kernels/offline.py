@@ -38,10 +38,12 @@ def describe(launched: launch.Launch) -> dict[str, Any]:
     kernel = launched.kernel
     function = kernel.fn
     constexprs = {name for name, kind in function.__annotations__.items() if "constexpr" in str(kind)}
-    general = set(_not_specialised(kernel))
+    general = _not_specialised(kernel, "do_not_specialize")
+    unaligned = _not_specialised(kernel, "do_not_specialize_on_alignment")
     args = {}
     for name, value in {**launched.args, **launched.config.tiles}.items():
-        args[name] = _exact(value) if name in constexprs else _as_specialised(value, name in general)
+        known = name not in unaligned
+        args[name] = _exact(value) if name in constexprs else _as_specialised(value, name in general, known)
     return {
         "kernel": f"{function.__module__}:{function.__name__}",
         "args": dict(sorted(args.items())),
@@ -49,10 +51,10 @@ def describe(launched: launch.Launch) -> dict[str, Any]:
     }
 
 
-def _not_specialised(kernel: Any) -> list[str]:
+def _not_specialised(kernel: Any, option: str) -> set[str]:
     if isinstance(kernel, triton.runtime.JITFunction):
-        return [param.name for param in kernel.params if param.do_not_specialize]
-    return list(kernel.kwargs.get("do_not_specialize") or [])
+        return {param.name for param in kernel.params if getattr(param, option)}
+    return set(kernel.kwargs.get(option) or [])
 
 
 def _exact(value: Any) -> Any:
@@ -63,19 +65,23 @@ def _exact(value: Any) -> Any:
     return {"function": f"{value.fn.__module__}:{value.fn.__name__}"}
 
 
-def _as_specialised(value: Any, general: bool) -> Any:
-    """Triton looks at a tensor's dtype and alignment, and whether an integer is 1, divisible by 16, or over 32 bits."""
+def _as_specialised(value: Any, general: bool, aligned: bool = True) -> Any:
+    """Triton looks at a tensor's dtype and alignment, and whether an integer is 1, divisible by 16, or over 32 bits.
+
+    Not where `general`; not at alignment and divisibility unless `aligned`. Within a tuple it always looks at all.
+    """
     if isinstance(value, tuple):
-        return {"tuple": [_as_specialised(item, general) for item in value]}
+        return {"tuple": [_as_specialised(item, False) for item in value]}
     if isinstance(value, torch.Tensor):
-        return {"tensor": str(value.dtype).removeprefix("torch."), "aligned": value.data_ptr() % 16 == 0}
+        known = aligned and value.data_ptr() % 16 == 0
+        return {"tensor": str(value.dtype).removeprefix("torch."), "aligned": known}
     if isinstance(value, float):
         return 0.5
     if isinstance(value, int) and not isinstance(value, bool):
         base = 2**32 if value >= 2**31 else 32
         if general:
             return base
-        return 1 if value == 1 else base if value % 16 == 0 else base + 1
+        return 1 if value == 1 else base if aligned and value % 16 == 0 else base + 1
     return value
 
 

@@ -43,7 +43,7 @@ def finalize(partials: torch.Tensor, out: torch.Tensor, scale: float) -> torch.T
     launch.run(
         _finalize_kernel,
         (rows,),
-        launch.finalize(columns),
+        launch.finalize(columns, rows),
         partials_ptr=partials,
         out_ptr=out,
         columns=columns,

@@ -13,10 +13,11 @@ import triton
 import triton.language as tl
 
 from . import launch, layout, partials
-from .layout import offsets
+from .layout import offsets, row_offsets
+from .rows import place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "columns", "programs"])
 def _sum_kernel(
     x_ptr,  # strided
     out_ptr,  # (rows, programs along the columns)
@@ -26,36 +27,35 @@ def _sum_kernel(
     x_column_strides,
     rows,
     columns,
+    programs,  # of a row
     scale: tl.float64,
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
     TILES: tl.constexpr,  # of columns, for one program
 ):
-    pid_n = tl.program_id(0)
-    pid_v = tl.program_id(1)
-    if WIDE:
-        pid_n = pid_n.to(tl.int64)
-        pid_v = pid_v.to(tl.int64)
-    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask_n = offs_n < rows
-    if x_row_strides is None:
-        row_offs = offs_n * 0
-    else:
-        row_offs = offsets(offs_n, row_sizes, x_row_strides)
+    offs_n, mask_n, chunk = place(rows, programs, BLOCK_N, WIDE)
+    row_offs = row_offsets(offs_n, row_sizes, x_row_strides, UNIT)
+    whole_n = tl.max(offs_n, axis=0) < rows
     acc = tl.zeros((BLOCK_N, BLOCK_V), COMPUTE)
-    first = pid_v * TILES
+    first = chunk * TILES
     for tile in range(first, tl.minimum(first + TILES, tl.cdiv(columns, BLOCK_V))):
         offs_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)
         if x_column_strides is None:
             column_offs = offs_v * 0
         else:
             column_offs = offsets(offs_v, column_sizes, x_column_strides)
-        mask = mask_n[:, None] & (offs_v < columns)[None, :]
-        acc += tl.load(x_ptr + row_offs[:, None] + column_offs[None, :], mask=mask, other=0).to(COMPUTE)
+        at = x_ptr + row_offs[:, None] + column_offs[None, :]
+        # Whole tiles without a mask: sizes are not specialized, and a mask of unknown sizes makes accesses narrow.
+        if whole_n and (tile + 1) * BLOCK_V <= columns:
+            x = tl.load(at)
+        else:
+            x = tl.load(at, mask=mask_n[:, None] & (offs_v < columns)[None, :], other=0)
+        acc += x.to(COMPUTE)
     total = tl.sum(acc, axis=1) * tl.full((), scale, COMPUTE)
-    tl.store(out_ptr + offs_n * tl.num_programs(1) + pid_v, total.to(out_ptr.dtype.element_ty), mask=mask_n)
+    tl.store(out_ptr + offs_n * programs + chunk, total.to(out_ptr.dtype.element_ty), mask=mask_n)
 
 
 def sum(
@@ -84,6 +84,9 @@ def sum(
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
     compute = launch.arithmetic(x.dtype) if x.dtype.is_floating_point else torch.int64
     row_walk, column_walk = layout.walk_dims(kept, x), layout.walk_dims(summed, x)
+    row_strides = [x.stride(dim) for dim in kept]
+    unit = 16 if all(stride % 16 == 0 for stride in row_strides) else 1
+    coded = layout.walk_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
     rows, columns = row_walk.numel, column_walk.numel
     column_strides = column_walk.strides[0]
     config = launch.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
@@ -94,18 +97,20 @@ def sum(
     sums = partials.allocate(rows, programs, compute, x.device) if programs > 1 else out
     launch.run(
         _sum_kernel,
-        (launch.cdiv(rows, config["BLOCK_N"]), programs),
+        (launch.cdiv(rows, config["BLOCK_N"]) * programs,),
         config,
         x_ptr=x,
         out_ptr=sums,
-        row_sizes=row_walk.inner_sizes,
-        x_row_strides=row_walk.strides[0],
+        row_sizes=coded.sizes,
+        x_row_strides=coded.strides[0],
         column_sizes=column_walk.inner_sizes,
         x_column_strides=column_strides,
         rows=rows,
         columns=columns,
+        programs=programs,
         scale=scale if sums is out else 1.0,
         COMPUTE=launch.tl_dtype(compute),
+        UNIT=unit,
         WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, row_walk.span + column_walk.span) >= 2**31,
     )
     if sums is not out:

@@ -26,7 +26,10 @@ _buffers: dict[torch.device, torch.Tensor] = {}
 def buffer(device: torch.device) -> torch.Tensor:
     """Where kernels on `device` report: (code, value, bound), int64; a code of −1 says nothing."""
     if device not in _buffers:
-        with torch.inference_mode(False):  # for calls outside of the mode, too
+        # Outside of a CUDA graph that is being captured: its pool would reuse the memory, its replays fill it again.
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        stream = torch.cuda.Stream(device) if capturing else None
+        with torch.inference_mode(False), torch.cuda.stream(stream):  # for calls outside of the mode, too
             _buffers[device] = torch.full((3,), -1, dtype=torch.int64, device=device)
     return _buffers[device]
 

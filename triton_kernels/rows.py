@@ -2,19 +2,37 @@
 
 Rows are the leading dimensions in their order, of any strides. A program handles BLOCK_N rows of one chunk of BLOCK_V
 columns; chunks of a row are neighbours in the grid. Tile sizes depend on the number of columns, their stride and the
-dtype, never on the number of rows, so a row's result does not depend on its company.
+dtype, never on the number of rows. Nor does the compiled code, so that results are batch-invariant: a row's bits do
+not depend on how many rows there are, on its place among them, or on its neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from . import launch, layout, reports
-from .layout import offsets
+from .layout import row_offsets
+
+#: Loaded and stored one element a row, or with the tile's own alignment: theirs shapes no code worth having twice.
+_PER_ROW = ("weight", "labels", "report", "losses", "stats", "partials", "dloss", "dloss_factor", "m", "d", "sums")
+
+
+def row_jit(fn: Callable[..., Any]) -> Any:
+    """`triton.jit` for a kernel over rows: nothing that changes with the batch specializes it.
+
+    Not the number of rows, nor the alignment of what a row has one element of, as in slices of labels. So there is one
+    variant for batches of all sizes, and a row's bits are the same in all of them.
+    """
+    names = inspect.signature(fn).parameters
+    counts = [name for name in ("rows", "chunks", "tiles", "ignore_index") if name in names]
+    unaligned = [name for name in names if name.removesuffix("_ptr") in _PER_ROW or name.startswith("stride_")]
+    return triton.jit(do_not_specialize=counts, do_not_specialize_on_alignment=unaligned)(fn)
 
 
 @triton.jit
@@ -28,25 +46,15 @@ def place(rows, chunks, BLOCK_N: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def row_offsets(offs_n, sizes, strides):
-    """Rows to an operand's offsets; None: one row, over and over."""
-    if strides is None:
-        result = offs_n * 0
-    else:
-        result = offsets(offs_n, sizes, strides)
-    return result
-
-
-@triton.jit
 def load_row(operand, offs_n, sizes, mask_n, OTHER, DTYPE: tl.constexpr):
     """A number of each row of an operand, (pointer, strides)."""
-    return tl.load(operand[0] + row_offsets(offs_n, sizes, operand[1]), mask=mask_n, other=OTHER).to(DTYPE)
+    return tl.load(operand[0] + row_offsets(offs_n, sizes, operand[1], 1), mask=mask_n, other=OTHER).to(DTYPE)
 
 
 @triton.jit
 def load_tile(operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr):
-    """A tile of an operand, (pointer, row strides, column stride), upcast. mask None: every element is there."""
-    at = operand[0] + row_offsets(offs_n, sizes, operand[1])[:, None] + (offs_v * operand[2])[None, :]
+    """A tile of an operand, (pointer, row strides, column stride, UNIT), upcast. mask None: it is within bounds."""
+    at = operand[0] + row_offsets(offs_n, sizes, operand[1], operand[3])[:, None] + (offs_v * operand[2])[None, :]
     if mask is None:
         value = tl.load(at)
     else:
@@ -56,8 +64,8 @@ def load_tile(operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: 
 
 @triton.jit
 def store_tile(operand, offs_n, offs_v, sizes, value, mask):
-    """Round a tile once and store it to an operand, (pointer, row strides, column stride)."""
-    at = operand[0] + row_offsets(offs_n, sizes, operand[1])[:, None] + (offs_v * operand[2])[None, :]
+    """Round a tile once and store it to an operand, (pointer, row strides, column stride, UNIT)."""
+    at = operand[0] + row_offsets(offs_n, sizes, operand[1], operand[3])[:, None] + (offs_v * operand[2])[None, :]
     tl.store(at, value.to(operand[0].dtype.element_ty), mask=mask)
 
 
@@ -106,8 +114,8 @@ class Rows:
     ----------
     rows, columns, chunks
         Chunks of a row, of BLOCK_V columns each.
-    sizes, strides
-        The walk over the rows; strides per tensor.
+    sizes, strides, unit
+        The walk over the rows (`layout.walk_rows`); strides per tensor, in units.
     """
 
     def __init__(
@@ -122,9 +130,10 @@ class Rows:
         lead = first.shape[:-1]
         given = [None if t is None else t.expand(lead) for t in per_row]
         strides = [t.stride()[:-1] for t in tensors] + [t.stride() for t in given if t is not None]
-        walk = layout.walk_in_order(lead, strides)
+        self.unit = layout.row_unit(tensors)
+        walk = layout.walk_rows(lead, strides, [self.unit] * len(tensors) + [1] * (len(strides) - len(tensors)))
         merged = iter(walk.strides)
-        self.rows, self.columns, self.sizes = walk.numel, columns, walk.inner_sizes
+        self.rows, self.columns, self.sizes = walk.rows, columns, walk.sizes
         self.strides = [next(merged) for _ in tensors]
         self.row_strides = [None if t is None else next(merged) for t in given]
         itemsize = max(t.dtype.itemsize for t in tensors)

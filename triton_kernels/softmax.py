@@ -6,8 +6,9 @@
 A program takes a tile of rows. A row that fits the tile is read once. A longer one is read chunk by chunk for its
 statistics, merged in order, and again, last chunk first, for its results: what was read last is most likely in the L2
 cache. Where such rows are too few to fill the chip, each chunk gets a program of its own, in two launches: statistics
-per chunk, then results, which merge the same statistics in the same order. So a row's result does not depend on how
-many rows there are.
+per chunk, then results, which merge the same statistics in the same order. A row has at most `launch.MOST_CHUNKS`
+chunks, of as many tiles as that takes, so that merging stays cheap. How a row is cut depends on its length, its stride
+and the dtype; its result does not depend on how many rows there are.
 """
 
 from __future__ import annotations
@@ -17,35 +18,17 @@ import triton
 import triton.language as tl
 
 from . import launch, layout, math, partials
-from .layout import offsets
+from .layout import row_offsets
+from .replay import repeated
+from .rows import place, row_jit
 
 
 @triton.jit
-def _rows(program, rows, BLOCK_N: tl.constexpr, WIDE: tl.constexpr):
-    """The rows of a program, and which of them there are."""
-    if WIDE:
-        program = program.to(tl.int64)
-    offs_n = program * BLOCK_N + tl.arange(0, BLOCK_N)
-    return offs_n, offs_n < rows
-
-
-@triton.jit
-def _columns(start, V, mask_n, BLOCK_V: tl.constexpr, WIDE: tl.constexpr):
-    """The columns of a chunk, and which elements of the tile there are."""
-    offs_v = tl.arange(0, BLOCK_V)
-    if WIDE:
-        offs_v = offs_v.to(tl.int64)
-    offs_v += start
+def _columns(chunk, tile, tiles, V, mask_n, BLOCK_V: tl.constexpr, INDEX: tl.constexpr):
+    """Offsets of the columns of a tile of a chunk, and the in-bounds mask. tiles None: a chunk is one tile."""
+    number = chunk if tiles is None else chunk * tiles + tile
+    offs_v = tl.cast(number, INDEX) * BLOCK_V + tl.arange(0, BLOCK_V)
     return offs_v, mask_n[:, None] & (offs_v < V)[None, :]
-
-
-@triton.jit
-def _row_offsets(offs_n, sizes, strides):
-    if strides is None:
-        result = offs_n * 0
-    else:
-        result = offsets(offs_n, sizes, strides)
-    return result
 
 
 @triton.jit
@@ -69,15 +52,44 @@ def _output(x, m, d, LOG: tl.constexpr):
     if LOG:
         y = (x - m[:, None]) - tl.log(d)[:, None]
     else:
-        y = math.exp(x - m[:, None]) * (1 / d)[:, None]
+        y = math.exp(x - m[:, None]) * math.div(1.0, d)[:, None]
     return y
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@triton.jit
+def _chunk_statistics(x, chunk, tiles, V, mask_n, COMPUTE: tl.constexpr, BLOCK_V: tl.constexpr):
+    """m and d of one chunk of each row: of its tiles, merged in order. x: (pointer, row offsets, column stride)."""
+    INDEX: tl.constexpr = x[1].dtype
+    if tiles is None:
+        offs_v, mask = _columns(chunk, 0, tiles, V, mask_n, BLOCK_V, INDEX)
+        m, d, _ = math.tile_softmax(_load_tile(x[0], x[1], offs_v, x[2], mask, float("-inf"), COMPUTE, AGAIN=True))
+    else:
+        m = tl.full(mask_n.shape, float("-inf"), COMPUTE)
+        d = tl.zeros(mask_n.shape, COMPUTE)
+        for tile in range(0, tiles):
+            offs_v, mask = _columns(chunk, tile, tiles, V, mask_n, BLOCK_V, INDEX)
+            of_tile = _load_tile(x[0], x[1], offs_v, x[2], mask, float("-inf"), COMPUTE, AGAIN=True)
+            m_tile, d_tile, _ = math.tile_softmax(of_tile)
+            m, d = math.merge_softmax(m, d, m_tile, d_tile)
+    return m, d
+
+
+@triton.jit
+def _chunk_results(x, y, chunk, tiles, V, mask_n, m, d, LOG: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Results of one chunk of each row, last tile first."""
+    INDEX: tl.constexpr = x[1].dtype
+    for i in range(0, 1 if tiles is None else tiles):
+        tile = 0 if tiles is None else tiles - 1 - i
+        offs_v, mask = _columns(chunk, tile, tiles, V, mask_n, BLOCK_V, INDEX)
+        of_tile = _load_tile(x[0], x[1], offs_v, x[2], mask, float("-inf"), m.dtype, AGAIN=False)
+        _store_tile(y[0], y[1], offs_v, y[2], _output(of_tile, m, d, LOG), mask)
+
+
+@row_jit
 def _softmax_kernel(
     x_ptr,  # (rows, V), strided
-    y_ptr,  # (rows, V), strided; None: write the statistics of chunk program_id(1)
-    m_ptr,  # (rows, chunks), statistics; None: this program finds them
+    y_ptr,  # (rows, V), strided; None: write the statistics of the program's chunk
+    m_ptr,  # (rows, chunks), statistics; None: this program computes them
     d_ptr,
     row_sizes,
     x_row_strides,
@@ -85,52 +97,46 @@ def _softmax_kernel(
     rows,
     V,
     chunks,
+    tiles,  # of a chunk; None for one
     stride_xv,
     stride_yv,
     LOG: tl.constexpr,
     LOOP: tl.constexpr,  # over the chunks of a row, in one program
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    offs_n, mask_n = _rows(tl.program_id(0), rows, BLOCK_N, WIDE)
-    x_offs = _row_offsets(offs_n, row_sizes, x_row_strides)
-    y_offs = _row_offsets(offs_n, row_sizes, y_row_strides)
+    offs_n, mask_n, chunk = place(rows, 1 if LOOP else chunks, BLOCK_N, WIDE)
+    x = (x_ptr, row_offsets(offs_n, row_sizes, x_row_strides, UNIT), stride_xv)
+    y = (y_ptr, row_offsets(offs_n, row_sizes, y_row_strides, UNIT), stride_yv)
     m = tl.full((BLOCK_N,), float("-inf"), COMPUTE)
     d = tl.zeros((BLOCK_N,), COMPUTE)
     if LOOP:
-        for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN=True)
-            m_chunk, d_chunk, _ = math.tile_softmax(x)
+        for i in range(0, chunks):
+            m_chunk, d_chunk = _chunk_statistics(x, i, tiles, V, mask_n, COMPUTE, BLOCK_V)
             m, d = math.merge_softmax(m, d, m_chunk, d_chunk)
-        for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns((chunks - 1) * BLOCK_V - start, V, mask_n, BLOCK_V, WIDE)
-            x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN=False)
-            _store_tile(y_ptr, y_offs, offs_v, stride_yv, _output(x, m, d, LOG), mask)
+        for i in range(0, chunks):
+            _chunk_results(x, y, chunks - 1 - i, tiles, V, mask_n, m, d, LOG, BLOCK_V)
+    elif y_ptr is None:
+        m, d = _chunk_statistics(x, chunk, tiles, V, mask_n, COMPUTE, BLOCK_V)
+        tl.store(m_ptr + offs_n * chunks + chunk, m, mask=mask_n)
+        tl.store(d_ptr + offs_n * chunks + chunk, d, mask=mask_n)
+    elif m_ptr is None:
+        offs_v, mask = _columns(0, 0, None, V, mask_n, BLOCK_V, x[1].dtype)
+        row = _load_tile(x[0], x[1], offs_v, x[2], mask, float("-inf"), COMPUTE)
+        m, d, e = math.tile_softmax(row, FLUSH=LOG)
+        _store_tile(y[0], y[1], offs_v, y[2], _output(row, m, d, LOG) if LOG else e * math.div(1.0, d)[:, None], mask)
     else:
-        pid_v = tl.program_id(1)
-        offs_v, mask = _columns(pid_v * BLOCK_V, V, mask_n, BLOCK_V, WIDE)
-        AGAIN: tl.constexpr = True if y_ptr is None else None if m_ptr is None else False
-        x = _load_tile(x_ptr, x_offs, offs_v, stride_xv, mask, float("-inf"), COMPUTE, AGAIN)
-        if y_ptr is None:
-            m, d, _ = math.tile_softmax(x)
-            tl.store(m_ptr + offs_n * chunks + pid_v, m, mask=mask_n)
-            tl.store(d_ptr + offs_n * chunks + pid_v, d, mask=mask_n)
-        else:
-            if m_ptr is None:
-                m, d, e = math.tile_softmax(x, FLUSH=LOG)
-                y = _output(x, m, d, LOG) if LOG else e * (1 / d)[:, None]
-            else:
-                for chunk in range(0, chunks):
-                    m_chunk = tl.load(m_ptr + offs_n * chunks + chunk, mask=mask_n, other=0)
-                    d_chunk = tl.load(d_ptr + offs_n * chunks + chunk, mask=mask_n, other=1)
-                    m, d = math.merge_softmax(m, d, m_chunk, d_chunk)
-                y = _output(x, m, d, LOG)
-            _store_tile(y_ptr, y_offs, offs_v, stride_yv, y, mask)
+        for i in range(0, chunks):
+            m_chunk = tl.load(m_ptr + offs_n * chunks + i, mask=mask_n, other=0)
+            d_chunk = tl.load(d_ptr + offs_n * chunks + i, mask=mask_n, other=1)
+            m, d = math.merge_softmax(m, d, m_chunk, d_chunk)
+        _chunk_results(x, y, chunk, tiles, V, mask_n, m, d, LOG, BLOCK_V)
 
 
+@repeated
 def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
     """Softmax, or log-softmax, of `x` along `dim`.
 
@@ -186,12 +192,38 @@ def _input_gradient(y, dy, total, LOG: tl.constexpr):
     return dx
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@triton.jit
+def _chunk_sum(y, dy, chunk, tiles, V, mask_n, LOG: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Σ dy·y (or Σ dy) of one chunk of each row: of its tiles, in order."""
+    INDEX: tl.constexpr = dy[1].dtype
+    total = tl.zeros(mask_n.shape, COMPUTE)
+    for tile in range(0, 1 if tiles is None else tiles):
+        offs_v, mask = _columns(chunk, tile, tiles, V, mask_n, BLOCK_V, INDEX)
+        of_dy = _load_tile(dy[0], dy[1], offs_v, dy[2], mask, 0, COMPUTE, AGAIN=True)
+        # From log y the sum does not need y.
+        of_y = of_dy if LOG else _load_tile(y[0], y[1], offs_v, y[2], mask, 0, COMPUTE, AGAIN=True)
+        total += _row_sum(of_y, of_dy, LOG)
+    return total
+
+
+@triton.jit
+def _chunk_gradient(y, dy, dx, chunk, tiles, V, mask_n, total, LOG: tl.constexpr, BLOCK_V: tl.constexpr):
+    """The gradient of one chunk of each row, last tile first."""
+    INDEX: tl.constexpr = dy[1].dtype
+    for i in range(0, 1 if tiles is None else tiles):
+        tile = 0 if tiles is None else tiles - 1 - i
+        offs_v, mask = _columns(chunk, tile, tiles, V, mask_n, BLOCK_V, INDEX)
+        of_y = _load_tile(y[0], y[1], offs_v, y[2], mask, 0, total.dtype, AGAIN=False)
+        of_dy = _load_tile(dy[0], dy[1], offs_v, dy[2], mask, 0, total.dtype, AGAIN=False)
+        _store_tile(dx[0], dx[1], offs_v, dx[2], _input_gradient(of_y, of_dy, total, LOG), mask)
+
+
+@row_jit
 def _softmax_backward_kernel(
     y_ptr,  # (rows, V), strided
     dy_ptr,  # (rows, V), strided
-    dx_ptr,  # (rows, V), strided; None: write the sum of chunk program_id(1)
-    sums_ptr,  # (rows, chunks); None: this program finds the sum
+    dx_ptr,  # (rows, V), strided; None: write the sum of the program's chunk
+    sums_ptr,  # (rows, chunks); None: this program computes the sum
     row_sizes,
     y_row_strides,
     dy_row_strides,
@@ -199,53 +231,44 @@ def _softmax_backward_kernel(
     rows,
     V,
     chunks,
+    tiles,  # of a chunk; None for one
     stride_yv,
     stride_dyv,
     stride_dxv,
     LOG: tl.constexpr,
     LOOP: tl.constexpr,  # over the chunks of a row, in one program
     COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    offs_n, mask_n = _rows(tl.program_id(0), rows, BLOCK_N, WIDE)
-    y_offs = _row_offsets(offs_n, row_sizes, y_row_strides)
-    dy_offs = _row_offsets(offs_n, row_sizes, dy_row_strides)
-    dx_offs = _row_offsets(offs_n, row_sizes, dx_row_strides)
+    offs_n, mask_n, chunk = place(rows, 1 if LOOP else chunks, BLOCK_N, WIDE)
+    y = (y_ptr, row_offsets(offs_n, row_sizes, y_row_strides, UNIT), stride_yv)
+    dy = (dy_ptr, row_offsets(offs_n, row_sizes, dy_row_strides, UNIT), stride_dyv)
+    dx = (dx_ptr, row_offsets(offs_n, row_sizes, dx_row_strides, UNIT), stride_dxv)
     total = tl.zeros((BLOCK_N,), COMPUTE)
     if LOOP:
-        for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns(start, V, mask_n, BLOCK_V, WIDE)
-            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN=True)
-            # From log y the sum does not need y.
-            y = dy if LOG else _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN=True)
-            total += _row_sum(y, dy, LOG)
-        for start in range(0, V, BLOCK_V):
-            offs_v, mask = _columns((chunks - 1) * BLOCK_V - start, V, mask_n, BLOCK_V, WIDE)
-            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN=False)
-            dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN=False)
-            _store_tile(dx_ptr, dx_offs, offs_v, stride_dxv, _input_gradient(y, dy, total, LOG), mask)
+        for i in range(0, chunks):
+            total += _chunk_sum(y, dy, i, tiles, V, mask_n, LOG, COMPUTE, BLOCK_V)
+        for i in range(0, chunks):
+            _chunk_gradient(y, dy, dx, chunks - 1 - i, tiles, V, mask_n, total, LOG, BLOCK_V)
+    elif dx_ptr is None:
+        total = _chunk_sum(y, dy, chunk, tiles, V, mask_n, LOG, COMPUTE, BLOCK_V)
+        tl.store(sums_ptr + offs_n * chunks + chunk, total, mask=mask_n)
+    elif sums_ptr is None:
+        offs_v, mask = _columns(0, 0, None, V, mask_n, BLOCK_V, dy[1].dtype)
+        of_dy = _load_tile(dy[0], dy[1], offs_v, dy[2], mask, 0, COMPUTE)
+        of_y = _load_tile(y[0], y[1], offs_v, y[2], mask, 0, COMPUTE)
+        gradient = _input_gradient(of_y, of_dy, _row_sum(of_y, of_dy, LOG), LOG)
+        _store_tile(dx[0], dx[1], offs_v, dx[2], gradient, mask)
     else:
-        pid_v = tl.program_id(1)
-        offs_v, mask = _columns(pid_v * BLOCK_V, V, mask_n, BLOCK_V, WIDE)
-        AGAIN: tl.constexpr = True if dx_ptr is None else None if sums_ptr is None else False
-        dy = _load_tile(dy_ptr, dy_offs, offs_v, stride_dyv, mask, 0, COMPUTE, AGAIN)
-        if LOG and dx_ptr is None:
-            y = dy
-        else:
-            y = _load_tile(y_ptr, y_offs, offs_v, stride_yv, mask, 0, COMPUTE, AGAIN)
-        if dx_ptr is None:
-            tl.store(sums_ptr + offs_n * chunks + pid_v, _row_sum(y, dy, LOG), mask=mask_n)
-        else:
-            if sums_ptr is None:
-                total = _row_sum(y, dy, LOG)
-            else:
-                for chunk in range(0, chunks):
-                    total += tl.load(sums_ptr + offs_n * chunks + chunk, mask=mask_n, other=0)
-            _store_tile(dx_ptr, dx_offs, offs_v, stride_dxv, _input_gradient(y, dy, total, LOG), mask)
+        for i in range(0, chunks):
+            total += tl.load(sums_ptr + offs_n * chunks + i, mask=mask_n, other=0)
+        _chunk_gradient(y, dy, dx, chunk, tiles, V, mask_n, total, LOG, BLOCK_V)
 
 
+@repeated
 def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
     """Gradient of `softmax_forward` to its input, from its output `y` and that output's gradient `dy` (y's shape).
 
@@ -282,15 +305,19 @@ class _Plan:
     def __init__(self, dim: int, *tensors: torch.Tensor, tiles: int = 1) -> None:
         first = tensors[0]
         dim %= first.dim()
-        walk = layout.walk_dims([d for d in range(first.dim()) if d != dim], *tensors)
+        lead = [d for d in range(first.dim()) if d != dim]
+        strides = [tuple(tensor.stride(d) for d in lead) for tensor in tensors]
+        unit = layout.row_unit(tensors, dim)
+        walk = layout.walk_rows([first.shape[d] for d in lead], strides, [unit] * len(tensors), in_order=False)
         columns = first.shape[dim]
-        self.rows, self.strides = walk.numel, walk.strides
-        self.config = launch.rows(first.dtype.itemsize, self.rows, columns, first.stride(dim) == 1, tiles)
-        self.chunks = launch.cdiv(columns, self.config["BLOCK_V"])
+        self.rows, self.strides = walk.rows, walk.strides
+        self.config = launch.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, tiles)
+        self.chunks, per_chunk = launch.chunks(self.config, columns)
         self.split = launch.split_rows(self.config, self.rows, columns)
         blocks = launch.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
-        self.grid = (blocks, self.chunks if self.split else 1)
-        reach = max(tensor.stride(dim) * (columns + self.config["BLOCK_V"]) for tensor in tensors)
+        self.grid = (blocks * (self.chunks if self.split else 1),)
+        reach = max(tensor.stride(dim) for tensor in tensors) * (columns + per_chunk * self.config["BLOCK_V"])
         wide = max((self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31
-        self.shared = {"row_sizes": walk.inner_sizes, "rows": self.rows, "V": columns, "chunks": self.chunks}
-        self.shared |= {"WIDE": wide, "LOOP": self.chunks > 1 and not self.split}
+        self.shared = {"row_sizes": walk.sizes, "rows": self.rows, "V": columns, "chunks": self.chunks}
+        self.shared |= {"tiles": per_chunk if per_chunk > 1 else None, "UNIT": unit, "WIDE": wide}
+        self.shared |= {"LOOP": self.chunks > 1 and not self.split}

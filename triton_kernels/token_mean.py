@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, reports
+from . import launch, math, reports
+from .replay import repeated
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -65,16 +66,17 @@ def _token_mean_kernel(
         bad = (denominator > 0) == 0
         one = tl.arange(0, 1).to(tl.int64)
         reports.report(report_ptr, reports.NORMALIZER, one, 1, (one == 0) & bad)
-        factor = tl.where(bad, float("nan"), factor / denominator)
+        factor = tl.where(bad, float("nan"), math.div(factor, denominator))
     elif weights_ptr is not None:
         count = tl.sum(weights, axis=0)
-        factor = tl.where(count == 0, 0.0, factor / count)
+        factor = tl.where(count == 0, 0.0, math.div(factor, count))
     # Without a valid token the sum is 0, whatever it is divided by.
     total = tl.where(factor == 0, 0.0, total * factor)
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty))
     tl.store(factor_ptr, factor)
 
 
+@repeated
 def token_mean(
     losses: torch.Tensor,
     *,

@@ -46,6 +46,7 @@ def planned(observer: Callable[[launch.Launch], None]) -> Iterator[None]:
                 launcher(*args, **kwargs)
             return launcher(*args, **kwargs)
 
+        call.unplanned = launcher  # type: ignore[attr-defined]
         return call
 
     names = [name for name in triton_kernels.__all__ if callable(getattr(triton_kernels, name))]

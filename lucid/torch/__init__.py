@@ -8,8 +8,9 @@ Examples
 --------
 >>> import torch
 >>> import lucid.torch
->>> student = torch.tensor([[0.5, 1.0, 0.2]], requires_grad=True)
->>> teacher = torch.tensor([[0.3, 0.9, 0.4]])
+>>> device = "cuda" if torch.cuda.is_available() else "cpu"
+>>> student = torch.tensor([[0.5, 1.0, 0.2]], device=device, requires_grad=True)
+>>> teacher = torch.tensor([[0.3, 0.9, 0.4]], device=device)
 >>> loss = lucid.torch.distillation_loss(student, teacher)
 >>> loss.backward()
 >>> f"{loss.item():.6f}"

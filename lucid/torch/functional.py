@@ -78,8 +78,9 @@ def kl_div(
     --------
     >>> import torch
     >>> import lucid.torch
-    >>> x = torch.tensor([[0.5, 1.0, 0.2]]).log_softmax(-1).requires_grad_()
-    >>> target = torch.tensor([[0.3, 0.9, 0.4]]).softmax(-1)
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> x = torch.tensor([[0.5, 1.0, 0.2]], device=device).log_softmax(-1).requires_grad_()
+    >>> target = torch.tensor([[0.3, 0.9, 0.4]], device=device).softmax(-1)
     >>> loss = lucid.torch.kl_div(x, target, reduction="batchmean")
     >>> f"{loss.item():.6f}"
     '0.011704'
@@ -154,9 +155,10 @@ def distillation_loss(
     --------
     >>> import torch
     >>> import lucid.torch
-    >>> student = torch.tensor([[0.5, 1.0, 0.2], [0.0, 0.0, 0.0]], requires_grad=True)
-    >>> teacher = torch.tensor([[0.3, 0.9, 0.4], [9.0, 9.0, 9.0]])
-    >>> loss = lucid.torch.distillation_loss(student, teacher, labels=torch.tensor([1, -100]))
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> student = torch.tensor([[0.5, 1.0, 0.2], [0.0, 0.0, 0.0]], device=device, requires_grad=True)
+    >>> teacher = torch.tensor([[0.3, 0.9, 0.4], [9.0, 9.0, 9.0]], device=device)
+    >>> loss = lucid.torch.distillation_loss(student, teacher, labels=torch.tensor([1, -100], device=device))
     >>> f"{loss.item():.6f}"
     '0.011704'
     >>> loss.backward()
@@ -254,8 +256,11 @@ def cross_entropy(
     --------
     >>> import torch
     >>> import lucid.torch
-    >>> lucid.torch.cross_entropy(torch.tensor([[0.0, 0.0], [5.0, 1.0]]), torch.tensor([1, -100]))
-    tensor(0.6931)
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> logits = torch.tensor([[0.0, 0.0], [5.0, 1.0]], device=device)
+    >>> loss = lucid.torch.cross_entropy(logits, torch.tensor([1, -100], device=device))
+    >>> f"{loss.item():.6f}"
+    '0.693147'
     """
     if size_average is not None or reduce is not None:
         reduction = _deprecated(size_average, reduce)

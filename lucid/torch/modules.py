@@ -21,7 +21,9 @@ class KLDivLoss(torch.nn.KLDivLoss):
     >>> criterion = lucid.torch.KLDivLoss(reduction="batchmean", log_target=True)
     >>> isinstance(criterion, torch.nn.KLDivLoss)
     True
-    >>> x, target = (torch.tensor(values).log_softmax(-1) for values in ([[1.0, 2.0, 0.5]], [[0.8, 1.5, 0.9]]))
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> x = torch.tensor([[1.0, 2.0, 0.5]], device=device).log_softmax(-1)
+    >>> target = torch.tensor([[0.8, 1.5, 0.9]], device=device).log_softmax(-1)
     >>> f"{criterion(x, target).item():.6f}"
     '0.063095'
     """
@@ -41,7 +43,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     >>> import torch
     >>> import lucid.torch
     >>> loss = lucid.torch.CrossEntropyLoss(label_smoothing=0.1)
-    >>> f"{loss(torch.tensor([[0.0, 2.0]]), torch.tensor([1])).item():.6f}"
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> logits, labels = torch.tensor([[0.0, 2.0]], device=device), torch.tensor([1], device=device)
+    >>> f"{loss(logits, labels).item():.6f}"
     '0.226928'
     """
 
@@ -75,7 +79,9 @@ inplace_gradient
     >>> loss = lucid.torch.DistillationLoss("js", temperature=2.0)
     >>> loss
     DistillationLoss(divergence='js', beta=0.5, temperature=2.0, reduction='mean')
-    >>> f"{loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])).item():.6f}"
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> student, teacher = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], device=device)
+    >>> f"{loss(student, teacher).item():.6f}"
     '0.030300'
     """
 

@@ -1,0 +1,76 @@
+"""A row's loss and gradients have the same bits alone, among many, and wherever it stands: compiled code, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import triton_kernels as tk
+from tests.device import DEVICE
+from tests.logits import DIVERGENCES
+
+Results = tuple[torch.Tensor, ...]
+#: Below, at and above a tile, even and odd, divisible by 16 and not.
+COLUMNS = (300, 1000, 1001, 1024, 9001, 9008)
+
+
+def _divergence(kind: str) -> Callable[[torch.Tensor, torch.Tensor], Results]:
+    def results(s: torch.Tensor, t: torch.Tensor) -> Results:
+        losses, statistics = tk.divergence_forward(s, t, divergence=kind, inv_temperature=0.5)
+        one = torch.ones((), device=DEVICE)
+        wanted = {"dstudent_dtype": torch.float32, "dteacher_dtype": torch.float32}
+        gradients = tk.divergence_backward(s, t, statistics, one, divergence=kind, inv_temperature=0.5, **wanted)
+        return losses, *(g for g in gradients if g is not None)
+
+    return results
+
+
+def _cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
+    labels = torch.full(s.shape[:-1], 3, device=DEVICE)
+    losses, statistics = tk.cross_entropy_forward(s, labels, label_smoothing=0.1)
+    one = torch.ones((), device=DEVICE)
+    return losses, tk.cross_entropy_backward(s, labels, statistics, one, label_smoothing=0.1)
+
+
+def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:
+    def results(s: torch.Tensor, t: torch.Tensor) -> Results:
+        y = tk.softmax_forward(s, -1, log=log)
+        return y, tk.softmax_backward(y, t, -1, log=log)
+
+    return results
+
+
+OPS = {kind: _divergence(kind) for kind in DIVERGENCES}
+OPS |= {"cross_entropy": _cross_entropy, "softmax": _softmax(False), "log_softmax": _softmax(True)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("op", OPS)
+def test_a_row_gives_the_same_bits_alone_among_many_and_in_every_place(
+    op: str, columns: int, dtype: torch.dtype
+) -> None:
+    s, t = (torch.randn(5, columns).to(DEVICE, dtype) for _ in range(2))
+    with tk.launch.tables(interpreted=False):
+        many = OPS[op](s, t)
+        for place in (0, 3):
+            row = slice(place, place + 1)
+            parts = {"view": (s[row], t[row]), "copy": (s[row].clone(), t[row].clone()), "1-D": (s[place], t[place])}
+            parts |= {"elsewhere": (s.flip(0)[4 - place :], t.flip(0)[4 - place :])}
+            for name, part in parts.items():
+                for alone, among in zip(OPS[op](*part), many, strict=True):
+                    first = alone if name == "1-D" else alone[0]
+                    assert torch.equal(first, among[place]), f"row {place}, {name}"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_row_of_a_padded_batch_gives_the_same_bits_alone_and_among_many(op: str) -> None:
+    """Sequences without their last token: the rows of a batch are apart by more than a row."""
+    s, t = (torch.randn(3, 5, 1001).to(DEVICE) for _ in range(2))
+    with tk.launch.tables(interpreted=False):
+        many = OPS[op](s[:, :-1], t[:, :-1])
+        alone = OPS[op](s[1:2, 2:3], t[1:2, 2:3])
+    for one, among in zip(alone, many, strict=True):
+        assert torch.equal(one[0, 0], among[1, 2])
