@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DEMO_STAMP := .venv/installed_demo
 
-.PHONY: demo test lint perf static clean
+.PHONY: demo test standin standin-host lint perf gpu gpu-bundle static clean
 
 # Of what the tests need the demo needs little.
 demo: $(DEMO_STAMP)
@@ -12,6 +12,19 @@ demo: $(DEMO_STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# For development, where there is such a thing: a stand-in for a GPU, which executes what Triton compiles. SAMPLE: at most so
+# many cases of a test function.
+standin:
+	@if [ -x ../shared/fakegpu/run ]; then SAMPLE=$${SAMPLE:-3} ../shared/fakegpu/run ptx -n 2 \
+	  $(or $(ARGS),tests --ignore=tests/test_offline.py --ignore=tests/test_perf_static.py); \
+	else echo "standin: skipped, ../shared/fakegpu is not there"; fi
+
+# The same stand-in, whose launches compute nothing here: the host time of a call, compared with torch's in one run.
+standin-host:
+	@if [ -x ../shared/fakegpu/run ]; then ../shared/fakegpu/run compile -m perf overhead \
+	  $(or $(ARGS),kl_div distillation softmax --providers ours,lucid.torch,torch); \
+	else echo "standin-host: skipped, ../shared/fakegpu is not there"; fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,6 +47,14 @@ perf: $(STAMP)
 	$(BIN)/python -m perf plot $$folder/*.csv && \
 	$(BIN)/python -m perf report --output perf/results/README.md --readme README.md && \
 	exit $$failed
+
+# On a bare machine with a GPU, its own torch and triton, and no network: everything that only a GPU shows, within 530 s.
+gpu:
+	$(PYTHON) -m perf.gpu $(ARGS)
+
+# What such a machine lacks, into .gpu: wheels, and compiled kernels where a stand-in for a GPU is beside the checkout.
+gpu-bundle: $(STAMP)
+	$(BIN)/python -m perf.gpu.bundle $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

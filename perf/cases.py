@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ import torch.nn.functional as torch_functional
 
 import lucid.nn.functional as lucid_functional
 import lucid.torch
-from perf import logits
+from perf import labels, logits
 from perf.errors import NotOfferedError, require_liger
 from triton_kernels import cost
 from triton_kernels.cost import Cost
@@ -60,7 +60,8 @@ class Op:
     Attributes
     ----------
     make
-        (point, rows, generator) -> that many rows of each input, by name; converted to the point's dtype afterwards.
+        (point, rows, generator) -> that many rows of each input, by name; floating ones are converted to the point's
+        dtype afterwards.
     differentiable
         Names of the inputs that get gradients.
     output
@@ -79,6 +80,8 @@ class Op:
         Bytes that ours may read a second time, from a point and a mode: rows that do not fit on chip.
     statistics
         Bytes of numbers about rows that ours may write and read, from a point and a mode.
+    overwritten
+        Providers that write to the inputs, which are made anew before each step.
     owned
         Variants whose inputs must be memory of lucid's own for ours to be fused: others cannot write to it unseen.
     variants, reductions
@@ -98,6 +101,7 @@ class Op:
     launches: Mapping[str, int]
     rereads: Callable[[Point, str], int] = lambda point, mode: 0
     statistics: Callable[[Point, str], int] = lambda point, mode: 0
+    overwritten: tuple[str, ...] = ()
     owned: tuple[str, ...] = ()
     variants: tuple[str, ...] = ("",)
     reductions: tuple[str, ...] = field(default=())
@@ -110,8 +114,7 @@ def make_inputs(point: Point, device: torch.device, seed: int) -> tuple[Tensors,
     for rows in _chunks(point):
         part = op.make(point, len(rows), generator)
         if not tensors:
-            shapes = {name: (point.n, *t.shape[1:]) for name, t in part.items()}
-            tensors = {name: torch.empty(shape, dtype=point.dtype, device=device) for name, shape in shapes.items()}
+            tensors = {name: _like(point, row, device) for name, row in part.items()}
         for name, value in part.items():
             tensors[name][rows.start : rows.stop].copy_(value)
     # between 0.5 and 1.5: no provider can take the short cut for a gradient of 1
@@ -119,60 +122,97 @@ def make_inputs(point: Point, device: torch.device, seed: int) -> tuple[Tensors,
     return tensors, dloss
 
 
+def empty_inputs(point: Point, device: torch.device) -> tuple[Tensors, torch.Tensor]:
+    """Memory for inputs and dloss, not initialized."""
+    tensors = {name: _like(point, row, device) for name, row in _row(point).items()}
+    return tensors, torch.empty(OPS[point.op].output(point), dtype=point.dtype, device=device)
+
+
 def least_cost(point: Point, mode: str) -> Cost:
     """The least that must be moved in a mode; `full` is forward and backward, which a loss in between keeps apart."""
     op = OPS[point.op]
-    with torch.device("meta"):
-        shapes = {name: (point.n, *shape) for name, shape in _row_shapes(point).items()}
-        tensors = {name: torch.empty(shape, dtype=point.dtype) for name, shape in shapes.items()}
-        dloss = torch.empty(op.output(point), dtype=point.dtype)
+    tensors, dloss = empty_inputs(point, torch.device("meta"))
     forward, backward = op.forward(point, tensors), op.backward(point, tensors, dloss)
     return {"forward": forward, "backward": backward, "full": forward + backward}[mode]
 
 
 def input_bytes(point: Point) -> dict[str, int]:
     """The bytes of each input, of dloss and of the result, without making them."""
-    shapes = {name: (point.n, *shape) for name, shape in _row_shapes(point).items()}
-    shapes |= {name: OPS[point.op].output(point) for name in ("dloss", "output")}
-    return {name: point.dtype.itemsize * math.prod(shape) for name, shape in shapes.items()}
+    sizes = {name: _like(point, row, torch.device("meta")).nbytes for name, row in _row(point).items()}
+    result = point.dtype.itemsize * math.prod(OPS[point.op].output(point))
+    return sizes | {"dloss": result, "output": result}
+
+
+def result_names(point: Point, modes: Iterable[str]) -> tuple[str, ...]:
+    """Names of the results of some modes: the output, and the gradients."""
+    return ("output", *(OPS[point.op].differentiable if set(modes) != {"forward"} else ()))
+
+
+def truth_dtypes(point: Point) -> tuple[torch.dtype, torch.dtype]:
+    """The dtypes in which `Truth` holds a value and what a result may be wrong by: exact enough to compare with."""
+    value = torch.float32 if point.dtype.itemsize == 2 else torch.float64
+    return value, torch.float64 if point.dtype is torch.float64 else torch.float32
+
+
+class Truth:
+    """What is true of inputs and dloss, calculated once in float64 for results of the given names.
+
+    An error may be `ROUNDINGS` roundings of the point's dtype, relative to the magnitude of what was added up.
+    """
+
+    def __init__(self, point: Point, inputs: Tensors, dloss: torch.Tensor, names: Iterable[str]) -> None:
+        self._point = point
+        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        shapes = {name: tensor.shape for name, tensor in inputs.items()} | {"output": OPS[point.op].output(point)}
+        self._shapes = {name: tuple(shapes[name]) for name in names}
+        for name, shape in self._shapes.items():
+            value, limit = (torch.zeros(shape, dtype=dtype, device=dloss.device) for dtype in truth_dtypes(point))
+            self._known[name] = (value, limit) if shape else (value.double(), limit.double())
+        for rows in _chunks(point):
+            part = slice(rows.start, rows.stop)
+            exact = {name: t[part].double() if t.is_floating_point() else t[part] for name, t in inputs.items()}
+            expected = OPS[point.op].truth(point, exact, (dloss[part] if dloss.dim() else dloss).double())
+            for name, (value, limit) in self._known.items():
+                found, magnitude = expected[name]
+                if value.dim():
+                    value[part], limit[part] = found, self._limit(magnitude)
+                else:  # this chunk's share
+                    value += found
+                    limit += magnitude
+        for name, (value, limit) in self._known.items():
+            if not value.dim():
+                self._known[name] = value, self._limit(limit)
+
+    def _limit(self, magnitude: torch.Tensor) -> torch.Tensor:
+        dtype = self._point.dtype
+        return ROUNDINGS * (ROUNDOFF[dtype] * magnitude + UNDERFLOW[dtype])
+
+    def error(self, results: Tensors) -> float:
+        """The largest error among `results`, as a fraction of what it may be; infinite where one is not finite.
+
+        1 is the limit; arithmetic in a wider dtype, rounded once, stays well below it.
+
+        Raises
+        ------
+        ValueError
+            If a result has another shape than it must.
+        """
+        for name, result in results.items():
+            if tuple(result.shape) != self._shapes[name]:
+                raise ValueError(f"{name} has shape {tuple(result.shape)}, expected {self._shapes[name]}")
+        largest = 0.0
+        for name, result in results.items():
+            value, limit = self._known[name]
+            parts = [slice(rows.start, rows.stop) for rows in _chunks(self._point)] if value.dim() else [...]
+            for part in parts:
+                fraction = (result[part].detach().double() - value[part]).abs() / limit[part]
+                largest = max(largest, float(torch.nan_to_num(fraction, nan=math.inf, posinf=math.inf).max()))
+        return largest
 
 
 def largest_error(point: Point, inputs: Tensors, dloss: torch.Tensor, results: Tensors) -> float:
-    """The largest error among `results` ("output", and gradients by input), as a fraction of what it may be.
-
-    An error may be `ROUNDINGS` roundings of the point's dtype, relative to the magnitude of what was added up. 1 is the
-    limit; arithmetic in a wider dtype, rounded once, stays well below it. Infinite where a result is not finite.
-
-    Raises
-    ------
-    ValueError
-        If a result has another shape than it must.
-    """
-    shapes = {name: tensor.shape for name, tensor in inputs.items()} | {"output": OPS[point.op].output(point)}
-    for name, result in results.items():
-        if tuple(result.shape) != tuple(shapes[name]):
-            raise ValueError(f"{name} has shape {tuple(result.shape)}, expected {tuple(shapes[name])}")
-    largest = 0.0
-    shares: list[Expected] = []
-    for rows in _chunks(point):
-        part = slice(rows.start, rows.stop)
-        exact = {name: tensor[part].double() for name, tensor in inputs.items()}
-        expected = OPS[point.op].truth(point, exact, (dloss[part] if dloss.dim() else dloss).double())
-        for name, result in results.items():
-            if result.dim():
-                largest = max(largest, _error(point, result[part], *expected[name]))
-            else:
-                shares.append(expected[name])
-    if shares:
-        value, magnitude = (torch.stack(column).sum() for column in zip(*shares, strict=True))
-        largest = max(largest, _error(point, results["output"], value, magnitude))
-    return largest
-
-
-def _error(point: Point, result: torch.Tensor, value: torch.Tensor, magnitude: torch.Tensor) -> float:
-    limit = ROUNDINGS * (ROUNDOFF[point.dtype] * magnitude + UNDERFLOW[point.dtype])
-    fraction = (result.detach().double() - value).abs() / limit
-    return float(torch.nan_to_num(fraction, nan=math.inf, posinf=math.inf).max())
+    """The error of `results`, by `Truth`."""
+    return Truth(point, inputs, dloss, results).error(results)
 
 
 @contextmanager
@@ -191,10 +231,15 @@ def _chunks(point: Point) -> Iterator[range]:
 
 
 @functools.cache
-def _row_shapes(point: Point) -> dict[str, tuple[int, ...]]:
-    """The shape of a row of each input, found by making one."""
-    row = OPS[point.op].make(point, 1, torch.Generator())
-    return {name: tuple(tensor.shape[1:]) for name, tensor in row.items()}
+def _row(point: Point) -> Tensors:
+    """A row of each input."""
+    return OPS[point.op].make(point, 1, torch.Generator())
+
+
+def _like(point: Point, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Memory for all rows of an input, of which there are some."""
+    dtype = point.dtype if rows.is_floating_point() else rows.dtype
+    return torch.empty((point.n, *rows.shape[1:]), dtype=dtype, device=device)
 
 
 def _logits(point: Point, rows: int, generator: torch.Generator) -> torch.Tensor:
@@ -395,5 +440,21 @@ OPS: dict[str, Op] = {
         rereads=logits.rereads,
         statistics=logits.statistics,
         owned=("two_line",),
+    ),
+    "cross_entropy": Op(
+        reductions=labels.REDUCTIONS,
+        make=labels.inputs,
+        differentiable=("x",),
+        output=labels.output,
+        truth=labels.truth,
+        forward=labels.forward_cost,
+        backward=labels.backward_cost,
+        ours=labels.ours,
+        lucid_torch=labels.lucid_torch,
+        torch=labels.in_torch,
+        liger=labels.liger,
+        launches={"forward": 4, "backward": 1, "full": 5},
+        statistics=logits.statistics,
+        overwritten=("liger",),
     ),
 }

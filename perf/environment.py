@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import re
 import subprocess
@@ -17,8 +18,17 @@ COLUMNS = ("gpu", "driver", "cuda", "torch", "triton", "liger", "python", "commi
 
 
 def folder() -> str:
-    """The name of the folder that a GPU's results go to, such as nvidia-h200."""
-    return re.sub(r"[^a-z0-9]+", "-", environment()["gpu"].lower()).strip("-")
+    """The name of the folder that results of the GPU in use go to."""
+    return folder_of(environment()["gpu"])
+
+
+def folder_of(gpu: str) -> str:
+    """The name of the folder that a GPU's results go to.
+
+    >>> folder_of("NVIDIA H200")
+    'nvidia-h200'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 def environment() -> dict[str, str]:
@@ -61,7 +71,13 @@ def _driver() -> str:
 
 
 def _commit() -> str:
-    """The commit, with a + where other files than results differ from it: measuring writes those."""
+    """The commit, with a + where other files than results differ from it: measuring writes those.
+
+    The environment variable names it where there is no git history.
+    """
+    named = os.environ.get("LUCID_PERF_COMMIT")
+    if named:
+        return named
     commit = _output("git", "rev-parse", "--short=12", "HEAD")
     changes = _output("git", "status", "--porcelain", "--", ":/", ":(top,exclude)perf/results")
     return commit + "+" if commit and changes else commit

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
 
 
+def add_append(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that write rows as they are measured."""
+    parser.add_argument(
+        "--append", action="store_true", help="add to the file of --csv, if it exists and has the same columns"
+    )
+
+
 def check_writable(*paths: Path | None) -> None:
     """Raise a UsageError, before any work is done, for a path that cannot be written."""
     for path in paths:
@@ -44,6 +53,54 @@ def check_writable(*paths: Path | None) -> None:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         if not existed:
             path.unlink()
+
+
+@contextmanager
+def writing(kind: str, columns: Sequence[str], options: argparse.Namespace) -> Iterator[Callable[[Row], None]]:
+    """Yield a function that writes a row to the file of ``--csv`` at once; that of ``--json`` is written at the end.
+
+    An existing CSV is replaced when the first row comes, or added to with ``--append``. A process that is killed
+    leaves the rows that it had.
+
+    Raises
+    ------
+    UsageError
+        For ``--append`` without ``--csv``, or with a file of other columns.
+    """
+    name = f"lucid-triton/{kind}/{FORMATS[kind]}"
+    header = ["format", *columns]
+    rows: list[Row] = []
+    adding = options.append and _has_header(options.csv, header)
+
+    def write_row(row: Row) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, header, lineterminator="\n")
+        if not rows and not adding:
+            writer.writeheader()
+        writer.writerow({"format": name, **row})
+        rows.append(row)
+        if options.csv:
+            with options.csv.open("a" if adding or len(rows) > 1 else "w", newline="") as file:
+                file.write(text.getvalue())
+
+    try:
+        yield write_row
+    finally:
+        if options.json:
+            write(kind, rows, argparse.Namespace(csv=None, json=options.json))
+
+
+def _has_header(path: Path | None, header: Sequence[str]) -> bool:
+    """Whether a file exists and has rows of these columns."""
+    if path is None:
+        raise UsageError("argument --append: needs --csv FILE")
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open(newline="") as file:
+        found = next(csv.reader(file), [])
+    if found != list(header):
+        raise UsageError(f"argument --append: {path} has other columns: {', '.join(found)}")
+    return True
 
 
 def write(kind: str, rows: Sequence[Row], options: argparse.Namespace) -> None:

@@ -16,20 +16,21 @@ import gc
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from perf import output, selection, timing, traffic
 from perf import rows as shared
+from perf.environment import COLUMNS as ENVIRONMENT
 from perf.environment import environment
 from perf.errors import UsageError
 from perf.output import Row
 from perf.progress import progress
 
 if TYPE_CHECKING:
-    from perf.cases import Point
+    from perf.cases import Point, Tensors, Truth
 
 HELP = "host time, launches and host syncs per call"
 
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--count-only", action="store_true", help="count launches, syncs and Python calls, and measure no time"
     )
     output.add_arguments(parser)
+    output.add_append(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,34 +82,38 @@ def run(options: argparse.Namespace) -> int:
     if counting and not options.count_only:
         print("there is no GPU here: launches, syncs and Python calls are counted, times are left out", file=sys.stderr)
     device = None if counting else timing.Cuda()
-    rows = overhead(device, points, options, environment())
+    rows: list[Row] = []
+    with output.writing("overhead", (*shared.COLUMNS, *MEASURED, *ENVIRONMENT), options) as write_row:
+        for row in overhead(device, points, options, environment()):
+            write_row(row)
+            rows.append(row)
     headings = {"median_us": "µs", "p20_us": "20 %", "p80_us": "80 %"} if device else {}
     headings |= {"launches": "launches", "syncs": "syncs", "python_calls": "Python calls"}
     shared.show("Per call", rows, headings)
-    output.write("overhead", rows, options)
     return 1 if shared.failures(rows) else 0
 
 
 def overhead(
     device: timing.Device | None, points: Sequence[Point], options: argparse.Namespace, columns: Row
-) -> list[Row]:
-    """A row for every point, provider and mode; counted where there is no device."""
+) -> Iterator[Row]:
+    """Yield a row for every point, provider and mode, as it is measured; counted where there is no device."""
     from perf import cases
 
-    rows = []
     with cases.quiet(), progress(len(points)) as advance:
         for point in points:
             advance(f"{point.op} {point.n}x{point.v}")
+            if device is not None:
+                inputs = cases.make_inputs(point, device.torch, 0)
+                truth = cases.Truth(point, *inputs, cases.result_names(point, options.modes))
             for provider in options.providers:
                 for mode in options.modes:
                     values = (
                         _counted(point, provider, mode)
                         if device is None
-                        else _measured(device, point, provider, mode, options.repeats)
+                        else _measured(device, point, provider, mode, inputs, truth, options.repeats)
                     )
                     row = {**shared.identity(point, provider, mode), "status": values["status"]}
-                    rows.append(row | {key: values.get(key) for key in MEASURED} | columns)
-    return rows
+                    yield row | {key: values.get(key) for key in MEASURED} | columns
 
 
 def _counted(point: Point, provider: str, mode: str) -> dict[str, Any]:
@@ -126,14 +132,21 @@ def _counted(point: Point, provider: str, mode: str) -> dict[str, Any]:
     return {"status": status, "launches": counts.launches, "syncs": counts.syncs, "python_calls": calls}
 
 
-def _measured(device: timing.Device, point: Point, provider: str, mode: str, repeats: int) -> dict[str, Any]:
-    from perf import cases, counting, providers
+def _measured(
+    device: timing.Device,
+    point: Point,
+    provider: str,
+    mode: str,
+    inputs: tuple[Tensors, torch.Tensor],
+    truth: Truth,
+    repeats: int,
+) -> dict[str, Any]:
+    from perf import counting, providers
 
     try:
         function = providers.function(provider, point)
-        inputs, dloss = cases.make_inputs(point, device.torch, 0)
-        subjects = [providers.Subject(provider, function, point, mode, inputs, dloss) for _ in range(CALLS)]
-        error = cases.largest_error(point, inputs, dloss, subjects[0].results())
+        subjects = [providers.Subject(provider, function, point, mode, *inputs) for _ in range(CALLS)]
+        error = truth.error(subjects[0].results())
         if error > 1:
             return {"status": f"failed: wrong by {error:.3g} times what it may be"}
         host = host_us(device, subjects, repeats)

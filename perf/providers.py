@@ -25,9 +25,9 @@ def function(provider: str, point: Point) -> Function:
 class Subject:
     """A provider's function on given inputs in one mode: `prepare`; `step`, which is what is measured; `clear`.
 
-    Leaves share the memory of the inputs, so several subjects may have the same ones; but for what must be memory of
-    lucid's own. In forward mode none of them requires gradients, so nothing is recorded. Backward starts from a graph
-    that `prepare` makes anew each time, and from a dloss that is there already.
+    Leaves share the memory of the inputs, so several subjects may have the same ones; except for what must be memory of
+    lucid's own, and for what a provider writes to. In forward mode none of them requires gradients, so nothing is
+    recorded. Backward starts from a graph that `prepare` makes anew each time, and from a dloss that is there already.
     """
 
     def __init__(
@@ -39,6 +39,9 @@ class Subject:
         self._owned = point.variant in OPS[point.op].owned
         wanted = () if mode == "forward" else self._differentiable
         self._leaves = {name: self._leaf(tensor, name in wanted) for name, tensor in inputs.items()}
+        self._inputs = inputs if provider in OPS[point.op].overwritten else {}
+        for name in self._inputs:
+            self._leaves[name] = inputs[name].clone().requires_grad_(name in wanted)
         self._dloss = dloss
         self._fitted: Any = None
         self._output: Any = None
@@ -63,11 +66,18 @@ class Subject:
 
     def prepare(self) -> None:
         """What has to be there before a step."""
+        self._restore()
         if self._mode == "backward":
             self._output = self._forward()
             self._fit(self._output)
         elif self._mode == "full" and self._fitted is None:
             self._fit(self._forward())
+            self._restore()
+
+    def _restore(self) -> None:
+        """Make inputs anew that a provider wrote to."""
+        for name, tensor in self._inputs.items():
+            self._leaves[name].data.copy_(tensor)
 
     def step(self) -> Any:
         """What is measured."""

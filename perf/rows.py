@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from perf import output
 from perf.errors import NotOfferedError
 from perf.output import Row
-from perf.selection import DTYPE_NAMES
+from perf.selection import DTYPE_NAMES, OURS
 
 if TYPE_CHECKING:
     from perf.cases import Point
+
+
+#: Columns that say what was run and how it ended; `identity` gives all but the last.
+COLUMNS = ("op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status")
 
 
 def identity(point: Point, provider: str, mode: str) -> Row:
@@ -58,4 +62,4 @@ def show(title: str, rows: Sequence[Row], columns: dict[str, str]) -> None:
 
 def failures(rows: Sequence[Row]) -> list[str]:
     """A line for each of our own that failed."""
-    return [f"{label(r)}: {r['status']}" for r in rows if r["provider"] == "ours" and r["status"].startswith("failed")]
+    return [f"{label(r)}: {r['status']}" for r in rows if r["provider"] in OURS and r["status"].startswith("failed")]

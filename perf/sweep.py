@@ -15,19 +15,20 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from perf import output, selection, timing
 from perf import rows as shared
+from perf.environment import COLUMNS as ENVIRONMENT
 from perf.environment import environment
 from perf.output import Row
 from perf.progress import progress
 
 if TYPE_CHECKING:
-    from perf.cases import Point, Tensors
+    from perf.cases import Point, Truth
 
 HELP = "time providers over shapes, on a GPU"
 
@@ -48,7 +49,7 @@ MEASURED = (
 #: Sets of inputs that a round goes through: no more than this many, however small they are.
 MOST_SETS = 64
 
-#: Seconds that compiling a point for `compile`, and making and checking its inputs, are taken to last in the estimate.
+#: Seconds that compiling a point for `compile`, and making its inputs and its truth, are taken to last in the estimate.
 COMPILE_S, CHECK_S = 6.0, 1.0
 
 
@@ -58,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-ms",
         type=selection.positive,
-        default=100.0,
+        default=80.0,
         metavar="MS",
-        help=f"device time for a row, within {timing.LEAST} to {timing.MOST} repetitions (default: 100)",
+        help=f"device time for a row, within {timing.LEAST} to {timing.MOST} repetitions (default: 80)",
     )
     parser.add_argument(
         "--time-limit",
@@ -70,12 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start no more points after so many seconds; the rest is reported as skipped (default: 420)",
     )
     output.add_arguments(parser)
+    output.add_append(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """The subcommand."""
     output.check_writable(options.csv, options.json)
     points = selection.points(options)
+    writing = output.writing("sweep", (*shared.COLUMNS, *MEASURED, *ENVIRONMENT), options)
     if not torch.cuda.is_available():
         print(NO_GPU, file=sys.stderr)
         return 1
@@ -88,29 +91,30 @@ def run(options: argparse.Namespace) -> int:
     )
     rows: list[Row] = []
     try:
-        sweep(timing.Cuda(), points, options, rows, environment())
-    finally:  # an interrupted sweep keeps what it has
+        with writing as write_row:
+            for row in sweep(timing.Cuda(), points, options, environment()):
+                write_row(row)
+                rows.append(row)
+    finally:  # an interrupted sweep shows what it has
         if rows:
             _show(rows)
-            output.write("sweep", rows, options)
     return 1 if shared.failures(rows) else 0
 
 
 def estimate(points: int, modes: int, providers: Sequence[str], budget_ms: float) -> float:
     """About how many seconds a sweep takes: each row its budget twice over, for backward's untimed forward."""
     compiling = COMPILE_S if "compile" in providers else 0.0
-    return points * (compiling + len(providers) * (CHECK_S / 2 + modes * (2 * budget_ms / 1e3 + 0.1)))
+    return points * (compiling + CHECK_S + len(providers) * modes * (2 * budget_ms / 1e3 + 0.1))
 
 
 def sweep(
     device: timing.Device,
     points: Sequence[Point],
     options: argparse.Namespace,
-    rows: list[Row],
     columns: Row,
     clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Append a row for every point, provider and mode to `rows`; each ends with `columns`."""
+) -> Iterator[Row]:
+    """Yield a row for every point, provider and mode, as it is measured; each ends with `columns`."""
     deadline = clock() + options.time_limit
     copy = timing.copy_gbps(device, options.budget_ms)
     from perf import cases
@@ -118,38 +122,51 @@ def sweep(
     with cases.quiet(), progress(len(points)) as advance:
         for point in points:
             advance(f"{point.op} {point.n}x{point.v}")
-            reason = _late(clock(), deadline, options.time_limit) or _too_large(device, point)
+            reason = _late(clock(), deadline, options.time_limit)
             if reason:
-                outcomes = [(p, mode, {"status": reason}) for p in options.providers for mode in options.modes]
+                outcomes: Iterator[Outcome] = (
+                    (provider, mode, {"status": reason}) for provider in options.providers for mode in options.modes
+                )
             else:
                 outcomes = _point(device, point, options, copy)
-            rows += [_row(point, *outcome, columns) for outcome in outcomes]
+            for outcome in outcomes:
+                yield _row(point, *outcome, columns)
 
 
 Outcome = tuple[str, str, dict[str, Any]]
 
 
-def _point(device: timing.Device, point: Point, options: argparse.Namespace, copy: float) -> list[Outcome]:
+def _point(device: timing.Device, point: Point, options: argparse.Namespace, copy: float) -> Iterator[Outcome]:
     from perf import cases, providers
 
-    sets = [cases.make_inputs(point, device.torch, seed) for seed in range(_sets(device, point))]
-    outcomes: list[Outcome] = []
+    count, names = _sets(device, point), cases.result_names(point, options.modes)
+    reasons = _too_large(device, point, options, count, names)
+    fits = not all(reasons.values())
+    sets = [cases.make_inputs(point, device.torch, seed) for seed in range(count if fits else 0)]
+    truth = cases.Truth(point, *sets[0], names) if fits else None
     for provider in options.providers:
+        if all(reasons[provider, mode] for mode in options.modes):
+            yield from ((provider, mode, {"status": reasons[provider, mode]}) for mode in options.modes)
+            continue
         try:
             function = providers.function(provider, point)
         except Exception as error:  # whatever a provider raises is the finding
-            outcomes += [(provider, mode, {"status": shared.failure(error)}) for mode in options.modes]
+            status = shared.failure(error)
+            yield from ((provider, mode, {"status": status}) for mode in options.modes)
             continue
         for mode in options.modes:
+            if reasons[provider, mode]:
+                yield provider, mode, {"status": reasons[provider, mode]}
+                continue
             subjects: list[providers.Subject] = []
             try:
                 subjects += [providers.Subject(provider, function, point, mode, *inputs) for inputs in sets]
-                values = _measured(device, point, mode, subjects, sets[0], options.budget_ms, copy)
+                assert truth is not None
+                values = _measured(device, point, mode, subjects, truth, options.budget_ms, copy)
             except Exception as error:
                 values = {"status": shared.failure(error)}
-            outcomes.append((provider, mode, values))
             del subjects  # with what a failure left in them
-    return outcomes
+            yield provider, mode, values
 
 
 def _measured(
@@ -157,13 +174,13 @@ def _measured(
     point: Point,
     mode: str,
     subjects: Sequence[Any],
-    inputs: tuple[Tensors, torch.Tensor],
+    truth: Truth,
     budget_ms: float,
     copy: float,
 ) -> dict[str, Any]:
     from perf import cases
 
-    error = cases.largest_error(point, *inputs, subjects[0].results())
+    error = truth.error(subjects[0].results())
     if error > 1:
         return {"status": f"failed: wrong by {error:.3g} times what it may be", "max_error": error}
     time = timing.measure(device, subjects, budget_ms)
@@ -191,16 +208,19 @@ def _sets(device: timing.Device, point: Point) -> int:
     return max(2, min(MOST_SETS, math.ceil(2 * device.cache_bytes / size)))
 
 
-def _too_large(device: timing.Device, point: Point) -> str:
-    """Why a point is skipped, if it does not fit: all sets with results and gradients, and one step's temporaries."""
-    from perf import cases
+def _too_large(
+    device: timing.Device, point: Point, options: argparse.Namespace, sets: int, names: tuple[str, ...]
+) -> dict[tuple[str, str], str]:
+    """Why a provider's row of a mode is skipped, if it does not fit; empty where it does."""
+    from perf import memory
 
-    sizes = cases.input_bytes(point)
-    inputs = sum(size for name, size in sizes.items() if name not in ("dloss", "output"))
-    checking = 12 * 8 * min(max(cases.CHUNK, point.v), point.n * point.v)
-    needed = _sets(device, point) * (2 * inputs + sizes["dloss"] + sizes["output"]) + 3 * max(sizes.values()) + checking
-    free = device.free_bytes()
-    return f"skipped: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} free" if needed > free else ""
+    free, reasons = device.free_bytes(), {}
+    for provider in options.providers:
+        for mode in options.modes:
+            needed = memory.needed(point, provider, mode, sets, names)
+            gib = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+            reasons[provider, mode] = f"skipped: needs {gib}" if needed > free else ""
+    return reasons
 
 
 def _late(now: float, deadline: float, limit: float) -> str:

@@ -202,8 +202,11 @@ class _Copy:
 
 
 def copy_gbps(device: Device, budget_ms: float, most: int = 2**31) -> float:
-    """Bytes read and written a second by torch's copy of at most `most` bytes, in GB/s: the roof."""
+    """Bytes read and written a second by torch's copy of at most `most` random bytes, in GB/s: the roof.
+
+    Memory and its caches may compress bytes that are all the same.
+    """
     size = min(most, device.free_bytes() // 4)
-    source, destination = (torch.zeros(size, dtype=torch.uint8, device=device.torch) for _ in range(2))
+    source, destination = (torch.randint(256, (size,), dtype=torch.uint8, device=device.torch) for _ in range(2))
     timing = measure(device, [_Copy(source, destination), _Copy(destination, source)], budget_ms)
     return 2 * size / timing.median / 1e6

@@ -1,4 +1,4 @@
-"""``make perf``: its commands, without what they run."""
+"""``make perf`` and the targets of a stand-in for a GPU: their commands, without what they run."""
 
 from __future__ import annotations
 
@@ -41,3 +41,26 @@ def test_a_row_that_fails_is_reported_and_fails_in_the_end(
 ) -> None:
     code, made = _make(tmp_path, "", codes)
     assert (code == 0, made) == (succeeds, commands)
+
+
+def _stand_in(folder: Path, target: str) -> str:
+    """What the target prints in a folder beside which there may be a stand-in for a GPU."""
+    (folder / "checkout").mkdir()
+    command = ["make", "-s", "-f", str(MAKEFILE), target]
+    return subprocess.run(command, cwd=folder / "checkout", capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("target", ["standin", "standin-host"])
+def test_where_no_stand_in_for_a_gpu_is_its_targets_say_that_they_are_skipped(target: str, tmp_path: Path) -> None:
+    assert _stand_in(tmp_path, target) == f"{target}: skipped, ../shared/fakegpu is not there"
+
+
+@pytest.mark.parametrize(
+    ("target", "first"), [("standin", "ptx -n 2 tests"), ("standin-host", "compile -m perf overhead kl_div")]
+)
+def test_a_stand_in_for_a_gpu_is_run_where_it_is(target: str, first: str, tmp_path: Path) -> None:
+    run = tmp_path / "shared" / "fakegpu" / "run"
+    run.parent.mkdir(parents=True)
+    run.write_text('#!/bin/sh\necho "$*"\n')
+    run.chmod(0o755)
+    assert _stand_in(tmp_path, target).startswith(first)

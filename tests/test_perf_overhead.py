@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import triton_kernels
-from perf import counting, output, overhead, selection
+from perf import cases, counting, output, overhead, selection
 from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
 from tests.test_perf_sweep import Device, Steps
@@ -54,6 +55,16 @@ def test_without_a_gpu_it_counts_and_says_that_there_are_no_times(
     assert {row["median_us"] for row in rows} == {""}
     calls = {(row["provider"], row["mode"]): int(row["python_calls"] or 0) for row in rows}
     assert calls[("ours", "full")] > calls[("ours", "forward")] > calls[("torch", "forward")] > 0
+
+
+def test_append_adds_rows_and_a_failure_of_lucid_torch_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.csv"
+    arguments = "softmax --count-only --modes forward --providers lucid.torch --append --csv"
+    assert _main(arguments, str(file)) == 0
+    spoilt = dataclasses.replace(cases.OPS["softmax"], lucid_torch=lambda point: lambda x: x)
+    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
+    assert _main(arguments, str(file)) == 1
+    assert [row["status"].partition(":")[0] for row in output.read(file, "overhead")[1]] == ["skipped", "failed"]
 
 
 def test_with_count_only_nothing_is_said_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +146,7 @@ def test_what_is_measured_on_a_device_has_times_and_counts(monkeypatch: pytest.M
     parser = argparse.ArgumentParser()
     overhead.add_arguments(parser)
     options = parser.parse_args(["softmax", "--shapes=3x5", "--modes=full", "--providers=ours,torch", "--repeats=2"])
-    rows = overhead.overhead(Device(), selection.points(options), options, {"gpu": "a fake"})
+    rows = list(overhead.overhead(Device(), selection.points(options), options, {"gpu": "a fake"}))
     assert [row["status"] for row in rows] == ["ok", "ok"]
     for row in rows:
         assert 0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]

@@ -177,9 +177,8 @@ class TestCheck:
 
 
 def test_a_revision_is_compared_with_what_is_there(tmp_path: Path) -> None:
-    tree = _tree(
-        tmp_path, "triton_kernels/launch.py", 'return Config({"BLOCK": block}', 'return Config({"BLOCK": block}'
-    )
+    finalize = 'return Config({"BLOCK": 4096}, num_warps='
+    tree = _tree(tmp_path, "triton_kernels/launch.py", finalize, finalize)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "triton_kernels"], ["commit", "-qm", "before"]):
         subprocess.run([*git, *command], cwd=tree, check=True)
@@ -187,7 +186,7 @@ def test_a_revision_is_compared_with_what_is_there(tmp_path: Path) -> None:
     done = _static(tree, "--diff", "HEAD", *which)
     assert (done.returncode, done.stdout.strip()) == (0, "no figure has changed since HEAD"), done.stderr
     file = tree / "triton_kernels/launch.py"
-    file.write_text(file.read_text().replace("num_warps=8 if block > 1024 else 4)", "num_warps=2)"))
+    file.write_text(file.read_text().replace(finalize + "8)", finalize + "2)"))
     done = _static(tree, "--diff", "HEAD", *which)
     assert done.returncode == 0, done.stderr
     assert "8 → 2" in done.stdout

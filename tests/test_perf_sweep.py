@@ -83,9 +83,7 @@ def _options(arguments: str) -> argparse.Namespace:
 
 def _sweep(device: Device, arguments: str, **keywords: Any) -> list[output.Row]:
     options = _options("--budget-ms 1 " + arguments)
-    rows: list[output.Row] = []
-    sweep.sweep(device, selection.points(options), options, rows, {"gpu": "a fake"}, **keywords)
-    return rows
+    return list(sweep.sweep(device, selection.points(options), options, {"gpu": "a fake"}, **keywords))
 
 
 def test_a_round_prepares_first_then_empties_the_caches_and_times_each_subject_once() -> None:
@@ -154,7 +152,7 @@ def test_a_row_says_the_time_and_the_fraction_of_the_roof() -> None:
     assert 0 < row["max_error"] < 1
 
 
-@pytest.mark.parametrize("op", ["kl_div", "softmax", "log_softmax"])
+@pytest.mark.parametrize("op", ["kl_div", "softmax", "log_softmax", "cross_entropy"])
 @pytest.mark.parametrize("mode", selection.MODES)
 @pytest.mark.parametrize("dtype", selection.DTYPES)
 def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, mode: str, dtype: str) -> None:
@@ -234,11 +232,60 @@ def test_what_does_not_fit_is_skipped_and_says_what_it_needs() -> None:
     assert {row["status"] for row in rows} == {"skipped: needs 0.5 GiB, 0.0 free"}
 
 
+def test_a_provider_that_needs_more_is_skipped_alone() -> None:
+    arguments = (
+        "distillation --variants js --shapes 20x1000 --dtypes fp32 --modes backward --providers torch,lucid.torch"
+    )
+    theirs, ours = _sweep(Device(free=3_000_000), arguments)
+    assert theirs["status"].startswith("skipped: needs 0.0 GiB")
+    assert ours["status"] == "ok"
+
+
+def test_the_truth_of_a_point_is_calculated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, count = cases.OPS["softmax"].truth, itertools.count()
+
+    def counted(*arguments: Any) -> Any:
+        next(count)
+        return real(*arguments)
+
+    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], truth=counted))
+    rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes bf16 --providers ours,torch")
+    assert [row["status"] for row in rows] == ["ok"] * 6
+    assert next(count) == 1
+
+
+def test_copied_bytes_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[torch.Tensor] = []
+    real = timing._Copy.step
+
+    def step(self: Any) -> None:
+        copied.append(self.source)
+        real(self)
+
+    monkeypatch.setattr(timing._Copy, "step", step)
+    timing.copy_gbps(Device(), 1, most=10**5)
+    assert len(copied[0].unique()) == 256
+
+
 def test_after_the_time_limit_the_rest_is_skipped() -> None:
     ticks = iter([0.0, 1.0, 11.0])
     arguments = "softmax --shapes 3x5,3x7 --dtypes fp32 --modes forward --providers ours --time-limit 10"
     rows = _sweep(Device(), arguments, clock=lambda: next(ticks))
     assert [row["status"] for row in rows] == ["ok", "skipped: the time limit of 10 s had passed"]
+
+
+def test_a_provider_that_overwrites_its_inputs_gets_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoils(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(x.clone(), labels)
+        x.data.zero_()
+        return loss
+
+    op = dataclasses.replace(cases.OPS["cross_entropy"], torch=lambda point: spoils, overwritten=("torch",))
+    monkeypatch.setitem(cases.OPS, "cross_entropy", op)
+    rows = _sweep(
+        Device(), "cross_entropy --shapes 3x100 --dtypes fp32 --reductions mean --providers torch,lucid.torch"
+    )
+    assert {row["status"] for row in rows} == {"ok"}
 
 
 def test_backward_times_neither_the_forward_nor_the_clearing_of_gradients() -> None:
@@ -334,6 +381,52 @@ def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("gpu")
+def test_each_row_is_in_the_file_before_the_next_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, file, found = sweep._measured, tmp_path / "rows.csv", []
+
+    def measured(*arguments: Any) -> Any:
+        found.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        return real(*arguments)
+
+    monkeypatch.setattr(sweep, "_measured", measured)
+    assert _main(SMALL, "--csv", str(file)) == 0
+    assert found == [0, 2]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_append_adds_rows_below_one_header(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    for shape in ("3x5", "3x7"):
+        assert _main(SMALL.replace("3x5", shape), "--append", "--csv", str(file)) == 0
+    assert [row["v"] for row in output.read(file, "sweep")[1]] == ["5", "5", "7", "7"]
+    assert _main(SMALL, "--csv", str(file)) == 0
+    assert [row["v"] for row in output.read(file, "sweep")[1]] == ["5", "5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "needs --csv FILE"), ("format,op\n", "rows.csv has other columns: format, op")]
+)
+@pytest.mark.usefixtures("gpu")
+def test_append_needs_a_file_of_the_same_columns(
+    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.csv"
+    if content:
+        file.write_text(content)
+    assert _main(SMALL, "--append", *(["--csv", str(file)] if content else [])) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("python -m perf sweep: error: argument --append: ")
+    assert error.endswith(said)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_command_fails_where_lucid_torch_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt = dataclasses.replace(cases.OPS["softmax"], lucid_torch=lambda point: lambda x: x)
+    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
+    assert _main(SMALL.replace("ours,torch", "lucid.torch")) == 1
+
+
+@pytest.mark.usefixtures("gpu")
 def test_the_command_fails_where_ours_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = dataclasses.replace(cases.OPS["softmax"], ours=lambda point: lambda x: F.softmax(x, 0))
     monkeypatch.setitem(cases.OPS, "softmax", spoilt)
@@ -362,7 +455,7 @@ def test_a_budget_is_a_number_above_0(option: str, value: str, capsys: pytest.Ca
 def test_the_default_sweep_is_expected_to_end_within_its_time_limit() -> None:
     options = _options("")
     points = len(selection.points(options))
-    assert points == 9 * 2 * 2
+    assert points == 10 * 2 * 2
     seconds = sweep.estimate(points, len(options.modes), options.providers, options.budget_ms)
     assert seconds < options.time_limit <= 600 - 180  # what comes after it in `make perf`
 
