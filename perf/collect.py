@@ -20,7 +20,7 @@ HELP = "take what `make gpu` wrote into perf/results"
 
 #: Files that are results; rows of all name a GPU and a commit.
 SUMMARY = "summary.csv"
-FILES = ("sweep.csv", "overhead.csv", "graphs.csv", "dram.csv", "kernels.csv", SUMMARY)
+FILES = ("sweep.csv", "overhead.csv", "graphs.csv", "dram.csv", "kernels.csv", "tiles.csv", SUMMARY)
 
 #: Those that pictures are drawn of.
 DRAWN = ("sweep", "overhead")

@@ -14,15 +14,28 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from perf import environment
 from perf.gpu import __main__ as command_line
-from perf.gpu import bundle, counters, every_kernel, graphs, headline, install, runner, steps, unpack
+from perf.gpu import (
+    bundle,
+    counters,
+    every_kernel,
+    graphs,
+    headline,
+    install,
+    runner,
+    steps,
+    tiles,
+    unpack,
+)
 from perf.gpu.runner import Step
+from perf.timing import Device, Timing
 from triton_kernels import launch
 
 pytestmark = pytest.mark.interpreter_only
@@ -411,3 +424,31 @@ def test_the_cache_is_what_a_stand_in_compiled(tmp_path: Path) -> None:
     assert bundle.cache(archive, tmp_path / "run")
     assert unpack.unpack(archive, target) == 1
     assert (target / "KEY/_a_kernel.cubin").read_text() == "code\n"
+
+
+def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[launch.Config] = []
+
+    def measure(device: Any, subjects: Sequence[Any], budget_ms: float) -> Timing:
+        with launch.observed(lambda made: launched.append(made.config)):
+            subjects[0].step()
+        if launched[-1].num_warps == 16:
+            raise RuntimeError("out of resources\nmore")
+        return Timing(1.5, 1.0, 2.0)
+
+    monkeypatch.setattr(tiles, "measure", measure)
+    monkeypatch.setattr(tiles, "TILES", {"logits": ((512, 1), (1024, 16)), "rows": ((256, 1), (512, 16))})
+    file, device = tmp_path / "tiles.csv", cast(Device, SimpleNamespace(torch=torch.device("cpu")))
+    assert tiles.main([str(file), "--shapes", "2x1000", "--dtypes", "fp32"], device) == 0
+    rows = _rows(file)
+    assert len(rows) == 10 * 3
+    assert len({row["case"] for row in rows}) == 10
+    for case in {row["case"] for row in rows}:
+        own, _, failed = [row for row in rows if row["case"] == case]
+        assert (own["chosen"], own["time_ms"], own["status"]) == ("True", "1.5", "ok")
+        assert (failed["num_warps"], failed["time_ms"]) == ("16", "")
+        assert failed["status"] == "failed: RuntimeError: out of resources"
+    assert {(c["BLOCK_V"], c.num_warps) for c in launched if "BLOCK_V" in c.tiles} >= {(512, 1), (256, 1)}
+    assert rows[0]["least_bytes"] == str(2 * 2 * 1000 * 4)

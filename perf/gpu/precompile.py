@@ -15,7 +15,7 @@ import torch
 from perf import cases, overhead, providers, selection, sweep
 from perf.cases import Point
 from perf.errors import NotOfferedError
-from perf.gpu import every_kernel, graphs, steps
+from perf.gpu import every_kernel, graphs, steps, tiles
 from triton_kernels import backend
 
 
@@ -41,6 +41,15 @@ def launch(point: Point, mode: str, provider: str) -> None:
     subject.step()
 
 
+def tried_tiles(device: torch.device) -> None:
+    """Launches of the step `tiles`, of few rows."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for shape in tiles.SHAPES.split(","):
+            for _, table, _, call in tiles.cases(4, int(shape.partition("x")[2]), dtype, device):
+                for _ in tiles.tried(table, call):
+                    call()
+
+
 def main() -> int:
     """Launch everything; returns 1 where most of it fails."""
     done = failed = 0
@@ -62,6 +71,7 @@ def main() -> int:
             for dtype in (torch.bfloat16, torch.float32):
                 s, t = (torch.empty(graphs.N, graphs.V, dtype=dtype, device=labels.device) for _ in range(2))
                 loss(s.requires_grad_(), t).backward()
+        tried_tiles(labels.device)
     print(f"launched: {done}, failed: {failed}")
     return 1 if failed > done else 0
 

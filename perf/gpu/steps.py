@@ -85,6 +85,7 @@ def steps(settings: Settings) -> list[Step]:
         Step("kernels", 60, lambda s: _counters(settings, "kernels", s), needs="ncu"),
         Step("memcheck", 60, lambda s: _sanitizer("memcheck"), sanitized, "compute-sanitizer"),
         Step("racecheck", 60, lambda s: _sanitizer("racecheck"), sanitized, "compute-sanitizer"),
+        Step("tiles", 60, lambda s: _module("tiles", settings.folder / "tiles.csv")),
     ]
 
 
