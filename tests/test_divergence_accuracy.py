@@ -74,7 +74,7 @@ def _rms(errors: np.ndarray) -> float:
 def test_losses_and_gradients_are_good_to_a_few_roundings(
     kind: str, family: str, dtype: torch.dtype, special: float
 ) -> None:
-    s, t = (x.to(dtype) for x in logits.family(family, 8, COLUMNS))
+    s, t = (x.to(dtype) for x in logits.family(family, 4, COLUMNS))
     if family == "masked" and kind == "reverse_kl":
         s, t = t, s
     truth = logits.divergence(exact(s), exact(t), kind)
@@ -150,11 +150,11 @@ def test_gradients_of_a_row_sum_to_zero(kind: str, family: str) -> None:
         assert total <= 64 * 2.0**-24 + 8 * SPECIAL * np.abs(exact(gradient)).sum(-1).max()
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "unrecorded")
 @pytest.mark.parametrize("kind", DIVERGENCES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_equal_rows_have_a_divergence_and_a_gradient_of_exactly_zero(dtype: torch.dtype, kind: str) -> None:
-    s = (5 * torch.randn(3, 20000)).to(DEVICE, dtype)
+    s = (5 * torch.randn(2, 10000)).to(DEVICE, dtype)
     losses, statistics = tk.divergence_forward(s, s.clone(), divergence=kind)
     ds, dt = tk.divergence_backward(
         s,

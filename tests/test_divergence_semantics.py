@@ -133,12 +133,13 @@ def test_no_tokens_at_all_are_no_valid_token(in_place: bool) -> None:
         assert student.grad.shape == (0, 8)
 
 
+@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("hard", [0.0, 0.4])
 @pytest.mark.parametrize("kind", DIVERGENCES)
-@pytest.mark.parametrize("columns", [300, 20000])
+@pytest.mark.parametrize("columns", [300, 9001])
 def test_a_row_gives_the_same_bits_alone_and_among_many_and_every_time(columns: int, kind: str, hard: float) -> None:
-    s, t = (torch.randn(9, columns).to(DEVICE, torch.bfloat16) for _ in range(2))
-    labels = torch.randint(0, columns, (9,)).to(DEVICE)
+    s, t = (torch.randn(5, columns).to(DEVICE, torch.bfloat16) for _ in range(2))
+    labels = torch.randint(0, columns, (5,)).to(DEVICE)
 
     def run(rows: slice) -> list[torch.Tensor]:
         options: dict[str, Any] = {"divergence": kind, "labels": labels[rows], "hard_label_weight": hard}
@@ -149,8 +150,8 @@ def test_a_row_gives_the_same_bits_alone_and_among_many_and_every_time(columns: 
         )]  # fmt: skip
 
     with tk.launch.tables(interpreted=False):
-        together, again = run(slice(0, 9)), run(slice(0, 9))
-        for row in (0, 4, 8):
+        together, again = run(slice(0, 5)), run(slice(0, 5))
+        for row in (0, 3):
             for alone, all_rows in zip(run(slice(row, row + 1)), together, strict=True):
                 assert torch.equal(alone[0], all_rows[row])
     assert all(torch.equal(a, b) for a, b in zip(together, again, strict=True))

@@ -16,7 +16,8 @@ from tests.logits import DIVERGENCES
 from triton_kernels import launch, trace
 from triton_kernels.divergence_math import STATISTICS
 
-pytestmark = pytest.mark.interpreter_only
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = [pytest.mark.interpreter_only, pytest.mark.usefixtures("unrecorded")]
 
 N, V = 4, 12000
 KL = ("forward_kl", "reverse_kl")
@@ -123,7 +124,6 @@ def test_logits_of_skipped_tokens_are_not_read(kind: str, mark: str) -> None:
     assert backward.written == N * V * 4
 
 
-@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("kind", DIVERGENCES)

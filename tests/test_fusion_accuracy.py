@@ -13,7 +13,7 @@ from tests.fusing import BACKWARD, FORWARD, kernels
 from tests.reference import ROUNDOFF, TINY, assert_within, exact
 from tests.values import torch_of
 
-N, V = 41, 1271
+N, V = 11, 1271
 FORMS = pytest.mark.parametrize("log_target", [False, True])
 
 

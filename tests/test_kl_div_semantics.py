@@ -124,10 +124,11 @@ def test_size_average_is_third_and_has_no_effect() -> None:
     assert F.kl_div(x, y, False).item() == F.kl_div(x, y, True, "mean", False).item() == F.kl_div(x, y).item()
 
 
+@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("reduction", F.REDUCTIONS)
 @pytest.mark.parametrize(
-    ("x_shape", "y_shape"), [((3, 4), (3, 4)), ((2, 3), (1, 3)), ((3,), (2, 3)), ((2, 1), (1, 3))], ids=str
+    ("x_shape", "y_shape"), [((2, 2), (2, 2)), ((2, 2), (1, 2)), ((2,), (2, 2)), ((2, 1), (1, 2))], ids=str
 )
 def test_first_and_second_derivatives_agree_with_finite_differences(
     x_shape: tuple[int, ...], y_shape: tuple[int, ...], reduction: str, log_target: bool

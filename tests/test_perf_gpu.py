@@ -426,6 +426,7 @@ def test_the_cache_is_what_a_stand_in_compiled(tmp_path: Path) -> None:
     assert (target / "KEY/_a_kernel.cubin").read_text() == "code\n"
 
 
+@pytest.mark.usefixtures("unrecorded")
 def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

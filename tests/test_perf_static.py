@@ -200,6 +200,7 @@ def test_a_batch_is_of_one_target_and_leaves_work_for_the_others(jobs: int) -> N
     assert max(len(numbers) for _, numbers in batches) == min(figures.TOGETHER, -(-len(tasks) // jobs))
 
 
+@pytest.mark.usefixtures("unrecorded")
 def test_every_kernel_that_is_shipped_has_a_variant() -> None:
     files = (file.stem for file in (ROOT / "triton_kernels").glob("*.py") if file.stem != "__init__")
     names = (name for file in files for name in vars(importlib.import_module(f"triton_kernels.{file}")))

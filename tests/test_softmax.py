@@ -108,7 +108,7 @@ def test_values_and_gradients_are_true_with_the_worst_errors_that_a_gpu_may_make
 @pytest.mark.parametrize("log", [False, True], ids=["softmax", "log-softmax"])
 @pytest.mark.parametrize("columns", [1, 2, 255, 1_000_000])
 def test_rows_may_have_from_one_to_a_million_columns(columns: int, log: bool) -> None:
-    _check(torch.randn(2, columns).to(DEVICE), 1, log)
+    _check(torch.randn(1, columns).to(DEVICE), 1, log)
 
 
 @pytest.mark.parametrize("log", [False, True])

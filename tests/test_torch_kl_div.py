@@ -102,6 +102,7 @@ def test_mean_and_deprecated_arguments_warn() -> None:
         lucid.torch.kl_div(x, y, reduction="batchmean")
 
 
+@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(FLOATS, repeat=2)), ids=str)
 @pytest.mark.parametrize("shapes", [((3, 5), (3, 5)), ((3, 5), ()), ((), (3, 5)), ((3, 1), (5,))], ids=str)
 @pytest.mark.parametrize("autocast", [False, True], ids=["as it is", "autocast"])
