@@ -10,6 +10,13 @@ import pytest
 MAKEFILE = Path(__file__).parent.parent / "Makefile"
 
 
+@pytest.fixture(autouse=True)
+def _no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A make that runs these tests hands its options and variables on."""
+    for name in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def _make(folder: Path, arguments: str, codes: str) -> tuple[int, list[str]]:
     """The exit code, and the commands; `codes` is shell that says what they end with."""
     log = folder / "log"

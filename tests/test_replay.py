@@ -194,11 +194,11 @@ def test_a_launcher_that_passes_a_view_of_an_argument_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("log", [False, True])
 def test_a_launcher_that_calls_itself_with_a_view_is_not_repeated_without_launches(log: bool) -> None:
-    """Softmax of a 0-d tensor is that of its one element: 1."""
+    """Softmax of a 0-d tensor is that of its one element: 1. A compiled logarithm of 1 is good to 2⁻²²."""
     for seed in range(5):
         y = tk.softmax_forward(_logits(seed), -1, log=log)
         dx = tk.softmax_backward(y, _logits(seed), -1, log=log)
-        assert (float(y), float(dx)) == (0.0 if log else 1.0, 0.0)
+        assert (float(y), float(dx)) == pytest.approx((0.0 if log else 1.0, 0.0), abs=4 * 2.0**-22)
 
 
 def test_a_launcher_that_calls_another_is_recorded_with_its_launches() -> None:
