@@ -21,6 +21,7 @@ import torch
 
 from perf import output, selection
 from perf import rows as shared
+from perf.environment import COLUMNS as ENVIRONMENT
 from perf.environment import environment
 from perf.output import Row
 from perf.progress import progress
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fail where ours moves or allocates more than the least and small terms, or launches too often",
     )
     output.add_arguments(parser)
+    output.add_append(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,16 +74,17 @@ def run(options: argparse.Namespace) -> int:
     columns = environment()
     rows: list[Row] = []
     complaints: list[str] = []
-    with cases.quiet(), progress(len(points)) as advance:
+    writing = output.writing("traffic", (*shared.COLUMNS, *COUNTED, *ENVIRONMENT), options)
+    with writing as write_row, cases.quiet(), progress(len(points)) as advance:
         for point in points:
             advance(f"{point.op} {point.n}x{point.v}")
             for provider in options.providers:
                 for mode in options.modes:
                     row, complaint = count(point, provider, mode, options.tiles == "interpreter")
                     rows.append(row | columns)
+                    write_row(rows[-1])
                     complaints += [complaint] if complaint else []
     _show(rows)
-    output.write("traffic", rows, options)
     problems = shared.failures(rows) + (complaints if options.check else [])
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -70,6 +70,12 @@ def test_lucid_torch_is_held_to_the_same_and_leaves_softmax_to_torch(tmp_path: P
             assert row["launches"] == other["launches"]
 
 
+def test_append_adds_rows_to_those_of_another_run(tmp_path: Path) -> None:
+    arguments = "--shapes 3x5 --dtypes fp32 --modes forward --providers ours --append"
+    assert [row["op"] for row in _rows(tmp_path, f"softmax {arguments}")] == ["softmax"]
+    assert [row["op"] for row in _rows(tmp_path, f"log_softmax {arguments}")] == ["softmax", "log_softmax"]
+
+
 def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
     (row,) = _rows(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (
@@ -83,7 +89,7 @@ def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
 
 
 def test_eager_torch_makes_nine_passes_of_a_mean_and_allocates_its_temporaries(tmp_path: Path) -> None:
-    arguments = "kl_div --variants prob --shapes 5x1271 --dtypes fp32 --reductions mean --modes forward"
+    arguments = "kl_div --variants prob --shapes 41x1271 --dtypes fp32 --reductions mean --modes forward"
     (row,) = _rows(tmp_path, arguments + " --providers torch")
     # y·log y reads one and writes one, the product and the difference read two and write one, the mean reads one
     assert (int(row["read"]) + int(row["written"])) // (N * 4) == 9
