@@ -33,7 +33,7 @@ lint: $(STAMP)
 
 # Bytes, launches and machine code against the figures accepted in perf/results/predicted: no GPU is needed.
 static: $(STAMP)
-	$(BIN)/python -m perf traffic --check --providers ours,lucid.torch
+	$(BIN)/python -m perf traffic --check --providers ours,lucid.torch --shapes 7x1271,2x32000
 	$(BIN)/python -m perf static --check
 	$(BIN)/python -m perf report --check
 
