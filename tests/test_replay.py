@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import triton_kernels as tk
 from tests.device import DEVICE
-from triton_kernels import launch, replay
+from triton_kernels import backend, launch, replay
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +228,50 @@ def test_a_result_that_launches_did_not_make_is_not_repeated(result: str) -> Non
         x = _logits(seed, 2, 3)
         assert torch.equal(launcher(x), x[0] if result == "a view of an argument" else torch.full_like(x[0], 7))
     assert list(replay._recordings.values()) == [replay._NEVER]
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 16), (1, 5, 16), (5, 16, 1)], ids=str)
+def test_results_are_laid_out_the_same_every_time(shape: tuple[int, ...]) -> None:
+    """A dimension of one may have any stride, which `is_contiguous` does not look at."""
+    x = _logits(0, *shape)[..., : (shape[-1] + 1) // 2]
+    found = [tk.kl_div_forward(x, x.exp(), reduce=False).stride() for _ in range(4)]
+    found += [tk.softmax_forward(x, 2).stride() for _ in range(4)]
+    assert found == 4 * found[:1] + 4 * found[4:5]
+
+
+@pytest.mark.skipif(backend.INTERPRETED, reason="the interpreter takes no tensor for a number")
+@pytest.mark.parametrize("option", ["scale", "beta", "inv_temperature"])
+def test_a_number_in_a_tensor_means_the_same_every_time(option: str) -> None:
+    s, t = _logits(1, 3, 700), _logits(2, 3, 700)
+    wanted = tk.divergence_forward(s, t, divergence="js", **{option: 0.25})[0]
+    for _ in range(5):
+        found = tk.divergence_forward(s, t, divergence="js", **{option: torch.tensor(0.25)})[0]
+        assert torch.equal(found, wanted)
+
+
+def test_options_are_told_apart_by_sign_of_zero_and_nan_is_one_option() -> None:
+    x = p = torch.ones(3, device=DEVICE)
+    for scale in (0.0, 0.0, -0.0, -0.0):
+        tk.kl_div_forward(x, p, scale=scale)
+    assert len(replay._recordings) == 2
+    replay.clear()
+    for _ in range(4):
+        tk.kl_div_forward(x, p, scale=math.nan)
+    assert len(replay._recordings) == 1
+
+
+def test_an_option_that_is_no_plain_value_is_not_remembered() -> None:
+    x = p = torch.ones(3, device=DEVICE)
+    for _ in range(3):
+        tk.kl_div_forward(x, p, scale=np.float64(0.5))
+    assert not replay._recordings
+
+
+def test_a_gradient_in_place_is_the_tensor_given_in_every_call_with_rows_or_without() -> None:
+    for rows in (0, 2):
+        for _ in range(4):
+            s, t = _logits(1, rows, 5), _logits(2, rows, 5)
+            _, statistics = tk.divergence_forward(s, t)
+            one = torch.ones((), device=DEVICE)
+            found = tk.divergence_backward(s, t, statistics, one, dteacher_dtype=t.dtype, student_out=s)[0]
+            assert found is s

@@ -6,8 +6,8 @@ in their order: no planning, no dictionaries, no specialization, which are most 
 record takes longer than to call, so what comes once, as batches of ever new lengths, is not recorded.
 
 Launchers that are `repeated` allocate with `torch.empty`, and pass to kernels their arguments, what they allocated, and
-nothing else; a call that passes or returns another tensor, as a view of an argument, is never repeated. A launcher that
-calls another is recorded whole.
+nothing else; a call that passes or returns another tensor, as a view of an argument or a number in a tensor, is never
+repeated. A launcher that calls another is recorded whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MOST = 1024
 
 #: Layouts that were seen once, and those whose calls cannot be repeated.
 _SEEN, _NEVER = "seen", "never"
+
+#: Types of options whose equal values mean the same; those of sequences, too.
+_PLAIN = {type(None), bool, int, str, torch.dtype}
 
 _recordings: dict[tuple[Any, ...], _Recording | str] = {}
 _one_at_a_time = threading.Lock()  # changes them
@@ -100,8 +103,14 @@ def repeated(launcher: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(arg, torch.Tensor):
                 tensors.append(arg)
                 key += (arg.shape, arg.stride(), arg.dtype, arg.device, arg.data_ptr() % 16)
+            elif type(arg) in _PLAIN:
+                key += (type(arg), arg)
+            elif type(arg) is float:  # −0.0 is not 0.0, and a NaN is that NaN
+                key.append(arg.hex())
+            elif isinstance(arg, tuple | list) and all(type(item) in _PLAIN for item in arg):
+                key += (type(arg), tuple(arg))
             else:
-                key += (type(arg), tuple(arg) if isinstance(arg, list) else arg)
+                return launcher(*args, **options)
         key += options
         known = tuple(key)
         recording = _recordings.get(known)
@@ -160,32 +169,42 @@ def _record(
             shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.itemsize,)
             allocations.append((shape, tensor.dtype))
         slot = storages[storage._cdata]
-        if allocations[slot - len(slots)] == (tuple(tensor.shape), tensor.dtype) and tensor.is_contiguous():
+        as_allocated = torch.empty(tensor.shape, device="meta").stride()  # a dimension of one may have any stride
+        if allocations[slot - len(slots)] == (tuple(tensor.shape), tensor.dtype) and tensor.stride() == as_allocated:
             return _View(slot)
         return _View(slot, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
-    launches = []
+    launches, repeatable = [], True
     for done, compiled in made:
         named = {**done.args, **done.config.tiles}
-        ordered = [named[name] for name in done.kernel.arg_names]
-        views = [(at, view(arg)) for at, arg in enumerate(ordered) if isinstance(arg, torch.Tensor)]
-        if any(v is None for _, v in views):
-            return results, _NEVER
-        ordered = [None if isinstance(arg, torch.Tensor) else arg for arg in ordered]
+        template: list[Any] = []
+        views: list[tuple[int, _View]] = []
+        for at, name in enumerate(done.kernel.arg_names):
+            value = named[name]
+            if isinstance(value, torch.Tensor):
+                # A tensor that is passed as a number was calculated, not allocated.
+                found = view(value) if name.endswith("_ptr") else None
+                if found is None:
+                    repeatable = False
+                else:
+                    views.append((at, found))
+                value = None
+            template.append(value)
         grid = (*done.grid, 1, 1)[:3]
         kept = launch.Launch(done.kernel, done.grid if compiled is None else grid, {}, done.config)
-        launches.append(_Launch(kept, compiled, ordered, views))  # type: ignore[arg-type]
+        launches.append(_Launch(kept, compiled, template, views))
 
-    def handed(found: Any, value: Any) -> Any:
+    def handed(found: _View | None, value: Any) -> Any:
         """A result that is an argument is the caller's, not its alias."""
         return given[found.slot] if isinstance(found, _View) and found.slot < len(given) else value
 
     launched = len(allocations)
     several = results if isinstance(results, tuple) else (results,)
-    found = [view(r) if isinstance(r, torch.Tensor) else r for r in several]
-    if len(allocations) > launched or any(f is None and r is not None for f, r in zip(found, several, strict=True)):
-        return results, _NEVER  # no launch wrote it, or it is a view of an argument
-    back = tuple(map(handed, found, several))
-    if isinstance(results, tuple):
-        return back, _Recording(device, allocations, launches, tuple(found))
-    return back[0], _Recording(device, allocations, launches, found[0])
+    where = tuple(view(r) if isinstance(r, torch.Tensor) else r for r in several)
+    # Nor is what no launch wrote, or a view of an argument.
+    repeatable &= len(allocations) == launched
+    repeatable &= all(w is not None or r is None for w, r in zip(where, several, strict=True))
+    back = tuple(map(handed, where, several))
+    single = not isinstance(results, tuple)
+    recording = _Recording(device, allocations, launches, where[0] if single else where)
+    return back[0] if single else back, recording if repeatable else _NEVER
