@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Copy, draw and report; print the paths."""
+    if not options.folder.is_dir():
+        raise UsageError(f"{options.folder} is not a folder")
+    report.around(options.readme)  # an error comes before anything is written
     tables = {name: _read(options.folder / name, options.commit) for name in FILES}
     tables = {name: rows for name, rows in tables.items() if rows}
     if not tables:
@@ -55,14 +58,17 @@ def run(options: argparse.Namespace) -> int:
     # The summary is of steps, whose GPU is what nvidia-smi calls it.
     measured = {name: rows for name, rows in tables.items() if name != SUMMARY} or tables
     gpus = sorted({row["gpu"] for rows in measured.values() for row in rows})
-    if len(gpus) != 1 or not gpus[0]:
+    if len(gpus) != 1 or not folder_of(gpus[0]):
         raise UsageError(f"{options.folder} must have rows of one GPU, has {', '.join(map(repr, gpus))}")
     for name, rows in tables.items():
         if not all(row["commit"] for row in rows):
             raise UsageError(f"{options.folder / name} has rows that name no commit; --commit names it")
     points.load([options.folder / f"{kind}.csv" for kind in DRAWN if f"{kind}.csv" in tables], *DRAWN)
     target = options.results / folder_of(gpus[0])
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be made: {error.strerror}") from error
     for name, rows in tables.items():
         output.check_writable(target / name)
         with (target / name).open("w", newline="") as file:

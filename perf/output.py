@@ -40,7 +40,10 @@ def add_append(parser: argparse.ArgumentParser) -> None:
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Raise a UsageError, before any work is done, for a path that cannot be written."""
+    """Raise a UsageError, before any work is done, for a path that cannot be written, or that is given twice."""
+    given = [path.resolve() for path in paths if path is not None]
+    if len(set(given)) < len(given):
+        raise UsageError(f"{given[0]} cannot be two files at once")
     for path in paths:
         if path is None:
             continue
@@ -96,10 +99,15 @@ def _has_header(path: Path | None, header: Sequence[str]) -> bool:
         raise UsageError("argument --append: needs --csv FILE")
     if not path.exists() or not path.stat().st_size:
         return False
-    with path.open(newline="") as file:
-        found = next(csv.reader(file), [])
+    content = path.read_bytes()
+    try:
+        found = next(csv.reader(io.StringIO(content.decode())), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"argument --append: {path} cannot be read: {error}") from error
     if found != list(header):
         raise UsageError(f"argument --append: {path} has other columns: {', '.join(found)}")
+    if not content.endswith(b"\n"):
+        raise UsageError(f"argument --append: the last row of {path} is cut off; remove it")
     return True
 
 

@@ -56,14 +56,14 @@ def run(options: argparse.Namespace) -> int:
     page_file, readme = options.output, options.readme
     if options.check and not page_file and not readme:
         page_file, readme = options.results / "README.md", ROOT / "README.md"
-    around = _around(readme) if readme else None
+    parts = around(readme) if readme else None
     results = load(options.results)
     wanted: dict[Path, str] = {}
     if page_file:
         wanted[page_file] = render.page(results, page_file.parent)
-    if readme and around:
+    if readme and parts:
         link = os.path.relpath(options.results.resolve() / "README.md", readme.resolve().parent)
-        wanted[readme] = f"{around[0]}{BEGIN}\n{render.section(results, Path(link).as_posix())}\n{END}{around[1]}"
+        wanted[readme] = f"{parts[0]}{BEGIN}\n{render.section(results, Path(link).as_posix())}\n{END}{parts[1]}"
     if options.check:
         return _check(wanted, options.results)
     if not wanted:
@@ -104,7 +104,7 @@ def _from_root(file: Path) -> str:
     return (file.relative_to(ROOT) if file.is_relative_to(ROOT) else file).as_posix()
 
 
-def _around(readme: Path) -> tuple[str, str]:
+def around(readme: Path) -> tuple[str, str]:
     """What stands before and after the section."""
     try:
         text = readme.read_text(encoding="utf-8")

@@ -108,3 +108,18 @@ def test_rows_that_make_no_sense_are_refused_and_nothing_is_written(
 def test_a_folder_without_results_is_refused(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _collect(tmp_path, results) == 2
     assert "has no rows of sweep.csv, overhead.csv, " in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_or_made_is_refused_before_anything_is_written(
+    folder: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _collect(folder / "missing", results) == 2
+    assert _collect(folder, results, "--readme", str(folder / "log.txt")) == 2
+    assert _collect(folder, folder / "log.txt", "--readme", str(results.parent / "README.md")) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition("error: ")[2].split(" ", 1)[1] for line in said] == [
+        "is not a folder",
+        f"needs the lines {report.BEGIN} and {report.END}, once and in this order",
+        "cannot be made: Not a directory",
+    ]
+    assert not (results / "synthetic-gpu").exists()

@@ -172,11 +172,14 @@ def test_limits_of_steps_are_scaled(tmp_path: Path, machine: dict[str, str]) -> 
     assert _rows(tmp_path / "out" / runner.SUMMARY)[0]["limit"] == "150"
 
 
-def test_a_command_that_is_terminated_leaves_what_it_had(tmp_path: Path, machine: dict[str, str]) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_command_that_is_ended_leaves_what_it_had(
+    number: int, code: int, tmp_path: Path, machine: dict[str, str]
+) -> None:
     _tool(tmp_path / "tools", "compute-sanitizer", "echo started; [ $2 = racecheck ] && exec sleep 60; exit 0")
     out, command = tmp_path / "out", [sys.executable, "-m", "perf.gpu", "--steps", "memcheck,racecheck"]
     with subprocess.Popen(
-        [*command, "--output", str(out)], cwd=ROOT, env=machine, stdout=subprocess.DEVNULL
+        [*command, "--output", str(out)], cwd=ROOT, env=machine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -184,9 +187,38 @@ def test_a_command_that_is_terminated_leaves_what_it_had(tmp_path: Path, machine
             if log.exists() and log.read_text().count("started") == 2:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert complaint == (b"interrupted\n" if number == signal.SIGINT else b"")
     assert [(row["step"], row["status"]) for row in _rows(out / runner.SUMMARY)] == [("memcheck", "ok")]
+
+
+def test_only_a_run_that_sweeps_replaces_the_sweep_that_is_there(tmp_path: Path, machine: dict[str, str]) -> None:
+    (tmp_path / "sweep.csv").write_text("rows")
+    assert _command(machine, "--steps", "cache", "--output", tmp_path).returncode == 0
+    assert (tmp_path / "sweep.csv").read_text() == "rows"
+    assert _command(machine, "--steps", "sweep", "--total", "1", "--output", tmp_path).returncode == 0
+    assert not (tmp_path / "sweep.csv").exists()
+
+
+def test_a_stubborn_process_is_killed_although_an_interrupt_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-S", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        really = process.wait
+
+        def wait(timeout: float | None = None) -> int:
+            if timeout is not None:
+                raise KeyboardInterrupt
+            return really()
+
+        monkeypatch.setattr(process, "wait", wait)
+        with pytest.raises(KeyboardInterrupt):
+            runner.end(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_without_a_gpu_and_a_folder_it_says_so_in_one_line(tmp_path: Path, machine: dict[str, str]) -> None:
@@ -408,11 +440,30 @@ def test_a_bundle_that_is_too_large_is_refused(
 ) -> None:
     monkeypatch.setattr(bundle, "wheels", lambda folder, packages: (tmp_path / "a.whl").write_bytes(b"x" * 100))
     monkeypatch.setattr(bundle, "cache", lambda archive: False)
+    monkeypatch.setattr(bundle.signal, "signal", lambda *_: None)
     assert bundle.main(["--output", str(tmp_path)]) == 0
     assert "compiled kernels: skipped, ../shared/fakegpu is not there" in capsys.readouterr().out
     monkeypatch.setattr(bundle, "MOST", 99)
     assert bundle.main(["--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bundle_that_fails_leaves_the_wheels_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/old.whl").touch()
+
+    def download(folder: Path, packages: object) -> None:
+        (folder / "new.whl").touch()
+        raise subprocess.CalledProcessError(1, ["pip", "download"])
+
+    monkeypatch.setattr(bundle, "_download", download)
+    monkeypatch.setattr(bundle.signal, "signal", lambda *_: None)
+    assert bundle.main(["--output", str(tmp_path)]) == 1
+    assert [path.name for path in tmp_path.rglob("*.whl")] == ["old.whl"]
+    assert bundle.main(["--output", "/dev/null/x"]) == 2
+    assert "error: argument --output: /dev/null/x: Not a directory\n" in capsys.readouterr().err
 
 
 def test_the_cache_is_what_a_stand_in_compiled(tmp_path: Path) -> None:

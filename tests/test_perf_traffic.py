@@ -76,6 +76,23 @@ def test_append_adds_rows_to_those_of_another_run(tmp_path: Path) -> None:
     assert [row["op"] for row in _rows(tmp_path, f"log_softmax {arguments}")] == ["softmax", "log_softmax"]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(b"lucid-triton/tra", "the last row of {file} is cut off; remove it"), (b"\xff\n", "{file} cannot be read: ")],
+)
+def test_append_to_a_broken_file_is_refused(
+    more: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours --append"
+    _rows(tmp_path, arguments)
+    file = tmp_path / "rows.csv"
+    file.write_bytes(file.read_bytes() + more)
+    before, _ = file.read_bytes(), capsys.readouterr()
+    assert main(["traffic", *arguments.split(), "--csv", str(file)]) == 2
+    assert f"error: argument --append: {said.format(file=file)}" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
     (row,) = _rows(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (

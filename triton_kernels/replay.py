@@ -13,6 +13,7 @@ repeated. A launcher that calls another is recorded whole.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -140,6 +141,11 @@ def clear() -> None:
         _recordings.clear()
 
 
+def _strides_of_empty(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides that `torch.empty` gives."""
+    return tuple(math.prod(max(size, 1) for size in shape[dim + 1 :]) for dim in range(len(shape)))
+
+
 def _record(
     launcher: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], given: Sequence[torch.Tensor]
 ) -> tuple[Any, _Recording | str]:
@@ -169,8 +175,8 @@ def _record(
             shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.itemsize,)
             allocations.append((shape, tensor.dtype))
         slot = storages[storage._cdata]
-        as_allocated = torch.empty(tensor.shape, device="meta").stride()  # a dimension of one may have any stride
-        if allocations[slot - len(slots)] == (tuple(tensor.shape), tensor.dtype) and tensor.stride() == as_allocated:
+        same = allocations[slot - len(slots)] == (tuple(tensor.shape), tensor.dtype)
+        if same and tensor.stride() == _strides_of_empty(tensor.shape):  # a dimension of one may have any stride
             return _View(slot)
         return _View(slot, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the steps; returns the exit status."""
+    """Run the steps; returns the exit status, 130 where Ctrl-C ended them."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     environ = os.environ | {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), CUDA])}
@@ -99,17 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = ROOT / "perf/results" / re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / runner.LOG).open("a").close()
+        for name in (runner.LOG, runner.SUMMARY):
+            (folder / name).open("a").close()
+        if any(step.startswith("sweep") for step in options.steps):  # which add to what is there
+            (folder / "sweep.csv").unlink(missing_ok=True)
     except OSError as error:
         print(f"python -m perf.gpu: error: argument --output: {folder}: {error.strerror}", file=sys.stderr)
         return 2
     folder = folder.resolve()
-    (folder / "sweep.csv").unlink(missing_ok=True)
     commit = options.commit or _first_line(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], environ)
     with tempfile.TemporaryDirectory(prefix="lucid-gpu-") as name:
         work = Path(name)
         bundle = (options.bundle or ROOT / ".gpu").resolve()
-        settings = Settings(folder, bundle, work / "site", work / "cache", options.tests.split(), options.shape)
+        settings = Settings(folder, bundle, work / "site", work / "cache", shlex.split(options.tests), options.shape)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]), str(settings.site)]
         environ |= {
             "PYTHONPATH": os.pathsep.join(paths),
@@ -126,7 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for step in steps(settings)
             if step.name in options.steps
         ]
-        good = runner.run(chosen, folder, options.total, environ, {"gpu": gpu, "commit": commit}, say=_say)
+        try:
+            good = runner.run(chosen, folder, options.total, environ, {"gpu": gpu, "commit": commit}, say=_say)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
     return 0 if good else 1
 
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,8 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from perf.gpu import runner
 
 ROOT = Path(__file__).parents[2]
 STANDIN = ROOT.parent / "shared/fakegpu/run"
@@ -70,10 +73,14 @@ def closure(packages: Iterable[str], folder: Path, download: Callable[[Sequence[
 
 
 def wheels(folder: Path, packages: Iterable[str]) -> None:
-    """Write wheels; those of an earlier time are removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Write wheels, in place of those of an earlier time once all are there."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        _download(Path(name), packages)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(name, folder)
 
+
+def _download(folder: Path, packages: Iterable[str]) -> None:
     def download(names: Sequence[str]) -> None:
         pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "-q", "--no-deps"]
         machine = ["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.12"]
@@ -92,10 +99,19 @@ def cache(archive: Path, standin: Path = STANDIN) -> bool:
     with tempfile.TemporaryDirectory() as name:
         environ = os.environ | {"TRITON_CACHE_DIR": name, "TRITON_STORE_BINARY_ONLY": "1"}
         environ.pop("TRITON_INTERPRET", None)
-        subprocess.run([str(standin), "compile", "perf/gpu/precompile.py"], cwd=ROOT, env=environ, check=True)
-        with tarfile.open(archive, "w:xz") as tar:
+        command = [str(standin), "compile", "perf/gpu/precompile.py"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True)
+        try:
+            code = process.wait()
+        finally:
+            runner.end(process)
+        if code:
+            raise subprocess.CalledProcessError(code, command)
+        made = archive.with_name(archive.name + ".part")
+        with tarfile.open(made, "w:xz") as tar:
             for folder in sorted(path for path in Path(name).iterdir() if path.is_dir()):
                 tar.add(folder, folder.name)
+        made.replace(archive)
     return True
 
 
@@ -110,14 +126,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"packages whose wheels travel, separated by commas (default: {', '.join(PACKAGES)})",
     )
     options = parser.parse_args(arguments)
-    options.output.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        options.output.mkdir(parents=True, exist_ok=True)
         wheels(options.output / "wheels", filter(None, options.packages.split(",")))
         if not cache(options.output / "cache.tar.xz"):
             print("compiled kernels: skipped, ../shared/fakegpu is not there")
     except subprocess.CalledProcessError as error:
         print(f"{parser.prog}: error: exit status {error.returncode} of {' '.join(error.cmd[:4])} …", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{parser.prog}: error: argument --output: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     sizes = {path: path.stat().st_size for path in sorted(options.output.rglob("*")) if path.is_file()}
     for path, size in sizes.items():
         print(f"{size / 2**20:6.2f} MiB  {path.relative_to(options.output)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shutil
@@ -110,23 +111,26 @@ def _run_one(step: Step, limit: float, log: Path, environ: Mapping[str, str]) ->
         except subprocess.TimeoutExpired:
             status = f"failed: stopped after {limit:.0f} s"
         finally:
-            _end(process)
+            end(process)
     _shorten(log, start)
     return status
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=GRACE)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those that it started, whatever comes meanwhile."""
+    try:
+        _signal(process, signal.SIGTERM)
+        process.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _shorten(log: Path, start: int) -> None:
