@@ -88,6 +88,7 @@ def main(file: str, measured: Callable[[Loss, torch.dtype], dict[str, Any]] = me
     with Path(file).open("w", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
         writer.writeheader()
+        out.flush()
         for name, loss in losses(labels).items():
             for short, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
                 try:

@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None, device: Device | None = None) -
     with options.file.open("w", newline="") as out, launch.tables(interpreted=False):
         writer = csv.DictWriter(out, (*COLUMNS, *ABOUT), lineterminator="\n")
         writer.writeheader()
+        out.flush()
         for short in options.dtypes.split(","):
             for shape in options.shapes.split(","):
                 n, v = map(int, shape.split("x"))
