@@ -252,7 +252,7 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=max(4, block_v if wide else block_v // 4))
     if wide:  # special functions of float64 are routines, which need the registers
         block_v = min(power_of_2(columns), 512)
-        return Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=max(1, block_v // 32))
+        return Config({"BLOCK_N": max(1, 128 // block_v), "BLOCK_V": block_v}, num_warps=max(4, block_v // 32))
     # One row a program, whose statistics are then numbers, and 32 elements a thread to spread over what a program does
     # once: half the instructions of several rows in a tile.
     block_v = min(power_of_2(columns), 8192 if whole_rows and columns <= 8192 else 4096)
