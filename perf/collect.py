@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from types import ModuleType
 
 from perf import output, plot, points, report
 from perf.environment import folder_of
@@ -99,8 +100,8 @@ def _read(path: Path, commit: str) -> list[dict[str, str]]:
     return rows
 
 
-def _command(module: object, *arguments: str) -> int:
+def _command(module: ModuleType, *arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)  # type: ignore[attr-defined]
-    code: int = module.run(parser.parse_args(arguments))  # type: ignore[attr-defined]
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_args(arguments))
     return code

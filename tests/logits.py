@@ -67,7 +67,7 @@ def divergence(s: np.ndarray, t: np.ndarray, kind: str, beta: float = 0.5, tempe
             loss = 0.5 * np.abs(q - p).sum(-1)
             ds, dt = 0.5 * q * (sign - sq), -0.5 * p * (sign - sp)
             loss_size = (q_size + p_size).sum(-1)
-            # Where p and q are nearly equal, the sign is anybody's.
+            # Where p and q are nearly equal, the sign of their difference is undetermined.
             unsure = (np.abs(q - p) < 1e-6 * (q_size + p_size)) * 1e7
             ds_size, dt_size = q_size * (2 + unsure), p_size * (2 + unsure)
     return Truth(loss, ds / temperature, dt / temperature, loss_size, ds_size / temperature, dt_size / temperature)

@@ -101,7 +101,7 @@ def test_losses_and_gradients_are_good_to_a_few_roundings(
         # The gradient to p has log p − log q in it.
         sizes[2 if kind == "forward_kl" else 1] = truth.dt_size if kind == "forward_kl" else truth.ds_size
     elif kind == "total_variation":
-        # Where q − p is less than the errors of q and p, its sign is anybody's, and the gradient is off by q or p.
+        # Where |q − p| is below the errors of q and p, its sign is undetermined, and the gradient is off by q or p.
         bits = 2 + np.where(q == 0, 0.0, np.abs(log_q)) + np.where(p == 0, 0.0, np.abs(log_p))
         unsure = np.abs(q - p) <= unit * bits * (q + p) / 2
         flips = [0.0, np.where(unsure, q, 0.0), np.where(unsure, p, 0.0)]

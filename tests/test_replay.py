@@ -232,7 +232,7 @@ def test_a_result_that_launches_did_not_make_is_not_repeated(result: str) -> Non
 
 @pytest.mark.parametrize("shape", [(5, 1, 16), (1, 5, 16), (5, 16, 1)], ids=str)
 def test_results_are_laid_out_the_same_every_time(shape: tuple[int, ...]) -> None:
-    """A dimension of one may have any stride, which `is_contiguous` does not look at."""
+    """The stride of a dimension of size 1 is arbitrary, and `is_contiguous` ignores it."""
     x = _logits(0, *shape)[..., : (shape[-1] + 1) // 2]
     found = [tk.kl_div_forward(x, x.exp(), reduce=False).stride() for _ in range(4)]
     found += [tk.softmax_forward(x, 2).stride() for _ in range(4)]

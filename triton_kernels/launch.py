@@ -47,7 +47,7 @@ class _State(threading.local):
 
     def __init__(self) -> None:
         self.interpreted = backend.INTERPRETED  # whose tables are in force
-        self.plan: Callable[[Launch], None] | None = None  # is shown launches, and they are not executed
+        self.plan: Callable[[Launch], None] | None = None  # observer of launches that are planned and not executed
         self.record: list[tuple[Launch, Any]] | None = None  # launches of this thread, with what Triton returned
 
 
@@ -118,7 +118,7 @@ def interpreted() -> bool:
 
 
 def watched() -> bool:
-    """Whether anybody is shown launches."""
+    """Whether there are observers of launches."""
     return bool(_observers)
 
 

@@ -66,9 +66,11 @@ def _exact(value: Any) -> Any:
 
 
 def _as_specialised(value: Any, general: bool, aligned: bool = True) -> Any:
-    """Triton looks at a tensor's dtype and alignment, and whether an integer is 1, divisible by 16, or over 32 bits.
+    """A representative of all values for which Triton compiles the same code.
 
-    Not where `general`; not at alignment and divisibility unless `aligned`. Within a tuple it always looks at all.
+    It specializes on the dtype and 16-byte alignment of tensors, and on integers: equal to 1, divisible by 16, wider
+    than 32 bits. `general`: only on the width (do_not_specialize). Not `aligned`: neither on alignment nor on
+    divisibility (do_not_specialize_on_alignment). Neither option reaches elements of tuples.
     """
     if isinstance(value, tuple):
         return {"tuple": [_as_specialised(item, False) for item in value]}

@@ -176,7 +176,7 @@ def _record(
             allocations.append((shape, tensor.dtype))
         slot = storages[storage._cdata]
         same = allocations[slot - len(slots)] == (tuple(tensor.shape), tensor.dtype)
-        if same and tensor.stride() == _strides_of_empty(tensor.shape):  # a dimension of one may have any stride
+        if same and tensor.stride() == _strides_of_empty(tensor.shape):  # contiguous, also where a size is 1
             return _View(slot)
         return _View(slot, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 

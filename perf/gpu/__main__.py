@@ -2,7 +2,8 @@
 
 Steps run in order, each in a process of its own and with a time limit; one that fails does not keep the next from
 running. Their output goes to log.txt, how each ended to summary.csv, results to CSV files, all in the folder of
---output. The exit status is 1 where a step failed.
+--output. The exit status is 1 where a step failed. Imported here is the standard library alone: the first step installs
+what a bare machine lacks.
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ def rows(kind: str, expected: Sequence[Row], measured: Sequence[Row]) -> list[Ro
         if values["time_us"] is not None:
             values["time_us"] = round(values["time_us"] / 1e3, 1)
         row = {**launch, **values}
-        moved = (values.get("dram_read_bytes"), values.get("dram_written_bytes"))
-        if launch["predicted_bytes"] and None not in moved:
-            row["dram_over_predicted"] = round(sum(moved) / launch["predicted_bytes"], 4)  # type: ignore[arg-type]
+        read, written = values.get("dram_read_bytes"), values.get("dram_written_bytes")
+        if launch["predicted_bytes"] and read is not None and written is not None:
+            row["dram_over_predicted"] = round((read + written) / launch["predicted_bytes"], 4)
         out.append(row)
     return out
 

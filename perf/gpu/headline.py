@@ -15,7 +15,7 @@ import torch
 
 import triton_kernels as tk
 from perf.selection import DTYPES
-from triton_kernels import backend, launch
+from triton_kernels import backend, launch, trace
 
 #: A case: its name, the call, and for each launch how many times it should read or write a whole tensor; None for
 #: launches that move little.
@@ -57,20 +57,23 @@ def main(shape: str, dtype: str, file: str) -> int:
     cuda = device.type == "cuda"
     with Path(file).open("w") as out, launch.tables(interpreted=False):
         for name, call, passes in cases(n, v, DTYPES[dtype], device):
-            made: list[str] = []
             if cuda:
                 call()  # compiles
                 torch.cuda.synchronize()
                 _mark(torch.cuda.profiler.start)
-            with launch.observed(lambda launched, made=made: made.append(launched.kernel.__name__)):  # type: ignore[misc]
+            with trace.launches() as made:
                 call()
             if cuda:
                 torch.cuda.synchronize()
                 _mark(torch.cuda.profiler.stop)
-            for number, kernel in enumerate(made):
+            for number, launched in enumerate(made):
                 times = passes[number] if number < len(passes) and len(made) == len(passes) else None
                 bytes_ = None if times is None else times * n * v * DTYPES[dtype].itemsize
-                print(json.dumps({"case": name, "kernel": kernel, "predicted_bytes": bytes_}), file=out, flush=True)
+                print(
+                    json.dumps({"case": name, "kernel": launched.kernel.__name__, "predicted_bytes": bytes_}),
+                    file=out,
+                    flush=True,
+                )
     return 0
 
 

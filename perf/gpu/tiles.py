@@ -20,7 +20,7 @@ import triton_kernels as tk
 from perf.environment import environment
 from perf.selection import DTYPES
 from perf.timing import Cuda, Device, measure
-from triton_kernels import launch, replay
+from triton_kernels import launch, replay, trace
 from triton_kernels.launch import Config
 
 #: BLOCK_V and warps, by the table of `launch` that they replace.
@@ -74,14 +74,15 @@ class _Call:
 
 def tried(table: str, call: Callable[[], Any]) -> Iterator[tuple[Config, bool]]:
     """The tile in a table, and then the others, each of them in force until the next is asked for."""
-    chosen: list[Config] = []
     replay.clear()
-    with launch.observed(lambda made: chosen.append(made.config)):
+    with trace.launches() as made:
         call()
-    yield chosen[0], True
+    chosen = made[0].config
+    made.clear()  # it holds the results
+    yield chosen, True
     for block_v, warps in TILES[table]:
         config = Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=warps)
-        if config == chosen[0]:
+        if config == chosen:
             continue
         replay.clear()
         with mock.patch.object(launch, table, lambda *_, config=config, **__: config):
