@@ -1,21 +1,24 @@
 """Fused Triton kernels over device buffers: torch tensors in, torch tensors out, no autograd.
 
-On a machine without a GPU, import this before triton: it switches Triton's interpreter on.
+On a machine without a GPU they run on CPU tensors, in Triton's interpreter.
 """
 
-from . import backend, launch, layout
-from .cross_entropy import cross_entropy_backward, cross_entropy_forward
-from .divergence import divergence_forward
-from .divergence_backward import divergence_backward
-from .elementwise import pointwise
-from .embedding import embedding_backward, embedding_forward
-from .kl_div import kl_div_backward, kl_div_forward
-from .matmul import matmul
-from .optimizer import adam_step, sgd_step
-from .reduce import sum
-from .reports import check_indices
-from .softmax import softmax_backward, softmax_forward
-from .token_mean import token_mean
+from . import backend
+
+with backend.decorating():
+    from . import launch, layout
+    from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+    from .divergence import divergence_forward
+    from .divergence_backward import divergence_backward
+    from .elementwise import pointwise
+    from .embedding import embedding_backward, embedding_forward
+    from .kl_div import kl_div_backward, kl_div_forward
+    from .matmul import matmul
+    from .optimizer import adam_step, sgd_step
+    from .reduce import sum
+    from .reports import check_indices
+    from .softmax import softmax_backward, softmax_forward
+    from .token_mean import token_mean
 
 __all__ = [
     "adam_step",

@@ -1,33 +1,41 @@
-"""Compiled or interpreted: decided once, here, before triton is first imported.
+"""Compiled or interpreted: decided once, when this package is imported.
 
-With a CUDA or ROCm device the kernels are compiled and take that device's tensors. Without one, Triton's interpreter
-runs them on CPU tensors; it only works if it is switched on before ``import triton``, so this module must be the
-first of the package to import triton.
+With a CUDA or ROCm device the kernels are compiled and take that device's tensors. Without one, or where the user has
+set ``TRITON_INTERPRET=1``, Triton's interpreter runs them on CPU tensors. Triton may have been imported before, in
+either mode; neither it nor the environment is changed.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+import triton
 
 HAS_GPU: bool = torch.cuda.is_available()
 
-if not HAS_GPU and "triton" not in sys.modules:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+#: Whether the user has asked for Triton's interpreter.
+ASKED_FOR: bool = triton.knobs.runtime.interpret
 
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-
-#: Whether kernels run in Triton's interpreter, on CPU tensors. Read off triton itself, whose own helpers took their
-#: form when it was imported.
-INTERPRETED: bool = not isinstance(tl.sum, triton.runtime.JITFunction)
+#: Whether kernels run in Triton's interpreter, on CPU tensors. ``TRITON_INTERPRET=0`` keeps them compiled without a GPU.
+INTERPRETED: bool = ASKED_FOR or (not HAS_GPU and "TRITON_INTERPRET" not in os.environ)
 
 if INTERPRETED:
     from . import interpreter
 
     interpreter.correct()
+
+
+@contextmanager
+def decorating() -> Iterator[None]:
+    """Let `triton.jit` make what runs here, compiled or interpreted, of the kernels that are imported within."""
+    if not INTERPRETED:
+        yield
+        return
+    with interpreter.switched_on():
+        yield
 
 
 def default_device() -> torch.device:
@@ -41,8 +49,8 @@ def check_device(device: torch.device) -> None:
         return
     if not HAS_GPU:
         raise RuntimeError(
-            "there is no GPU here, and triton was imported before this package in compiled mode (torch.compile and "
-            "torch._dynamo import it too): import lucid first, or set TRITON_INTERPRET=1 before Python starts"
+            "there is no GPU here, and TRITON_INTERPRET=0 keeps kernels compiled: unset it before Python starts to run "
+            "them on the CPU"
         )
     if device.type == "cpu":
         raise RuntimeError(

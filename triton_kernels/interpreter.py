@@ -7,8 +7,10 @@
 - ``tl.fma`` rounds twice.
 - Triton 3.6 takes a loop's bounds from arrays of one element, which NumPy 2.5 no longer converts to an integer.
 - The result of a comparison of scalars keeps its operands' dtype, and turns into that when it is broadcast.
+- Triton decides when it is imported whether its own jit functions (``tl.sum`` and others) are interpreted. Here they are
+  while an interpreted kernel runs, whenever triton was imported, and at no other time.
 - Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
-  patches are the same each time, so one per module is enough.
+  patches are the same each time, so they are put in place once per launch, and taken away after it.
 - Which program of a grid runs is kept in one place for all threads, so launches from several threads take turns.
 - NumPy warns of a logarithm of zero and the like; a GPU does not, and kernels select the right result afterwards.
 """
@@ -16,13 +18,19 @@
 from __future__ import annotations
 
 import threading
+import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
+import triton
 import triton.language as tl
 from triton.runtime import interpreter
+
+_MISSING = object()
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
@@ -55,7 +63,7 @@ def correct() -> None:
     for name in dir(builder):
         if name.startswith(("create_icmp", "create_fcmp")):
             setattr(builder, name, _corrected_comparison(getattr(builder, name)))
-    interpreter._patch_lang = _once_per_module(interpreter._patch_lang)
+    interpreter._patch_lang = lambda fn: _Kept()
     interpreter.GridExecutor.__call__ = _alone_and_without_warnings(interpreter.GridExecutor.__call__)
 
 
@@ -103,32 +111,71 @@ def _corrected_comparison(original: Callable[..., Any]) -> Callable[..., Any]:
     return compare
 
 
-def _once_per_module(original: Callable[..., Any]) -> Callable[..., Any]:
-    class Kept:
-        """What triton gets as the scope to restore; the patches stay."""
+@contextmanager
+def switched_on() -> Iterator[None]:
+    """What ``TRITON_INTERPRET=1`` switches on, within; the environment stays as it is."""
+    values = vars(triton.knobs.runtime)
+    before = values.get("interpret", _MISSING)
+    values["interpret"] = True
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            del values["interpret"]
+        else:
+            values["interpret"] = before
 
-        def restore(self) -> None:
-            pass
 
-    kept = Kept()
-    patched: set[int] = set()
+@cache
+def _patches() -> list[tuple[Any, str, Any, Any]]:
+    """Where ``triton.language`` differs while kernels are interpreted: (namespace, name, compiled, interpreted)."""
+    namespaces = (tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
+    before = [dict(vars(namespace)) for namespace in namespaces]
+    # The patches that triton makes for a kernel that sees both modules.
+    scope = _patch_lang(types.FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core}))
+    tl.tensor.__index__ = lambda self: int(self.handle.data.squeeze())
+    changed = [dict(vars(namespace)) for namespace in namespaces]
+    scope.restore()
+    helpers: dict[Any, Any] = {}  # one for each jit function, which may have several names
+    patches = []
+    for namespace, old, new in zip(namespaces, before, changed, strict=True):
+        for name, value in new.items():
+            if isinstance(value, triton.runtime.JITFunction):
+                value = helpers.setdefault(value, interpreter.InterpretedFunction(value.fn))
+            if old.get(name, _MISSING) is not value:
+                patches.append((namespace, name, old.get(name, _MISSING), value))
+    return patches
 
-    def patch_lang(fn: Any) -> Any:
-        module = id(fn.__globals__)
-        if module not in patched:
-            original(fn)
-            tl.tensor.__index__ = lambda self: int(self.handle.data.squeeze())
-            patched.add(module)
-        return kept
 
-    return patch_lang
+_patch_lang = interpreter._patch_lang
+
+
+@contextmanager
+def _patched_language() -> Iterator[None]:
+    for namespace, name, _, value in _patches():
+        setattr(namespace, name, value)
+    try:
+        yield
+    finally:
+        for namespace, name, value, _ in _patches():
+            if value is _MISSING:
+                delattr(namespace, name)
+            else:
+                setattr(namespace, name, value)
+
+
+class _Kept:
+    """What triton gets as the scope to restore: the launch does that."""
+
+    def restore(self) -> None:
+        pass
 
 
 def _alone_and_without_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
     lock = threading.Lock()
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with lock, np.errstate(all="ignore"), warnings.catch_warnings():
+        with lock, switched_on(), _patched_language(), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             return original(self, *args, **kwargs)
 

@@ -62,5 +62,10 @@ def check_indices(device: torch.device) -> None:
     if code < 0:
         return
     reported.fill_(-1)
-    error = ValueError if code == NORMALIZER.value else IndexError
-    raise error(_MESSAGES[code].format(value=value, last=bound - 1))
+    raise error(code, value, bound)
+
+
+def error(code: int, value: int, bound: int) -> Exception:
+    """What is wrong with a value, as an exception."""
+    kind = ValueError if code == NORMALIZER.value else IndexError
+    return kind(_MESSAGES[code].format(value=value, last=bound - 1))

@@ -1,8 +1,8 @@
 """The same kernels for PyTorch's tensors and modules: losses that take the place of torch's own.
 
 Operators are registered with PyTorch in the namespace ``lucid``, with fake implementations and autograd formulas, so
-that `torch.compile`, `torch.export` and `torch.func` know them. On a machine without a GPU, import this before triton:
-kernels then run on CPU tensors, in Triton's interpreter.
+that `torch.compile`, `torch.export` and `torch.func` know them. GPU tensors go through the kernels, CPU tensors through
+torch's own operators (`lucid.torch.cpu`), unless `kernels_on_cpu` says otherwise.
 
 Examples
 --------
@@ -19,6 +19,7 @@ Examples
 
 from lucid.torch.functional import cross_entropy, distillation_loss, kl_div
 from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss
+from lucid.torch.operators import kernels_on_cpu
 
 __all__ = [
     "CrossEntropyLoss",
@@ -26,5 +27,6 @@ __all__ = [
     "KLDivLoss",
     "cross_entropy",
     "distillation_loss",
+    "kernels_on_cpu",
     "kl_div",
 ]

@@ -14,7 +14,10 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.ops.memory import report
-from lucid.torch.operators import no_gradient, operator
+from lucid.torch import cpu
+from lucid.torch.cpu import step
+from lucid.torch.cpu.token_mean import factor_of, reduced
+from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
 
 
 def _reduced(
@@ -22,7 +25,7 @@ def _reduced(
 ) -> tuple[Tensor, Tensor]:
     if not reduce:
         return losses.to(dtype), losses.new_empty(0)
-    return tk.token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
+    return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
 
 
 def _results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduce: bool, dtype: torch.dtype) -> Any:
@@ -35,6 +38,42 @@ def _results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduce: b
 
 def _empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return tk.layout.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+
+
+def divergence(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    *options: Any,
+) -> Tensor:
+    """The loss, by the operator or, where eager autograd on the CPU wants the student's gradient only, in one step."""
+    if not (launchers(student) is cpu and step.applies(student, teacher)) or options[7]:
+        return _divergence_operator(student, teacher, weight, labels, normalizer, *options)[0]
+    *shared, V, ignore_index, _, reduce, mean, count, divisor = options
+    of = cpu.divergence.Options(*shared)
+    weights = cpu.divergence.token_weights(student, teacher, weight, labels, ignore_index, V)
+    factor = None
+    if reduce:
+        counting = weights if mean or normalizer is not None else None
+        factor = factor_of(counting, normalizer, 1 / (count * divisor))
+
+    def loss_and_gradient(ds: Tensor) -> Tensor:
+        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
+        losses = cpu.divergence.run(student, teacher, weights, labels, of, V, losses=True, dloss=dloss, ds=ds)
+        return losses if factor is None else reduced(losses, factor, weights.dtype)
+
+    def again(dloss: Tensor, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        with kernels_on_cpu(False):
+            statistics = weights.new_zeros((tk.divergence.STATISTICS, weights.numel()))
+            statistics[0] = weights
+            in_loss = None if factor is None else factor.to(weights.dtype)
+            return divergence_backward(
+                student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False
+            )[0]
+
+    return step.Step.apply(student, (teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)
 
 
 def _divergence(
@@ -56,7 +95,7 @@ def _divergence(
     count: int,
     divisor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    losses, statistics = tk.divergence_forward(
+    losses, statistics = launchers(student).divergence_forward(
         student,
         teacher,
         divergence=divergence,
@@ -69,7 +108,7 @@ def _divergence(
         hard_label_weight=hard_label_weight,
         vocab_size=vocab_size,
     )
-    weights = statistics[0] if mean else None
+    weights = statistics[0] if mean or normalizer is not None else None
     loss, factor = _reduced(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
     report(student)
     return loss, statistics, factor
@@ -122,7 +161,7 @@ def _backward(
     *,
     student_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    grads = tk.divergence_backward(
+    grads = launchers(student).divergence_backward(
         student,
         teacher,
         statistics,
@@ -162,6 +201,40 @@ def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> 
     return _empty_as(teacher, teacher.dtype) if options[-1] else student.new_empty(0)
 
 
+def cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduce: bool,
+    mean: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
+    if not (launchers(x) is cpu and step.applies(x)):
+        return _cross_entropy_operator(
+            x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype
+        )[0]
+    weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
+    factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
+    of = (class_weight, ignore_index, label_smoothing)
+
+    def loss_and_gradient(dx: Tensor) -> Tensor:
+        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
+        losses = cpu.cross_entropy.run(x, labels, *of, losses=True, dloss=dloss, dx=dx)
+        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
+
+    def again(dloss: Tensor, x: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
+        with kernels_on_cpu(False):
+            statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
+            statistics[0] = weights
+            in_loss = None if factor is None else factor.to(weights.dtype)
+            return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
+
+    return step.Step.apply(x, (labels, class_weight), loss_and_gradient, again)
+
+
 def _cross_entropy(
     x: Tensor,
     labels: Tensor,
@@ -172,7 +245,7 @@ def _cross_entropy(
     mean: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    losses, statistics = tk.cross_entropy_forward(
+    losses, statistics = launchers(x).cross_entropy_forward(
         x, labels, class_weight=_dense(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
     )
     loss, factor = _reduced(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
@@ -210,7 +283,7 @@ def _to_logits(
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor:
-    return tk.cross_entropy_backward(
+    return launchers(x).cross_entropy_backward(
         x,
         labels,
         statistics,
@@ -249,7 +322,7 @@ divergence_backward_ = operator(
     backward=_raise_no_second,
 )
 
-divergence = operator(
+_divergence_operator = operator(
     f"divergence(Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
     "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor) "
     "-> (Tensor, Tensor, Tensor)",
@@ -272,7 +345,7 @@ cross_entropy_backward = operator(
     backward=_raise_no_second,
 )
 
-cross_entropy = operator(
+_cross_entropy_operator = operator(
     "cross_entropy(Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, "
     "bool reduce, bool mean, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     _cross_entropy,

@@ -188,7 +188,7 @@ def distillation_loss(
     in_place = options.inplace_gradient and not torch.compiler.is_compiling()
     if in_place:
         logits.check_writable(student_logits, teacher_logits)
-    loss, _, _ = of_logits.divergence(
+    return of_logits.divergence(
         student_logits,
         teacher_logits,
         weight,
@@ -207,7 +207,6 @@ def distillation_loss(
         how.count,
         how.normalizer,
     )
-    return loss
 
 
 def cross_entropy(
@@ -275,8 +274,7 @@ def cross_entropy(
         name="input",
     )
     dtype = _autocast(input, input.dtype)
-    loss, _, _ = of_logits.cross_entropy(rows, target, weight, ignored, smoothing, how.reduce, how.mean, dtype)
-    return loss
+    return of_logits.cross_entropy(rows, target, weight, ignored, smoothing, how.reduce, how.mean, dtype)
 
 
 def _reduction(reduction: str) -> str:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.operators import operator
+from lucid.torch import cpu
+from lucid.torch.cpu import step
+from lucid.torch.operators import kernels_on_cpu, launchers, operator
 
 
 def _scale(count: int) -> float:
@@ -20,8 +22,26 @@ def _scale(count: int) -> float:
     return 1 / count if count else float("inf")
 
 
+def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
+    """The loss, by the operator or, where eager autograd on the CPU wants x's gradient only, in one step.
+
+    That is for log-probabilities, of which backward would calculate the exponentials again.
+    """
+    if not (reduce and log_target and launchers(x) is cpu and step.applies(x, target)):
+        return _kl_div_operator(x, target, log_target, reduce, count, dtype)
+
+    def loss_and_gradient(dx: Tensor) -> Tensor:
+        return cpu.kl_div_forward(x, target, log_target=log_target, scale=_scale(count), dtype=dtype, dx=dx)
+
+    def again(dloss: Tensor, x: Tensor, target: Tensor) -> Tensor:
+        with kernels_on_cpu(False):
+            return kl_div_backward(dloss, None, target, log_target, count, x.dtype, True, False)[0]
+
+    return step.Step.apply(x, (target,), loss_and_gradient, again)
+
+
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
-    return tk.kl_div_forward(x, target, log_target=log_target, reduce=reduce, scale=_scale(count), dtype=dtype)
+    return launchers(x).kl_div_forward(x, target, log_target=log_target, reduce=reduce, scale=_scale(count), dtype=dtype)
 
 
 def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
@@ -53,7 +73,7 @@ def _backward(
     to_x: bool,
     to_target: bool,
 ) -> tuple[Tensor, Tensor]:
-    grads = tk.kl_div_backward(
+    grads = launchers(target).kl_div_backward(
         x,
         target,
         dloss,
@@ -134,7 +154,7 @@ kl_div_backward = operator(
     backward=_backward_backward,
 )
 
-kl_div = operator(
+_kl_div_operator = operator(
     "kl_div(Tensor x, Tensor target, bool log_target, bool reduce, SymInt count, ScalarType dtype) -> Tensor",
     _forward,
     fake=_forward_fake,

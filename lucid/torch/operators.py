@@ -13,10 +13,60 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
+import triton_kernels
+from lucid.modes import Block, Mode
+from lucid.torch import cpu
+from triton_kernels import backend
+
 _LIBRARY = torch.library.Library("lucid", "DEF")
 
 #: What each operator calls on real tensors, for who wants to see what a dispatch mode does not: what happens within.
 KERNELS: dict[Any, Callable[..., Any]] = {}
+
+_kernels_on_cpu = Mode(backend.ASKED_FOR)
+
+
+class kernels_on_cpu(Block):
+    """Run the kernels on CPU tensors, too, in Triton's interpreter, as a context manager or a decorator.
+
+    CPU tensors otherwise go through torch's own operators, 25 to 160 times as fast. The interpreter is for verifying
+    kernels. It is what runs by default where the environment has ``TRITON_INTERPRET=1`` before Python starts. Per
+    thread. Forward and backward must agree: eager autograd sees to that, for a compiled graph hold it for both.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether to run them within.
+
+    Raises
+    ------
+    RuntimeError
+        If kernels are compiled for a GPU here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> s, t = torch.tensor([[0.5, 1.0, 0.2]]), torch.tensor([[0.3, 0.9, 0.4]])
+    >>> with lucid.torch.kernels_on_cpu():  # doctest: +SKIP
+    ...     f"{lucid.torch.distillation_loss(s, t).item():.6f}"
+    '0.011704'
+    """
+
+    _mode = _kernels_on_cpu
+
+    def __init__(self, enabled: bool = True) -> None:
+        if enabled and not backend.INTERPRETED:
+            raise RuntimeError(
+                "kernels are compiled for the GPU here: set TRITON_INTERPRET=1 before Python starts to run them on CPU "
+                "tensors"
+            )
+        super().__init__(enabled)
+
+
+def launchers(tensor: torch.Tensor) -> Any:
+    """What has the launchers for a tensor: the kernels, or the same with torch's operators."""
+    return cpu if tensor.device.type == "cpu" and not _kernels_on_cpu.enabled else triton_kernels
 
 
 def operator(
@@ -55,10 +105,20 @@ def operator(
 
     def forward(ctx: Any, *args: Any) -> Any:
         outputs = below_autograd(*args)
-        setup(ctx, args, outputs)
+        setup_here(ctx, args, outputs)
         return outputs
 
-    methods = {"forward": forward, "backward": backward}
+    def setup_here(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.kernels_on_cpu = _kernels_on_cpu.enabled
+        setup(ctx, inputs, output)
+
+    def backward_there(ctx: Any, *grads: Any) -> Any:
+        if ctx.kernels_on_cpu == _kernels_on_cpu.enabled:
+            return backward(ctx, *grads)
+        with kernels_on_cpu(ctx.kernels_on_cpu):
+            return backward(ctx, *grads)
+
+    methods = {"forward": forward, "backward": backward_there}
     node: Any = type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
 
     def autograd(*args: Any) -> Any:
@@ -76,7 +136,7 @@ def operator(
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
 
     torch.library.register_vmap(f"lucid::{name}", one_by_one, lib=_LIBRARY)
-    methods = {"forward": overload, "setup_context": setup, "backward": backward}
+    methods = {"forward": overload, "setup_context": setup_here, "backward": backward_there}
     transformed: Any = type(
         f"{name}_transformed",
         (Function,),

@@ -1,0 +1,20 @@
+"""The launchers of `triton_kernels` that losses need, with torch's own operators, for tensors in the CPU's memory.
+
+Names, arguments, results and rules are those of the kernels. Rows are taken in chunks whose temporaries stay in a cache;
+beyond them nothing is allocated but results.
+"""
+
+from .cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .divergence import divergence_backward, divergence_forward
+from .kl_div import kl_div_backward, kl_div_forward
+from .token_mean import token_mean
+
+__all__ = [
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "divergence_backward",
+    "divergence_forward",
+    "kl_div_backward",
+    "kl_div_forward",
+    "token_mean",
+]

@@ -1,0 +1,120 @@
+"""Cross-entropy of rows of logits with labels, and its gradient, with torch's operators.
+
+The formulas are those of `triton_kernels.cross_entropy`; m, z, e and d of a row are as in `lucid.torch.cpu.divergence`,
+at T = 1. Loss and gradient come from one pass over chunks of rows, each where it is asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.torch.cpu.divergence import empty_as
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
+from triton_kernels.cross_entropy import STATISTICS
+
+
+def cross_entropy_forward(
+    x: Tensor,
+    labels: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """As `triton_kernels.cross_entropy_forward`; a label that is no column is an IndexError.
+
+    Of the statistics only the first row is used, the weights of the labels' classes.
+    """
+    weights = label_weights(x, labels, class_weight, ignore_index)
+    statistics = weights.new_zeros((STATISTICS, weights.numel()))
+    statistics[0] = weights
+    return run(x, labels, class_weight, ignore_index, label_smoothing, losses=True), statistics
+
+
+def cross_entropy_backward(
+    x: Tensor,
+    labels: Tensor,
+    statistics: Tensor,
+    dloss: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    dloss_factor: Tensor | None = None,
+) -> Tensor:
+    """As `triton_kernels.cross_entropy_backward`."""
+    dx, g = empty_as(x, x.dtype), dloss.to(statistics.dtype)
+    if dloss_factor is not None:
+        g = g * dloss_factor.to(statistics.dtype)
+    run(x, labels, class_weight, ignore_index, label_smoothing, dloss=g, dx=dx)
+    return dx
+
+
+def label_weights(x: Tensor, labels: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
+    """The weight of each label's class, (rows,), in the dtype of the arithmetic; 0 where it is ignored."""
+    flat = labels.reshape(-1)
+    kept = flat != ignore_index
+    check_labels(flat[kept], x.shape[-1])
+    compute = tk.launch.arithmetic(x.dtype)
+    if class_weight is None:
+        return kept.to(compute)
+    return torch.where(kept, class_weight.to(compute)[torch.where(kept, flat, 0).long()], 0)
+
+
+def run(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    smoothing: float,
+    *,
+    losses: bool = False,
+    dloss: Tensor | None = None,
+    dx: Tensor | None = None,
+) -> Tensor:
+    """One pass over the rows whose labels are not ignored: their losses if wanted, and the gradient times dloss.
+
+    Parameters
+    ----------
+    dloss
+        Of the leading dimensions' shape, or 0-d; needed for the gradient.
+    dx
+        Where the gradient is written.
+    """
+    V, compute = x.shape[-1], tk.launch.arithmetic(x.dtype)
+    kept = labels.reshape(-1) != ignore_index
+    rows = Rows(V, (x,) if dx is None else (x, dx), kept, compute, buffers=5)
+    label = rows.per_row(labels).long().unsqueeze(-1)
+    c = None if class_weight is None else class_weight.to(compute)
+    w = kept.new_ones((rows.count, 1), dtype=compute) if c is None else c[label]
+    of_all = torch.full_like(w, V) if c is None else c.sum().expand_as(w)
+    if dloss is not None:
+        g = rows.per_row(dloss).unsqueeze(-1)
+        to_label, to_each = g * w * (1 - smoothing), g * (smoothing / V)
+        to_q = to_label + to_each * of_all
+    m, d, hard, smooth = w.new_zeros((4, rows.count, 1)).unbind()
+    for chunk in rows.chunks:
+        if chunk.empty:
+            if dx is not None:
+                rows.store(rows.tensors[1], chunk, None)
+            continue
+        r = chunk.rows
+        part, z = rows.load(0, rows.tensors[0], chunk)
+        torch.amax(part, -1, keepdim=True, out=m[r])
+        hard[r] = m[r] - part.gather(-1, label[r])
+        e = torch.exp2(rebase(part, m[r], LOG2_E, z), out=rows.scratch(1, z))
+        total(e, d[r])
+        if losses and smoothing:
+            total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth[r])
+        if dx is not None:
+            gradient = e.mul_(to_q[r] / d[r])
+            if smoothing:
+                gradient.sub_(to_each[r] * (1.0 if c is None else c))
+            rows.store(rows.tensors[1], chunk, gradient.scatter_add_(-1, label[r], -to_label[r]))
+    log_d = d.double().log()
+    loss = w * (hard + log_d)
+    if smoothing:
+        loss = (1 - smoothing) * loss + smoothing / V * (of_all * log_d - smooth.double() * LN_2)
+    return rows.spread(loss.squeeze(-1).to(compute)).view(x.shape[:-1])

@@ -1,0 +1,323 @@
+"""Divergences of rows of student logits s and teacher logits t, and their gradients, with torch's operators.
+
+The formulas are those of `triton_kernels.divergence`. With p = softmax(t/T), q = softmax(s/T), c = log₂e/T, for each row
+
+    m = max x,   z = c·(x − m),   e = 2^z,   d = Σ e        so that q = e_s/d_s and log₂ q = z_s − log₂ d_s
+
+Loss and gradients come from one pass over chunks of rows, each where it is asked for. A product e·(…) with e = 0 is 0,
+whatever the other factor: such a product is NaN at most, and one that should be NaN has a d that is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
+from triton_kernels.divergence_math import STATISTICS
+
+
+class Options(NamedTuple):
+    """What a divergence is of; see `triton_kernels.divergence_forward`."""
+
+    divergence: str = "forward_kl"
+    beta: float = 0.5
+    inv_temperature: float = 1.0
+    scale: float = 1.0
+    hard_label_weight: float = 0.0
+
+
+class _Chunk(NamedTuple):
+    """Rows of a chunk: z and e of student and teacher, whose memory may be used again; and d as (rows, 1)."""
+
+    z_s: Tensor
+    e_s: Tensor
+    d_s: Tensor
+    z_t: Tensor
+    e_t: Tensor
+    d_t: Tensor
+
+    def exchanged(self) -> _Chunk:
+        """Teacher and student in each other's place."""
+        return _Chunk(self.z_t, self.e_t, self.d_t, self.z_s, self.e_s, self.d_s)
+
+
+class _Gradient(NamedTuple):
+    """A gradient of each row but for a factor, (rows, V) and (rows, 1)."""
+
+    values: Tensor
+    factor: Tensor
+
+
+_Gradients = tuple[_Gradient | None, _Gradient | None]
+
+
+def divergence_forward(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    inv_temperature: float = 1.0,
+    scale: float = 1.0,
+    weight: Tensor | None = None,
+    labels: Tensor | None = None,
+    ignore_index: int = -100,
+    hard_label_weight: float = 0.0,
+    vocab_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `triton_kernels.divergence_forward`; a label that is no column is an IndexError.
+
+    Of the statistics only the first row is used, the weights.
+    """
+    V = student.shape[-1] if vocab_size is None else vocab_size
+    weights = token_weights(student, teacher, weight, labels, ignore_index, V)
+    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
+    losses = run(student, teacher, weights, labels, options, V, losses=True)
+    statistics = weights.new_zeros((STATISTICS, weights.numel()))
+    statistics[0] = weights
+    return losses, statistics
+
+
+def divergence_backward(
+    student: Tensor,
+    teacher: Tensor,
+    statistics: Tensor,
+    dloss: Tensor,
+    *,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    inv_temperature: float = 1.0,
+    scale: float = 1.0,
+    labels: Tensor | None = None,
+    hard_label_weight: float = 0.0,
+    vocab_size: int | None = None,
+    dloss_factor: Tensor | None = None,
+    dstudent_dtype: torch.dtype | None = None,
+    dteacher_dtype: torch.dtype | None = None,
+    student_out: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """As `triton_kernels.divergence_backward`."""
+    V = student.shape[-1] if vocab_size is None else vocab_size
+    ds = student_out
+    if ds is None and dstudent_dtype is not None:
+        ds = empty_as(student, dstudent_dtype)
+    dt = None if dteacher_dtype is None else empty_as(teacher, dteacher_dtype)
+    g = dloss.to(statistics.dtype)
+    if dloss_factor is not None:
+        g = g * dloss_factor.to(statistics.dtype)
+    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
+    run(student, teacher, statistics[0], labels, options, V, dloss=g, ds=ds, dt=dt)
+    return ds, dt
+
+
+def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """A fresh tensor laid out as logits are, without gaps."""
+    return tk.layout.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+
+
+def token_weights(
+    student: Tensor, teacher: Tensor, weight: Tensor | None, labels: Tensor | None, ignore_index: int, columns: int
+) -> Tensor:
+    """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
+    compute, lead = tk.launch.arithmetic(student.dtype, teacher.dtype), student.shape[:-1]
+    if weight is None:
+        weights = torch.ones(lead, dtype=compute).view(-1)
+    else:
+        weights = weight.to(compute).reshape(-1)
+    if labels is not None:
+        flat = labels.reshape(-1)
+        weights = torch.where(flat == ignore_index, 0, weights)
+        check_labels(flat[weights != 0], columns)
+    return weights
+
+
+def run(
+    student: Tensor,
+    teacher: Tensor,
+    weights: Tensor,
+    labels: Tensor | None,
+    options: Options,
+    columns: int,
+    *,
+    losses: bool = False,
+    dloss: Tensor | None = None,
+    ds: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> Tensor:
+    """One pass over the rows of weights other than 0: their weighted losses if wanted, and gradients times dloss.
+
+    Parameters
+    ----------
+    dloss
+        Of the leading dimensions' shape, or 0-d; needed for gradients.
+    ds, dt
+        Where gradients are written; `ds` may be the student.
+    """
+    alpha, factor = options.hard_label_weight, LOG2_E * options.inv_temperature
+    outs = [out for out in (ds, dt) if out is not None]
+    tensors = (student, teacher, *outs)
+    rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=5)
+    views = iter(rows.tensors[2:])
+    ds_view, dt_view = (None if out is None else next(views) for out in (ds, dt))
+    w = weights if rows.kept is None else weights[rows.kept]
+    g = None if dloss is None else (w * rows.per_row(dloss)).unsqueeze(-1)
+    label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
+    numbers = weights.new_empty((7, rows.count, 1))
+    m_s, d_s, m_t, d_t, first, second, d_1 = numbers.unbind()
+    hard = weights.new_zeros((rows.count, 1))
+    terms = _TERMS[options.divergence]
+    for chunk in rows.chunks:
+        if chunk.empty:
+            for view in (ds_view, dt_view):
+                if view is not None:
+                    rows.store(view, chunk, None)
+            continue
+        r = chunk.rows
+        s, z_s = rows.load(0, rows.tensors[0], chunk)
+        t, z_t = rows.load(1, rows.tensors[1], chunk)
+        e_s, e_t = rows.scratch(2, s), rows.scratch(3, t)
+        torch.amax(s, -1, keepdim=True, out=m_s[r])
+        torch.amax(t, -1, keepdim=True, out=m_t[r])
+        if label is not None:
+            e_1 = rows.scratch(4, s)
+            hard[r] = m_s[r] - s.gather(-1, label[r])
+            total(rebase(s, m_s[r], LOG2_E, e_1).exp2_(), d_1[r])
+        torch.exp2(rebase(s, m_s[r], factor, z_s), out=e_s)
+        total(e_s, d_s[r])
+        torch.exp2(rebase(t, m_t[r], factor, z_t), out=e_t)
+        total(e_t, d_t[r])
+        of_chunk = _Chunk(z_s, e_s, d_s[r], z_t, e_t, d_t[r])
+        to_s, to_t = terms(of_chunk, options.beta, first[r], second[r], ds is not None, dt is not None)
+        if g is None:
+            continue
+        soft = g[r] * ((1 - alpha) * options.scale * options.inv_temperature)
+        if dt_view is not None and to_t is not None:
+            rows.store(dt_view, chunk, to_t.values, to_t.factor * soft)
+        if ds_view is not None and to_s is not None:
+            values, of_row = to_s.values, to_s.factor * soft
+            if label is not None:
+                to_label = g[r] * alpha
+                values = values.mul_(of_row).add_(e_1.mul_(to_label / d_1[r]))
+                values.scatter_add_(-1, label[r], -to_label)
+                rows.store(ds_view, chunk, values)
+            else:
+                rows.store(ds_view, chunk, values, of_row)
+    if not losses:
+        return weights
+    loss = _FINISH[options.divergence](first.double(), second.double(), d_s.double(), d_t.double(), options.beta)
+    loss = loss * ((1 - alpha) * options.scale)
+    if label is not None:
+        loss = loss + alpha * (hard.double() + d_1.double().log())
+    return rows.spread((w * loss.squeeze(-1)).to(weights.dtype)).view(student.shape[:-1])
+
+
+def _defined(products: Tensor) -> Tensor:
+    """Products with 0 where they are NaN, in place."""
+    return products.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+
+
+def _forward_kl(
+    chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
+) -> _Gradients:
+    """Σ e_t·(z_t − z_s). To s: q − p. To t: p·(log p − log q − KL), whose logarithms of d cancel."""
+    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    slope = torch.sub(z_t, z_s, out=z_t)
+    total(_defined(torch.mul(slope, e_t, out=z_s)), first)
+    ds = dt = None
+    if to_teacher:
+        k = first / d_t
+        dt = _Gradient(_defined(slope.sub_(k).mul_(e_t)), LN_2 / d_t + (k - k))
+    if to_student:
+        # One rounding where the student's is as large as the teacher's: 0 if they are equal.
+        ds = _Gradient(e_s.mul_(d_t / d_s).sub_(e_t), 1 / d_t)
+    return ds, dt
+
+
+def _forward_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
+    """KL(p‖q) = log 2·a/d_t − log(d_t/d_s); in float64, as a difference of larger numbers."""
+    k = a / d_t
+    # k = inf: there is q = 0 where p > 0.
+    return torch.where(k == math.inf, k, k * LN_2 - torch.log(d_t / d_s)).clamp_(min=0)
+
+
+def _reverse_kl(
+    chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
+) -> _Gradients:
+    """As forward KL, with the roles exchanged."""
+    return _forward_kl(chunk.exchanged(), beta, first, second, to_teacher, to_student)[::-1]
+
+
+def _reverse_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
+    """As forward KL, with the roles exchanged."""
+    return _forward_kl_finish(a, _, d_t, d_s, beta)
+
+
+def _js(chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool) -> _Gradients:
+    """KL(p‖m) and KL(q‖m), m = beta·p + (1 − beta)·q. To s: (1 − beta)·q·(log(q/m) − KL(q‖m)), and so to t.
+
+    With r = log(p/q): log(m/q) = log(1 + beta·(eʳ − 1)), and log(p/m) = r − log(m/q).
+    """
+    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    log_d = torch.log2(d_t.double() / d_s.double()).to(d_s.dtype)
+    r = torch.sub(z_t, z_s, out=z_s).sub_(log_d).mul_(LN_2)
+    # Where both are 0 there is no ratio, and any will do. Beyond the bound the smaller of the two adds nothing.
+    bound = 80.0 if r.dtype == torch.float32 else 700.0
+    r.nan_to_num_(nan=0.0).clamp_(-bound, bound)
+    log_mq = torch.expm1(r, out=z_t).mul_(beta).log1p_()
+    log_pm = r.sub_(log_mq)
+    q, p = e_s.mul_(1 / d_s), e_t.mul_(1 / d_t)
+    # The products need memory of their own where both gradients need what they are made of.
+    product = torch.mul(log_pm, p, out=None if to_teacher else log_pm)
+    total(product, first)
+    dt = _Gradient(log_pm.sub_(first).mul_(p), torch.full_like(d_t, beta)) if to_teacher else None
+    total(torch.mul(log_mq, q, out=p), second).neg_()
+    ds = _Gradient(log_mq.add_(second).mul_(q), torch.full_like(d_s, beta - 1)) if to_student else None
+    return ds, dt
+
+
+def _js_finish(k_t: Tensor, k_s: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
+    """beta·KL(p‖m) + (1 − beta)·KL(q‖m)."""
+    return (beta * k_t + (1 - beta) * k_s).clamp_(min=0)
+
+
+def _total_variation(
+    chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
+) -> _Gradients:
+    """d_t·Σ |q − p|. To s: ½·q·(sign(q − p) − Σ q·sign(q − p)), and so to t."""
+    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    more = torch.mul(e_s, d_t / d_s, out=z_s).sub_(e_t)
+    total(torch.abs(more, out=z_t), first)
+
+    def gradient(e: Tensor, d: Tensor, half: float) -> _Gradient:
+        mean = total(torch.mul(sign, e, out=z_t)) / d
+        return _Gradient(e.mul_(torch.sub(sign, mean, out=z_t)), half / d)
+
+    if to_student or to_teacher:
+        sign = more.sign_()
+    return gradient(e_s, d_s, 0.5) if to_student else None, gradient(e_t, d_t, -0.5) if to_teacher else None
+
+
+def _total_variation_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
+    """½·Σ |q − p|."""
+    return 0.5 * a / d_t
+
+
+#: Name in the API: one or two sums of each row of a chunk, and gradients; the loss of rows from the sums.
+_TERMS: dict[str, Callable[[_Chunk, float, Tensor, Tensor, bool, bool], _Gradients]] = {
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
+    "js": _js,
+    "total_variation": _total_variation,
+}
+_FINISH: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]] = {
+    "forward_kl": _forward_kl_finish,
+    "reverse_kl": _reverse_kl_finish,
+    "js": _js_finish,
+    "total_variation": _total_variation_finish,
+}
