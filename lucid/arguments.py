@@ -29,11 +29,14 @@ class Tensors:
         What errors call one of them.
     like
         One as a torch tensor of its shape, dtype, device and strides, without looking at values.
+    wrap
+        One over the memory of a torch tensor.
     """
 
     kind: type[Any]
     name: str
     like: Callable[[Any], torch.Tensor]
+    wrap: Callable[[torch.Tensor], Any]
 
     def check(self, name: str, value: Any) -> None:
         """A tensor of the kind."""

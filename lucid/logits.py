@@ -240,8 +240,12 @@ def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -
     if reduction not in ("mean", "batchmean"):
         raise ValueError(f"normalizer is what 'mean' and 'batchmean' divide by, got one for reduction {reduction!r}")
     if not isinstance(normalizer, tensors.kind):
-        accepted = "a positive number or a 0-d Tensor"
-        return Reduction(reduce=True, normalizer=number("normalizer", normalizer, accepted, lambda x: x > 0)), None
+        accepted = "a positive number, 0 where no token counts, or a 0-d Tensor"
+        divisor = number("normalizer", normalizer, accepted, lambda x: x >= 0)
+        if divisor > 0:
+            return Reduction(reduce=True, normalizer=divisor), None
+        # Whether a token counts is known on the device.
+        return Reduction(reduce=True), tensors.wrap(torch.zeros((), device=tensors.like(logits).device))
     if normalizer.shape != ():
         raise RuntimeError(f"normalizer must be a positive number or a 0-d Tensor, got shape {tuple(normalizer.shape)}")
     if tensors.like(normalizer).dtype not in (*FLOATING, *INTEGERS):

@@ -74,10 +74,15 @@ class TestLabelsOutOfRange:
         F.distillation_loss(lucid.randn(2, 4), lucid.zeros(2, 4), labels=labels, weight=weight).item()
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, NAN])
-def test_a_normalizer_in_device_memory_that_is_not_positive_is_reported(value: float) -> None:
-    with pytest.raises(ValueError, match="normalizer must be positive"):
-        F.distillation_loss(lucid.randn(2, 4), lucid.zeros(2, 4), normalizer=lucid.tensor(value)).item()
+@pytest.mark.parametrize(
+    "normalizer", [lucid.tensor(0.0), lucid.tensor(-1.0), lucid.tensor(NAN), lucid.tensor(0), 0, 0.0]
+)
+@pytest.mark.parametrize(
+    "weight", [None, lucid.tensor([0.0, 1.0]), lucid.tensor([1.0, -1.0])], ids=["none", "one", "sum 0"]
+)
+def test_a_normalizer_that_is_not_positive_is_reported_where_a_token_counts(weight: Any, normalizer: Any) -> None:
+    with pytest.raises(ValueError, match="normalizer must be positive where a token counts"):
+        F.distillation_loss(lucid.randn(2, 4), lucid.zeros(2, 4), weight=weight, normalizer=normalizer).item()
 
 
 S, T = lucid.zeros(4, 6), lucid.zeros(4, 6)
@@ -119,8 +124,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "labels shape": ({"labels": lucid.tensor([[1]])}, RuntimeError, r"labels must have shape \(4,\), .* got \(1, 1\)"),
     "labels floats": ({"labels": lucid.ones(4)}, TypeError, "labels must be int32 or int64, got lucid.float32"),
     "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
-    "normalizer 0": ({"normalizer": 0}, ValueError, "normalizer must be a positive number or a 0-d Tensor, got 0"),
-    "normalizer < 0": ({"normalizer": -1.0}, ValueError, "normalizer must be .* got -1.0"),
+    "normalizer < 0": (
+        {"normalizer": -1.0},
+        ValueError,
+        "normalizer must be a positive number, 0 where no token counts, or a 0-d Tensor, got -1.0",
+    ),
+    "normalizer NaN": ({"normalizer": NAN}, ValueError, "normalizer must be .* got nan"),
     "normalizer shape": ({"normalizer": lucid.ones(2)}, RuntimeError, r"normalizer must be .* got shape \(2,\)"),
     "normalizer and sum": ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "normalizer is what .* 'sum'"),
     "normalizer bool": ({"normalizer": True}, TypeError, "normalizer must be .* got bool"),

@@ -123,6 +123,30 @@ def test_without_a_valid_token_loss_and_gradients_are_zero_and_the_graph_is_ther
         assert not teacher.grad.numpy().any()
 
 
+@pytest.mark.parametrize("normalizer", [0, 0.0, 2, lucid.tensor(0), lucid.tensor(-1.0), lucid.tensor(NAN)], ids=str)
+@pytest.mark.parametrize("rows", [0, 3, 9000])
+def test_without_a_valid_token_the_normalizer_does_not_matter(rows: int, normalizer: Any) -> None:
+    student, teacher = _leaf(rows, 8), _leaf(rows, 8)
+    for reduction in ("mean", "batchmean"):
+        options = {"weight": lucid.zeros(rows), "reduction": reduction, "normalizer": normalizer}
+        loss = F.distillation_loss(student, teacher, **options)
+        loss.backward()
+        assert loss.item() == 0
+        assert not student.grad.numpy().any()
+        assert not teacher.grad.numpy().any()
+
+
+@pytest.mark.parametrize("rows", [2, 9000])
+def test_weights_that_add_up_to_0_are_tokens_that_count(rows: int) -> None:
+    """Their mean is a quotient by 0, and a normalizer divides their sum as any other."""
+    student, teacher = _leaf(rows, 8), _leaf(rows, 8)
+    weight = lucid.tensor(np.resize([1.0, -1.0], rows))
+    total = F.distillation_loss(student, teacher, weight=weight, reduction="sum").item()
+    assert F.distillation_loss(student, teacher, weight=weight).item() == math.copysign(INF, total)
+    normalized = F.distillation_loss(student, teacher, weight=weight, normalizer=lucid.tensor(4.0))
+    assert normalized.item() == pytest.approx(total / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_no_tokens_at_all_are_no_valid_token(in_place: bool) -> None:
     for reduction in ("mean", "sum", "batchmean"):

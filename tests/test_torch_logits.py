@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,18 @@ def test_without_a_token_that_counts_the_loss_is_0_where_torch_gives_nan() -> No
         assert not grad.any()
 
 
+@pytest.mark.parametrize(
+    "kind", [int, float, lambda count: torch.tensor(count, device=DEVICE)], ids=["int", "float", "tensor"]
+)
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_a_normalizer_of_0_gives_0_where_no_token_counts(reduction: str, kind: Callable[[int], Any]) -> None:
+    s, t = _logits(torch.float32)
+    for given in ({"labels": _on_device(torch.full((ROWS,), -100))}, {"weight": _on_device(torch.zeros(ROWS))}):
+        loss = lucid.torch.distillation_loss(s, t, normalizer=kind(0), reduction=reduction, **given)
+        assert loss.item() == 0
+        assert not any(gradient.any() for gradient in torch.autograd.grad(loss, (s, t)))
+
+
 def test_skipped_tokens_may_hold_anything() -> None:
     s, t = (x.detach() for x in _logits(torch.float32))
     expected = lucid.torch.distillation_loss(s[1:], t[1:])
@@ -154,7 +167,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "labels, floating": ({"labels": T[:, 0]}, TypeError, "labels must be int32 or int64, got torch.float32"),
     "labels, none": ({"hard_label_weight": 0.5}, ValueError, "labels must be given for a hard_label_weight of 0.5"),
     "hard_label_weight": ({"hard_label_weight": 2}, ValueError, "hard_label_weight must be a number from 0 to 1"),
-    "normalizer": ({"normalizer": 0}, ValueError, "normalizer must be a positive number .* got 0"),
+    "normalizer": ({"normalizer": -1}, ValueError, "normalizer must be a positive number, .* got -1"),
     "normalizer, shape": ({"normalizer": T}, RuntimeError, "0-d Tensor, got shape"),
     "normalizer, sum": ({"normalizer": 2, "reduction": "sum"}, ValueError, "one for reduction 'sum'"),
     "vocab_size": ({"vocab_size": 6}, ValueError, "vocab_size must lie in 1 to 5, got 6"),

@@ -122,6 +122,15 @@ def test_another_number_of_tokens_needs_no_other_graph(kind: Callable[[int], Any
     assert counter.frame_count <= 2
 
 
+@pytest.mark.parametrize("normalizer", [0, 0.0, torch.tensor(0, device=DEVICE)], ids=["int", "float", "tensor"])
+def test_a_normalizer_of_0_where_no_token_counts_compiles(normalizer: Any) -> None:
+    s, t = _logits(4)
+    compiled = torch.compile(lucid.torch.distillation_loss, fullgraph=True, backend="aot_eager")
+    loss = compiled(s, t, labels=torch.full((4,), -100, device=DEVICE), normalizer=normalizer)
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, s)[0].any()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_other_batch_sizes_need_no_other_graph(name: str) -> None:
     """The first call assumes its sizes, the second finds out that they vary; from then on nothing is compiled."""

@@ -17,7 +17,7 @@ NORMALIZER = tl.constexpr(2)
 _MESSAGES = (
     "indices must lie in 0 to {last}, the rows of the embedding, got {value}",
     "labels must lie in 0 to {last}, the columns of the logits, or be ignore_index, got {value}",
-    "normalizer must be positive, got a tensor whose value is not",
+    "normalizer must be positive where a token counts, got one that is not",
 )
 
 _buffers: dict[torch.device, torch.Tensor] = {}

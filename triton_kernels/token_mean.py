@@ -2,8 +2,8 @@
 
     loss = scale·Σ losses / denominator      factor = scale / denominator, the gradient of loss to each of the losses
 
-The denominator is a number, one in device memory, or the sum of the tokens' weights. Where it is a sum that is 0, as
-there is no valid token, loss and factor are 0.
+The denominator is a number, one in device memory, or the sum of the tokens' weights. A token counts unless its weight
+is 0. Where none counts, loss and factor are 0, whatever the denominator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .replay import repeated
 def _token_sum_kernel(
     losses_ptr,  # (n,)
     weights_ptr,  # (n,), or None
-    sums_ptr,  # (2, programs)
+    sums_ptr,  # (3, programs): losses, weights, and whether a token counts
     n,
     COMPUTE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -29,19 +29,25 @@ def _token_sum_kernel(
     pid = tl.program_id(0).to(tl.int64)
     losses = tl.zeros((BLOCK,), COMPUTE)
     weights = tl.zeros((BLOCK,), COMPUTE)
+    counting = tl.zeros((BLOCK,), tl.int1)
     for tile in range(TILES):
         offs = (pid * TILES + tile) * BLOCK + tl.arange(0, BLOCK)
         losses += tl.load(losses_ptr + offs, mask=offs < n, other=0)
         if weights_ptr is not None:
-            weights += tl.load(weights_ptr + offs, mask=offs < n, other=0)
+            weight = tl.load(weights_ptr + offs, mask=offs < n, other=0)
+            weights += weight
+            counting |= weight != 0
+    programs = tl.num_programs(0)
     tl.store(sums_ptr + pid, tl.sum(losses, axis=0))
-    tl.store(sums_ptr + tl.num_programs(0) + pid, tl.sum(weights, axis=0))
+    tl.store(sums_ptr + programs + pid, tl.sum(weights, axis=0))
+    tl.store(sums_ptr + 2 * programs + pid, tl.max(counting.to(tl.int32), axis=0))
 
 
 @triton.jit(do_not_specialize=["n"])
 def _token_mean_kernel(
     losses_ptr,  # (n,), or sums of them
     weights_ptr,  # (n,), or sums of them, or None
+    counting_ptr,  # (n,), whether tokens count, or None where weights say so
     denominator_ptr,  # 0-d, or None
     report_ptr,
     out_ptr,  # 0-d
@@ -54,24 +60,30 @@ def _token_mean_kernel(
     offs = tl.arange(0, BLOCK)
     losses = tl.zeros((BLOCK,), COMPUTE)
     weights = tl.zeros((BLOCK,), COMPUTE)
+    counting = tl.zeros((BLOCK,), tl.int1)
     for start in range(0, n, BLOCK):
         mask = start + offs < n
         losses += tl.load(losses_ptr + start + offs, mask=mask, other=0)
         if weights_ptr is not None:
-            weights += tl.load(weights_ptr + start + offs, mask=mask, other=0)
+            weight = tl.load(weights_ptr + start + offs, mask=mask, other=0)
+            weights += weight
+            if counting_ptr is not None:
+                weight = tl.load(counting_ptr + start + offs, mask=mask, other=0)
+            counting |= weight != 0
     total = tl.sum(losses, axis=0)
     factor = tl.full((), scale, COMPUTE)
+    # Not told from the sum of the weights, as weights of either sign may add up to 0 while tokens count.
+    none_counts = (tl.max(counting.to(tl.int32), axis=0) == 0) & (weights_ptr is not None)
     if denominator_ptr is not None:
         denominator = tl.load(denominator_ptr).to(COMPUTE)
-        bad = (denominator > 0) == 0
+        bad = ((denominator > 0) == 0) & (none_counts == 0)
         one = tl.arange(0, 1).to(tl.int64)
         reports.report(report_ptr, reports.NORMALIZER, one, 1, (one == 0) & bad)
         factor = tl.where(bad, float("nan"), math.div(factor, denominator))
     elif weights_ptr is not None:
-        count = tl.sum(weights, axis=0)
-        factor = tl.where(count == 0, 0.0, math.div(factor, count))
-    # Without a valid token the sum is 0, whatever it is divided by.
-    total = tl.where(factor == 0, 0.0, total * factor)
+        factor = math.div(factor, tl.sum(weights, axis=0))
+    factor = tl.where(none_counts, 0.0, factor)
+    total = tl.where(none_counts, 0.0, total * factor)
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty))
     tl.store(factor_ptr, factor)
 
@@ -85,17 +97,18 @@ def token_mean(
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """scale·Σ losses, over the sum of `weights` or over `denominator` where one is given.
+    """scale·Σ losses, over `denominator` or else over the sum of `weights`, where one is given.
 
     Parameters
     ----------
     losses
         float32 or float64, dense.
     weights
-        As many, dense, of the same dtype; a sum of 0 makes result and factor 0.
+        As many, dense, of the same dtype. Where all are 0, or there is none, result and factor are 0. Where they add up
+        to 0 by their signs, the mean is a quotient by 0: infinite or NaN.
     denominator
         0-d, of any dtype; read on the device. One that is not positive makes both NaN, and is reported by the next
-        `check_indices`.
+        `check_indices`, unless weights are given and all are 0.
     dtype
         Of the result; by default that of the losses.
 
@@ -111,12 +124,12 @@ def token_mean(
     [3.0, 0.5]
     """
     compute = launch.tl_dtype(losses.dtype)
-    n = losses.numel()
+    n, counting = losses.numel(), None
     config = launch.token_sum(n)
     chunk = config["BLOCK"] * config["TILES"]
     if n > chunk:
         programs = launch.cdiv(n, chunk)
-        sums = torch.empty((2, programs), dtype=losses.dtype, device=losses.device)
+        sums = torch.empty((3, programs), dtype=losses.dtype, device=losses.device)
         launch.run(
             _token_sum_kernel,
             (programs,),
@@ -127,7 +140,9 @@ def token_mean(
             n=n,
             COMPUTE=compute,
         )
-        losses, weights, n = sums[0], None if weights is None else sums[1], programs
+        if weights is not None:
+            weights, counting = sums[1], sums[2]
+        losses, n = sums[0], programs
     out = torch.empty((), dtype=dtype or losses.dtype, device=losses.device)
     factor = torch.empty((), dtype=losses.dtype, device=losses.device)
     launch.run(
@@ -136,6 +151,7 @@ def token_mean(
         launch.finalize(n),
         losses_ptr=losses,
         weights_ptr=weights,
+        counting_ptr=counting,
         denominator_ptr=denominator,
         report_ptr=reports.buffer(losses.device),
         out_ptr=out,

@@ -5,5 +5,5 @@ from __future__ import annotations
 from lucid.arguments import Tensors
 from lucid.tensor import Tensor
 
-LUCID = Tensors(Tensor, "a lucid Tensor", lambda tensor: tensor._like)
+LUCID = Tensors(Tensor, "a lucid Tensor", lambda tensor: tensor._like, Tensor._wrap)
 check_tensor, check_floating, check_device = LUCID.check, LUCID.check_floating, LUCID.check_device

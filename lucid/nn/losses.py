@@ -66,7 +66,8 @@ def distillation_loss(
     reduction : {'mean', 'none', 'sum', 'batchmean'}
         Σ weight·loss / Σ weight; each token's weight·loss; Σ weight·loss; or Σ weight·loss / student_logits.shape[0].
     normalizer : float or Tensor, optional
-        What 'mean' or 'batchmean' divide by instead; positive, a Tensor must be 0-d and is read on its device.
+        What 'mean' or 'batchmean' divide by instead; positive, but where no token counts it may be 0. A Tensor must be
+        0-d and is read on its device.
     vocab_size : int, optional
         Count only the first so many columns, of padded or unequal vocabularies; the others get a zero gradient.
     inplace_gradient : bool
@@ -76,8 +77,9 @@ def distillation_loss(
     Returns
     -------
     Tensor
-        0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0 where no token
-        counts.
+        0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient of
+        0, where no token counts, that is, where all weights are 0. Where weights of either sign add up to 0 while
+        tokens count, 'mean' divides by 0: infinite or NaN.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def _reduced(
         return losses.to(dtype), None
     return tk.token_mean(
         losses,
-        weights=weights if reduction.mean else None,
+        weights=weights if reduction.mean or denominator is not None else None,
         denominator=None if denominator is None else denominator._buffer,
         scale=reduction.scale,
         dtype=dtype,

@@ -22,7 +22,7 @@ class _LocalTensors(Tensors):
             raise TypeError(f"{name} must be a local tensor, got a {type(value).__name__}: pass {name}.to_local()")
 
 
-TORCH = _LocalTensors(Tensor, "a torch.Tensor", lambda tensor: tensor)
+TORCH = _LocalTensors(Tensor, "a torch.Tensor", lambda tensor: tensor, lambda tensor: tensor)
 
 
 def kl_div(
@@ -130,9 +130,9 @@ def distillation_loss(
     weight, labels : torch.Tensor, optional
         A factor (bool or floating) and a label (int32 or int64) of each token: of shape (...).
     normalizer : float or torch.Tensor, optional
-        What 'mean' or 'batchmean' divide by instead, as the ``num_items_in_batch`` of gradient accumulation. To
-        `torch.compile` an int or a tensor may be another one at each call; floats, here and in other options, are
-        constants of a graph.
+        What 'mean' or 'batchmean' divide by instead, as the ``num_items_in_batch`` of gradient accumulation; where no
+        token counts it may be 0. To `torch.compile` an int or a tensor may be another one at each call; floats, here
+        and in other options, are constants of a graph.
     inplace_gradient : bool
         Write the student's gradient over its logits in backward, which then needs no memory of that size. PyTorch knows
         that they were changed: going backward through what else needs them is an error. Without effect under
@@ -141,7 +141,7 @@ def distillation_loss(
     Returns
     -------
     torch.Tensor
-        0-d, or (...) for 'none'; float32, or float64 where either is. 0 where no token counts.
+        0-d, or (...) for 'none'; float32, or float64 where either is. 0, with a gradient of 0, where no token counts.
 
     Raises
     ------
