@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Tensors:
         if self.like(value).dtype not in dtypes:
             raise TypeError(f"{name} must be {accepted}, got {value.dtype}")
         shape = tuple(logits.shape[:-1])
-        if value.shape != shape:
+        if not same(value.shape, shape):
             raise RuntimeError(f"{name} must have shape {shape}, one for each row of logits, got {tuple(value.shape)}")
         self.check_device(name, value, "logits", logits)
         self.check_constant(name, value)
@@ -75,6 +75,19 @@ class Tensors:
         """Without a gradient."""
         if value.requires_grad:
             raise RuntimeError(f"{name} must not require grad, as it gets no gradient: pass {name}.detach()")
+
+
+def same(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether shapes are equal; of sizes that depend on data torch's compiler learns that only when the graph runs."""
+    if not torch.compiler.is_compiling():
+        return tuple(shape) == tuple(other)
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # which takes a second to import
+
+    if len(shape) != len(other) or not all(guard_or_true(m == n) for m, n in zip(shape, other, strict=True)):
+        return False
+    for m, n in zip(shape, other, strict=True):
+        torch._check(m == n)
+    return True
 
 
 def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lucid.arguments import FLOATING, INTEGERS, Tensors, integer, number, one_of
+from lucid.arguments import FLOATING, INTEGERS, Tensors, integer, number, one_of, same
 
 REDUCTIONS = ("none", "mean", "sum", "batchmean")
 DIVERGENCES = ("forward_kl", "reverse_kl", "js", "total_variation")
@@ -130,7 +130,7 @@ def distillation(
         if not logits.ndim:
             raise RuntimeError(f"{name} must have a dimension of columns, got shape ()")
     tensors.check_device("student_logits", student, "teacher_logits", teacher)
-    if student.shape[:-1] != teacher.shape[:-1]:
+    if not same(student.shape[:-1], teacher.shape[:-1]):
         raise RuntimeError(
             "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
             f"{tuple(student.shape)} and teacher_logits {tuple(teacher.shape)}"

@@ -8,7 +8,7 @@ and turn a number into an offset per operand with `offsets`; the outermost size 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,11 +41,14 @@ class Walk(NamedTuple):
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A fresh tensor of the unmerged `shape`, dense in the order of the walk."""
-        dense = torch.empty([shape[dim] for dim in self.order], dtype=dtype, device=device)
-        if self.order == tuple(range(len(self.order))):
-            return dense
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return dense.permute(inverse)
+        return _dense(shape, self.order, dtype, device)
+
+
+def _dense(shape: Sequence[int], order: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    dense = torch.empty([shape[dim] for dim in order], dtype=dtype, device=device)
+    if order == tuple(range(len(order))):
+        return dense
+    return dense.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
 def broadcast(first: Sequence[int], *others: Sequence[int]) -> tuple[int, ...]:
@@ -74,6 +77,45 @@ def walk(shape: Sequence[int], *operands: torch.Tensor) -> Walk:
             return Walk((), strides, numel, numel, tuple(range(len(shape))))
     views = [operand if operand.shape == shape else operand.expand(shape) for operand in operands]
     return _merge(shape, [view.stride() for view in views], numel, _memory_order(shape, [v.stride() for v in views]))
+
+
+def fake(shape: Sequence[int], operands: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """What ``walk(shape, *operands).empty`` makes, where torch's compiler may know sizes only as symbols.
+
+    A size that depends on data can be compared with nothing. Strides are those of sizes from 2 on, which are right for
+    others as well, since the stride of a size of 1 means nothing.
+    """
+    device = operands[0].device
+    if not any(map(_depends_on_data, operands)):
+        return walk(shape, *operands).empty(shape, dtype, device)
+    strides = [operand.expand(shape).stride() for operand in operands]
+    return _dense(shape, _memory_order(shape, strides, _is_1_for_any_data, _smaller_for_any_data), dtype, device)
+
+
+def _depends_on_data(operand: torch.Tensor) -> bool:
+    if not any(isinstance(value, torch.SymInt) for value in (*operand.shape, *operand.stride())):
+        return False
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # there already, where there are symbols
+
+    return bool(free_unbacked_symbols(operand))
+
+
+def _is_1_for_any_data(size: int) -> bool:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(size == 1)
+
+
+def _smaller_for_any_data(outer: int, inner: int) -> bool | None:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true as known
+
+    if known(outer == 0) or known(inner == 0) or known(outer == inner):
+        return None
+    # A multiple is larger, unless a size is 1.
+    for yes, no in ((outer < inner, outer > inner), (inner % outer == 0, outer % inner == 0)):
+        if known(yes) or known(no):
+            return known(yes)
+    return None
 
 
 def _flat_strides(operand: torch.Tensor, shape: Sequence[int]) -> Strides:
@@ -173,23 +215,37 @@ def _last(sizes: Sequence[int], strides: Sequence[int]) -> int:
     return sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def _memory_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _is_1(size: int) -> bool:
+    return size == 1
+
+
+def _smaller(outer: int, inner: int) -> bool | None:
+    return outer < inner if outer and inner and outer != inner else None
+
+
+def _memory_order(
+    shape: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    is_1: Callable[[int], bool] = _is_1,
+    smaller: Callable[[int, int], bool | None] = _smaller,
+) -> tuple[int, ...]:
     """Dimensions with the largest strides first; the first operand that tells two apart decides (0 tells nothing)."""
 
     def swap(outer: int, inner: int) -> bool:
         for s in strides:
-            if s[outer] and s[inner] and s[outer] != s[inner]:
-                return s[outer] < s[inner]
+            told = smaller(s[outer], s[inner])
+            if told is not None:
+                return told
         return False
 
-    order = [dim for dim, size in enumerate(shape) if size != 1]
+    order = [dim for dim, size in enumerate(shape) if not is_1(size)]
     # An insertion sort, because the relation is not transitive where strides are 0 and must keep the given order then.
     for i in range(1, len(order)):
         for j in range(i, 0, -1):
             if not swap(order[j - 1], order[j]):
                 break
             order[j - 1], order[j] = order[j], order[j - 1]
-    return (*(dim for dim, size in enumerate(shape) if size == 1), *order)
+    return (*(dim for dim, size in enumerate(shape) if is_1(size)), *order)
 
 
 @triton.jit

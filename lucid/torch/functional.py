@@ -94,7 +94,8 @@ def kl_div(
     TORCH.check_device("input", input, "target", target)
     dtype = _autocast(input, _promoted(input, target))
     rows = input.shape[0] if reduction == "batchmean" and input.dim() else 1
-    if input.shape != target.shape:
+    # The compiler may know sizes only as symbols, which it can broadcast but not compare.
+    if torch.compiler.is_compiling() or input.shape != target.shape:
         input, target = _broadcast(input, target)
     count = rows * input.numel() if how == "mean" else rows
     return pointwise.kl_div(input, target, bool(log_target), how != "none", count, dtype)

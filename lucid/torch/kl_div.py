@@ -47,7 +47,7 @@ def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: i
 def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
     if reduce:
         return torch.empty((), dtype=dtype, device=x.device)
-    return tk.layout.walk(x.shape, x, target).empty(x.shape, dtype, x.device)
+    return tk.layout.fake(x.shape, (x, target), dtype)
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -98,9 +98,8 @@ def _backward_fake(
     to_target: bool,
 ) -> tuple[Tensor, Tensor]:
     operands = (target, dloss) if x is None else (target, dloss, x)
-    walk = tk.layout.walk(target.shape, *operands)
     dx, dtarget = (
-        walk.empty(target.shape, dtype, target.device) if wanted else target.new_empty(0)
+        tk.layout.fake(target.shape, operands, dtype) if wanted else target.new_empty(0)
         for wanted, dtype in ((to_x, dtype), (to_target, target.dtype))
     )
     return dx, dtarget
