@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib"):
                 raise
-            print(f'{parser.prog}: error: {error.name} is missing: pip install "lucid-triton[perf]"', file=sys.stderr)
+            print(f'{parser.prog}: error: {error.name} is missing: pip install ".[perf]"', file=sys.stderr)
             return EXIT_FAILURE
         description = (module.__doc__ or "").partition("\n\n")[2].strip() or module.HELP
         subparser = commands.add_parser(

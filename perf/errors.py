@@ -16,4 +16,4 @@ class NotOfferedError(Exception):
 def require_liger() -> None:
     """Raise a `NotOfferedError` where liger-kernel is not installed."""
     if importlib.util.find_spec("liger_kernel") is None:
-        raise NotOfferedError('liger-kernel is not installed: pip install "lucid-triton[perf]"')
+        raise NotOfferedError('liger-kernel is not installed: pip install ".[perf]"')

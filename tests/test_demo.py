@@ -313,7 +313,7 @@ runpy.run_module("lucid.examples.char_lm", run_name="__main__")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert 'pip install "lucid-triton[demo]"' in done.stderr
+    assert 'pip install ".[demo]"' in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

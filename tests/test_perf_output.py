@@ -96,7 +96,7 @@ def test_a_missing_package_of_the_perf_extra_is_named_with_how_to_install_it(
 
     monkeypatch.setattr(command_line.importlib, "import_module", without)
     assert main(["plot", "x.csv"]) == 1
-    line = f'python -m perf: error: {name} is missing: pip install "lucid-triton[perf]"\n'
+    line = f'python -m perf: error: {name} is missing: pip install ".[perf]"\n'
     assert capsys.readouterr().err == line
 
 

@@ -105,4 +105,4 @@ runpy.run_module("lucid.examples.distil_llama", run_name="__main__")
     done = _run("-c", program)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert 'pip install "lucid-triton[examples]"' in done.stderr
+    assert 'pip install ".[examples]"' in done.stderr

@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: a bad value is reported in one line that names its argument."""
+"""What the command lines of the examples share: one line for a bad value, how to install an extra."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def install_extra(extra: str) -> str:
+    """How to install an extra: from the project's folder, since no index has the project."""
+    return f'pip install ".[{extra}]", run in the folder of lucid-triton\'s pyproject.toml'
 
 
 def whole_number(at_least: int, below: int = 2**63) -> Callable[[str], int]:

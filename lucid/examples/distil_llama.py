@@ -21,7 +21,7 @@ import lucid.torch
 from lucid.examples.char_lm.distil import HeldOut, Score, score
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import Corpus, Tokens, language_reference, load_corpus
-from lucid.examples.command_line import Parser, whole_number
+from lucid.examples.command_line import Parser, install_extra, whole_number
 
 WINDOW = 32
 """Characters that the student sees at once."""
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("rich", "transformers", "pydoc_data"):
             raise
-        needed = "a Python with pydoc_data" if "pydoc" in error.name else 'pip install "lucid-triton[examples]"'
+        needed = "a Python with pydoc_data" if "pydoc" in error.name else install_extra("examples")
         print(f"{parser.prog}: error: {error.name} is missing; the example needs {needed}", file=sys.stderr)
         return 1
     return 0

@@ -28,7 +28,7 @@ from lucid.examples.char_lm.distil import (
 from lucid.examples.char_lm.student import Student, log_probabilities
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import language_reference, load_corpus
-from lucid.examples.command_line import Parser, whole_number
+from lucid.examples.command_line import Parser, install_extra, whole_number
 
 PROMPT = "The "
 SAMPLE_LENGTH = 100
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib", "pydoc_data"):
             raise
-        needed = "a Python with pydoc_data" if "pydoc" in error.name else 'pip install "lucid-triton[demo]"'
+        needed = "a Python with pydoc_data" if "pydoc" in error.name else install_extra("demo")
         print(f"{parser.prog}: error: {error.name} is missing; the demo needs {needed}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
