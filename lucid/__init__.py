@@ -17,6 +17,8 @@ Examples
 
 from importlib import metadata
 
+from lucid import namesakes as namesakes  # isort: split
+
 from lucid import autograd, nn, ops, optim
 from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from lucid.checked import check_values

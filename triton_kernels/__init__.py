@@ -3,6 +3,9 @@
 On a machine without a GPU they run on CPU tensors, in Triton's interpreter.
 """
 
+# First of all, since the rest may not be lucid-triton's.
+from . import installation as installation  # isort: split
+
 from . import backend
 
 with backend.decorating():
