@@ -40,8 +40,9 @@ static: $(STAMP)
 # On a GPU: measures, draws and reports, within 10 minutes. Where the environment is there already: make perf STAMP= BIN=DIR
 # A row that fails (exit code 1) is reported with the others, and fails the target in the end.
 perf: $(STAMP)
-	failed=0; row() { [ $$? = 1 ] && failed=1; }; \
+	@failed=0; row() { [ $$? = 1 ] && failed=1; }; \
 	gpu=$$($(BIN)/python -m perf.environment) && folder=perf/results/$$gpu && mkdir -p $$folder && \
+	echo "perf: measuring on $$gpu, into $$folder" && \
 	{ $(BIN)/python -m perf sweep --csv $$folder/sweep.csv $(ARGS) || row; } && \
 	{ $(BIN)/python -m perf overhead --csv $$folder/overhead.csv || row; } && \
 	$(BIN)/python -m perf plot $$folder/*.csv && \

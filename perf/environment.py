@@ -85,5 +85,5 @@ def _commit() -> str:
 
 if __name__ == "__main__":
     if not folder():
-        sys.exit("there is no GPU here: `make static` proves what can be proved without")
+        sys.exit("there is no GPU here to measure on; `make static` proves what can be proved without")
     print(folder())

@@ -99,14 +99,15 @@ def overhead(
     """Yield a row for every point, provider and mode, as it is measured; counted where there is no device."""
     from perf import cases
 
-    with cases.quiet(), progress(len(points)) as advance:
+    total = len(points) * len(options.providers) * len(options.modes)
+    with cases.quiet(), progress(total) as advance:
         for point in points:
-            advance(f"{point.op} {point.n}x{point.v}")
             if device is not None:
                 inputs = cases.make_inputs(point, device.torch, 0)
                 truth = cases.Truth(point, *inputs, cases.result_names(point, options.modes))
             for provider in options.providers:
                 for mode in options.modes:
+                    advance(f"{point.op} {point.n}x{point.v} {provider} {mode}")
                     values = (
                         _counted(point, provider, mode)
                         if device is None

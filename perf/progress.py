@@ -1,26 +1,34 @@
-"""A progress bar on standard error, for work that takes a while."""
+"""Progress on standard error, for work that takes a while: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+#: Seconds from one line to the next where there is no terminal.
+LINES_S = 10.0
+
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Yield a function to call with what comes next, `total` times; nothing is shown where there is no terminal."""
+def progress(total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
+    """Yield a function to call with what comes next, `total` times."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=total)
-        started = False
+        started, due = 0, clock()
 
         def advance(description: str) -> None:
-            nonlocal started
-            bar.update(task, description=description, advance=int(started))
-            started = True
+            nonlocal started, due
+            bar.update(task, description=description, advance=min(started, 1))
+            started += 1
+            if not console.is_terminal and clock() >= due:
+                print(f"{started}/{total} {description}", file=sys.stderr, flush=True)
+                due = clock() + LINES_S
 
         yield advance

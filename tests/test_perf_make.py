@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ MAKEFILE = Path(__file__).parent.parent / "Makefile"
 @pytest.fixture(autouse=True)
 def _no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """A make that runs these tests hands its options and variables on."""
-    for name in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
+    for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -48,6 +50,27 @@ def test_a_row_that_fails_is_reported_and_fails_in_the_end(
 ) -> None:
     code, made = _make(tmp_path, "", codes)
     assert (code == 0, made) == (succeeds, commands)
+
+
+def test_without_a_gpu_one_line_says_so_before_anything_is_echoed(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho there is no GPU here >&2\nexit 1\n")
+    python.chmod(0o755)
+    command = ["make", "-f", str(MAKEFILE), "perf", "STAMP=", f"BIN={tmp_path}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    said, of_make = done.stderr.splitlines()
+    assert said == "there is no GPU here"
+    assert of_make.startswith("make: ***")
+
+
+def test_a_machine_without_a_gpu_is_told_what_it_can_do_instead() -> None:
+    command = [sys.executable, "-m", "perf.environment"]
+    environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=MAKEFILE.parent, env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "no GPU here" in done.stderr
+    assert "make static" in done.stderr
 
 
 def _stand_in(folder: Path, target: str) -> str:

@@ -20,6 +20,7 @@ from perf import __main__ as command_line
 from perf import environment, output, points
 from perf.__main__ import COMMANDS, main
 from perf.errors import UsageError
+from perf.progress import progress
 from tests import synthetic
 
 ROOT = Path(output.__file__).parents[1]
@@ -107,6 +108,17 @@ def test_a_missing_module_of_our_own_is_no_missing_package(monkeypatch: pytest.M
     monkeypatch.setattr(command_line.importlib, "import_module", without)
     with pytest.raises(ModuleNotFoundError):
         main(["plot", "x.csv"])
+
+
+def test_progress_without_a_terminal_is_a_line_at_once_and_then_one_in_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 0.0
+    with progress(30, clock=lambda: now) as advance:
+        for number in range(30):
+            advance(f"item {number}")
+            now += 1
+    assert capsys.readouterr().err == "1/30 item 0\n11/30 item 10\n21/30 item 20\n"
 
 
 def test_rows_come_back_from_csv_as_they_were_written(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import triton_kernels
-from perf import cases, counting, output, overhead, selection
+from perf import cases, counting, output, overhead, progress, selection
 from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
+from perf.output import Row
 from tests.test_perf_sweep import Device, Steps
 from triton_kernels import launch
 
@@ -69,7 +70,23 @@ def test_append_adds_rows_and_a_failure_of_lucid_torch_fails(tmp_path: Path, mon
 
 def test_with_count_only_nothing_is_said_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert _main("softmax --count-only --modes forward --providers ours") == 0
-    assert capsys.readouterr().err == ""
+    assert "GPU" not in capsys.readouterr().err
+
+
+def test_where_there_is_no_terminal_a_line_says_what_comes_before_it_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+
+    def counted(*arguments: Any) -> Row:
+        said.append(capsys.readouterr().err)
+        return {"status": "ok", "launches": 1}
+
+    monkeypatch.setattr(overhead, "_counted", counted)
+    monkeypatch.setattr(progress, "LINES_S", 0.0)
+    assert _main("softmax --count-only --modes forward,full --providers ours,torch") == 0
+    rows = ["ours forward", "ours full", "torch forward", "torch full"]
+    assert said == [f"{done}/4 softmax 64x1000 {row}\n" for done, row in enumerate(rows, 1)]
 
 
 def test_python_calls_are_frames_and_those_of_a_kernel_are_none() -> None:
