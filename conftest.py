@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-import lucid  # first of all: it must be imported before triton
+import lucid
+import lucid.torch
 import triton_kernels
 from tests.compiling import Compiler, some_targets
 from tests.device import DEVICE
@@ -95,6 +96,33 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 def _forget_recordings() -> None:
     """No launch of a test before, which may have changed tile sizes, is repeated."""
     replay.clear()
+
+
+IMPLEMENTATIONS = ("kernels", "torch's operators")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of losses with each implementation, but one of kernels with kernels only."""
+    for fixture in ("implementation", "launchers"):
+        if fixture in metafunc.fixturenames:
+            kernels_only = not backend.INTERPRETED or metafunc.definition.get_closest_marker("kernels_only")
+            metafunc.parametrize(fixture, IMPLEMENTATIONS[:1] if kernels_only else IMPLEMENTATIONS, indirect=True)
+
+
+@pytest.fixture
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What lucid.torch runs on CPU tensors. Where kernels are compiled, tests are of GPU tensors, and this says nothing."""
+    with lucid.torch.kernels_on_cpu(request.param == "kernels" and backend.INTERPRETED):
+        yield request.param
+
+
+@pytest.fixture
+def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the launchers of losses are, for whoever calls them: kernels, or the same with torch's own operators."""
+    if request.param != "kernels":
+        for name in lucid.torch.cpu.__all__:
+            monkeypatch.setattr(triton_kernels, name, getattr(lucid.torch.cpu, name))
+    return request.param
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The Lucid tensor and module API on fused Triton kernels.
 
-On a machine without a GPU, import this before triton: everything then runs on the CPU, in Triton's interpreter.
+On a machine without a GPU everything runs on the CPU, in Triton's interpreter, whenever triton was imported.
 
 Examples
 --------

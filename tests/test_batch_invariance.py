@@ -12,6 +12,8 @@ from tests.device import DEVICE
 from tests.logits import DIVERGENCES
 from triton_kernels import backend
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 Results = tuple[torch.Tensor, ...]
 #: Below, at and above a tile, even and odd, divisible by 16 and not. What depends on these is how code is compiled.
 COLUMNS = (1001, 9008) if backend.INTERPRETED else (300, 1000, 1001, 1024, 9001, 9008)

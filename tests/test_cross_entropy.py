@@ -19,6 +19,8 @@ from tests.device import DEVICE
 from tests.reference import FLOATS, assert_within, exact
 from triton_kernels import trace
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 
 def _truth(
     x: torch.Tensor,

@@ -20,6 +20,8 @@ from tests.device import DEVICE
 from tests.logits import DIVERGENCES
 from tests.reference import FLOATS, assert_within, exact
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 INF = math.inf
 
 

@@ -15,6 +15,8 @@ from tests.logits import DIVERGENCES, FAMILIES
 from tests.reference import exact
 from triton_kernels import backend
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 #: How far special functions of a GPU may be off: ex2.approx relatively; lg2.approx absolutely in (½, 2), else so too.
 SPECIAL = 2.0**-22
 COLUMNS = 4000

@@ -15,6 +15,8 @@ from lucid.ops import memory
 from tests.device import DEVICE
 from triton_kernels import trace
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 INF = math.inf
 NAN = math.nan
 
@@ -37,6 +39,7 @@ class TestLabelsOutOfRange:
         with pytest.raises(IndexError, match="0 to 4"):
             F.distillation_loss(lucid.randn(1, 9), lucid.zeros(1, 9), labels=lucid.tensor([5]), vocab_size=5).item()
 
+    @pytest.mark.kernels_only
     def test_make_the_loss_nan_until_then(self) -> None:
         losses, _ = tk.divergence_forward(
             torch.zeros(2, 4).to(DEVICE), torch.zeros(2, 4).to(DEVICE), labels=torch.tensor([4, 1]).to(DEVICE)

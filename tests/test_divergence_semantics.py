@@ -20,6 +20,8 @@ from tests import logits
 from tests.device import DEVICE
 from tests.logits import DIVERGENCES
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 INF = math.inf
 NAN = math.nan
 
@@ -346,6 +348,7 @@ def test_gradients_flow_through_hooks_and_arithmetic_around_the_loss() -> None:
     np.testing.assert_allclose(x.grad.numpy(), 3 * truth, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.kernels_only
 def test_nothing_waits_for_the_device_between_call_and_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values of tensors are read in one place, where the CPU's reports are."""
     reads: list[str] = []

@@ -16,6 +16,8 @@ from tests.device import DEVICE
 from tests.hardware import DIRECTIONS, worst_case
 from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -201,6 +203,7 @@ def test_the_logarithm_is_good_to_a_few_roundings_for_every_probability(directio
 
 
 @pytest.mark.interpreter_only
+@pytest.mark.kernels_only
 def test_without_the_rest_near_1_the_worst_errors_exceed_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tk.kl_div.math, "NEAR_1_FROM", tk.kl_div.tl.constexpr(float("inf")))
     x, log_p = _rows_of_every_kind(torch.float32)

@@ -16,6 +16,8 @@ from lucid.autograd import grad, gradcheck, gradgradcheck
 from tests.device import DEVICE
 from tests.reference import FLOATS
 
+pytestmark = pytest.mark.usefixtures("launchers")
+
 INF, NAN = math.inf, math.nan
 
 

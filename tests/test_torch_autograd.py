@@ -14,7 +14,7 @@ from tests.device import DEVICE
 from triton_kernels import trace
 
 #: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,6 +125,7 @@ def test_dloss_may_have_any_strides(name: str) -> None:
         torch.testing.assert_close(_grads(mine, inputs, dloss), _grads(other, inputs, dloss))
 
 
+@pytest.mark.kernels_only
 @pytest.mark.parametrize("side", [0, 1], ids=["to the first", "to the second"])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "cross-entropy"])
 def test_only_the_gradient_that_is_asked_for_is_written(name: str, side: int) -> None:

@@ -18,6 +18,8 @@ import lucid.torch
 from tests.device import DEVICE
 from tests.reference import assert_within, exact, kl_terms
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INF = math.inf
 

@@ -21,6 +21,8 @@ from tests.logits import DIVERGENCES
 from tests.reference import FLOATS, assert_within, exact
 from triton_kernels import trace
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 ROWS, V = 6, 37
 
 

@@ -15,6 +15,8 @@ from lucid.torch.operators import KERNELS
 from tests.device import DEVICE
 from triton_kernels import backend, trace
 
+pytestmark = [pytest.mark.usefixtures("implementation"), pytest.mark.kernels_only]
+
 N, V = 8, 40_000
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -17,7 +17,7 @@ import lucid.torch
 from tests.device import DEVICE
 
 #: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
 
 STEPS = 6
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -26,7 +26,7 @@ from tests.device import DEVICE
 from tests.reference import ROUNDOFF
 
 #: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
 
 transformers: Any = pytest.importorskip("transformers")
 

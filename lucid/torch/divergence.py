@@ -192,7 +192,8 @@ def _backward_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Ten
 
 def _backward_in_place(student: Tensor, *arguments: Any) -> Tensor:
     *given, to_teacher = arguments
-    torch.autograd.graph.increment_version(student)
+    if launchers(student) is tk:  # torch's own operators count what they write
+        torch.autograd.graph.increment_version(student)
     _, dteacher = _backward(student, *given, True, to_teacher, student_out=student)  # type: ignore[call-arg, misc, arg-type]
     return dteacher
 

@@ -104,7 +104,8 @@ def run(
         part, z = rows.load(0, rows.tensors[0], chunk)
         torch.amax(part, -1, keepdim=True, out=m[r])
         hard[r] = m[r] - part.gather(-1, label[r])
-        e = torch.exp2(rebase(part, m[r], LOG2_E, z), out=rows.scratch(1, z))
+        rebase(part, m[r], LOG2_E, z)
+        e = rows.exp2(0, 1, part)
         total(e, d[r])
         if losses and smoothing:
             total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth[r])

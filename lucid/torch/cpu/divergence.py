@@ -33,7 +33,10 @@ class Options(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Rows of a chunk: z and e of student and teacher, whose memory may be used again; and d as (rows, 1)."""
+    """Rows of a chunk: z and e of student and teacher, and one more buffer of that size; and d as (rows, 1).
+
+    The memory of what has V columns may be used again.
+    """
 
     z_s: Tensor
     e_s: Tensor
@@ -41,10 +44,16 @@ class _Chunk(NamedTuple):
     z_t: Tensor
     e_t: Tensor
     d_t: Tensor
+    spare: Tensor
+
+    @property
+    def undefined(self) -> Tensor:
+        """NaN where a row has no distribution, else 0."""
+        return (self.d_s + self.d_t) * 0
 
     def exchanged(self) -> _Chunk:
         """Teacher and student in each other's place."""
-        return _Chunk(self.z_t, self.e_t, self.d_t, self.z_s, self.e_s, self.d_s)
+        return _Chunk(self.z_t, self.e_t, self.d_t, self.z_s, self.e_s, self.d_s, self.spare)
 
 
 class _Gradient(NamedTuple):
@@ -162,7 +171,7 @@ def run(
     alpha, factor = options.hard_label_weight, LOG2_E * options.inv_temperature
     outs = [out for out in (ds, dt) if out is not None]
     tensors = (student, teacher, *outs)
-    rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=5)
+    rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=6)
     views = iter(rows.tensors[2:])
     ds_view, dt_view = (None if out is None else next(views) for out in (ds, dt))
     w = weights if rows.kept is None else weights[rows.kept]
@@ -181,18 +190,19 @@ def run(
         r = chunk.rows
         s, z_s = rows.load(0, rows.tensors[0], chunk)
         t, z_t = rows.load(1, rows.tensors[1], chunk)
-        e_s, e_t = rows.scratch(2, s), rows.scratch(3, t)
         torch.amax(s, -1, keepdim=True, out=m_s[r])
         torch.amax(t, -1, keepdim=True, out=m_t[r])
         if label is not None:
-            e_1 = rows.scratch(4, s)
             hard[r] = m_s[r] - s.gather(-1, label[r])
-            total(rebase(s, m_s[r], LOG2_E, e_1).exp2_(), d_1[r])
-        torch.exp2(rebase(s, m_s[r], factor, z_s), out=e_s)
+            rebase(s, m_s[r], LOG2_E, rows.scratch(4, s))
+            e_1 = rows.exp2(4, 4, s)
+            total(e_1, d_1[r])
+        rebase(s, m_s[r], factor, z_s)
+        rebase(t, m_t[r], factor, z_t)
+        e_s, e_t = rows.exp2(0, 2, s), rows.exp2(1, 3, t)
         total(e_s, d_s[r])
-        torch.exp2(rebase(t, m_t[r], factor, z_t), out=e_t)
         total(e_t, d_t[r])
-        of_chunk = _Chunk(z_s, e_s, d_s[r], z_t, e_t, d_t[r])
+        of_chunk = _Chunk(z_s, e_s, d_s[r], z_t, e_t, d_t[r], rows.scratch(5, s))
         to_s, to_t = terms(of_chunk, options.beta, first[r], second[r], ds is not None, dt is not None)
         if g is None:
             continue
@@ -226,9 +236,9 @@ def _forward_kl(
     chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
 ) -> _Gradients:
     """Σ e_t·(z_t − z_s). To s: q − p. To t: p·(log p − log q − KL), whose logarithms of d cancel."""
-    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    z_s, e_s, d_s, z_t, e_t, d_t, _ = chunk
     slope = torch.sub(z_t, z_s, out=z_t)
-    total(_defined(torch.mul(slope, e_t, out=z_s)), first)
+    total(_defined(torch.mul(slope, e_t, out=z_s)), first).add_(chunk.undefined)
     ds = dt = None
     if to_teacher:
         k = first / d_t
@@ -261,22 +271,27 @@ def _reverse_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: flo
 def _js(chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool) -> _Gradients:
     """KL(p‖m) and KL(q‖m), m = beta·p + (1 − beta)·q. To s: (1 − beta)·q·(log(q/m) − KL(q‖m)), and so to t.
 
-    With r = log(p/q): log(m/q) = log(1 + beta·(eʳ − 1)), and log(p/m) = r − log(m/q).
+    With r = log(p/q) and w the part in m of the smaller of p and q, m over the larger one is 1 + w·(exp(−|r|) − 1).
     """
-    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    r, q, d_s, rest, p, d_t, log_pm = chunk
     log_d = torch.log2(d_t.double() / d_s.double()).to(d_s.dtype)
-    r = torch.sub(z_t, z_s, out=z_s).sub_(log_d).mul_(LN_2)
+    torch.sub(rest, r, out=r).sub_(log_d).mul_(LN_2)
     # Where both are 0 there is no ratio, and any will do. Beyond the bound the smaller of the two adds nothing.
     bound = 80.0 if r.dtype == torch.float32 else 700.0
     r.nan_to_num_(nan=0.0).clamp_(-bound, bound)
-    log_mq = torch.expm1(r, out=z_t).mul_(beta).log1p_()
-    log_pm = r.sub_(log_mq)
-    q, p = e_s.mul_(1 / d_s), e_t.mul_(1 / d_t)
-    # The products need memory of their own where both gradients need what they are made of.
-    product = torch.mul(log_pm, p, out=None if to_teacher else log_pm)
-    total(product, first)
+    torch.abs(r, out=rest).neg_().expm1_()
+    if beta == 0.5:
+        rest.mul_(0.5)
+    else:
+        rest.mul_(torch.sign(r, out=log_pm).mul_(0.5 - beta).add_(0.5))
+    rest.log1p_()
+    torch.clamp_max(r, 0, out=log_pm).sub_(rest)
+    log_mq = r.clamp_min_(0).add_(rest)
+    q.mul_(1 / d_s)
+    p.mul_(1 / d_t)
+    total(torch.mul(log_pm, p, out=rest), first).add_(chunk.undefined)
     dt = _Gradient(log_pm.sub_(first).mul_(p), torch.full_like(d_t, beta)) if to_teacher else None
-    total(torch.mul(log_mq, q, out=p), second).neg_()
+    total(torch.mul(log_mq, q, out=rest), second).neg_().add_(chunk.undefined)
     ds = _Gradient(log_mq.add_(second).mul_(q), torch.full_like(d_s, beta - 1)) if to_student else None
     return ds, dt
 
@@ -290,12 +305,12 @@ def _total_variation(
     chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
 ) -> _Gradients:
     """d_t·Σ |q − p|. To s: ½·q·(sign(q − p) − Σ q·sign(q − p)), and so to t."""
-    z_s, e_s, d_s, z_t, e_t, d_t = chunk
+    z_s, e_s, d_s, z_t, e_t, d_t, _ = chunk
     more = torch.mul(e_s, d_t / d_s, out=z_s).sub_(e_t)
-    total(torch.abs(more, out=z_t), first)
+    total(torch.abs(more, out=z_t), first).add_(chunk.undefined)
 
     def gradient(e: Tensor, d: Tensor, half: float) -> _Gradient:
-        mean = total(torch.mul(sign, e, out=z_t)) / d
+        mean = total(torch.mul(sign, e, out=z_t)) / d + chunk.undefined
         return _Gradient(e.mul_(torch.sub(sign, mean, out=z_t)), half / d)
 
     if to_student or to_teacher:

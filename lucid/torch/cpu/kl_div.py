@@ -37,7 +37,7 @@ def kl_div_forward(
         y = _upcast(y, buffers[1])
         loss = _loss(_upcast(log_q, buffers[0]), y, log_target, *buffers[2:])
         if out is not None:
-            outs[0].copy_(loss)
+            outs[0].copy_(loss.mul_(scale))
             continue
         sums += loss.sum()
         if dx is not None:
@@ -90,11 +90,13 @@ def _loss(log_q: Tensor, y: Tensor, log_target: bool, first: Tensor, second: Ten
         loss = torch.sub(y, log_q, out=first).mul_(p)
     else:
         p, least = y, y.amin()
-        loss = torch.clamp_min(y, torch.finfo(y.dtype).tiny, out=first).log_().sub_(log_q).mul_(p)
+        finfo = torch.finfo(y.dtype)
+        smallest = finfo.smallest_normal * finfo.eps  # a subnormal; 0 times its logarithm is 0
+        loss = torch.clamp_min(y, smallest, out=first).log_().sub_(log_q).mul_(p)
     if loss.sum().isnan() or (least is not None and not least >= 0):
         # A NaN that was given, or one of 0·inf; or a logarithm of what is no probability.
         slope = torch.sub(y if log_target else y.log(), log_q)
-        torch.where((p == 0) & (log_q == log_q), 0.0, slope.mul_(p), out=loss)
+        loss.copy_(torch.where((p == 0) & (log_q == log_q), 0.0, slope.mul_(p)))
     return loss
 
 

@@ -72,7 +72,7 @@ class Rows:
         self.kept = None if kept is None or kept.all() else kept
         self.count = self.rows if self.kept is None else int(self.kept.sum())
         self.chunks = list(self._chunks(shape)) if self.rows else []
-        self._buffers = workspace(max(CHUNK, columns), dtype, buffers)
+        self._buffers = workspace(_whole_vectors(max(CHUNK, columns)), dtype, buffers)
 
     def _chunks(self, shape: tuple[int, ...]) -> Iterator[Chunk]:
         first = before = 0
@@ -103,6 +103,16 @@ class Rows:
     def scratch(self, number: int, like: Tensor) -> Tensor:
         """A buffer in the shape of a chunk."""
         return self._buffers[number][: like.numel()].view(like.shape)
+
+    def exp2(self, number: int, to: int, like: Tensor) -> Tensor:
+        """2 to the power of what is in a buffer, in another one.
+
+        A column's bits do not depend on where it is: torch calculates what is left over by vectors in another way, so
+        nothing is left over in the part of any thread.
+        """
+        size = _whole_vectors(like.numel())
+        torch.exp2(self._buffers[number][:size], out=self._buffers[to][:size])
+        return self.scratch(to, like)
 
     def load(self, number: int, tensor: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The kept rows of a chunk in the dtype of the arithmetic, (rows, V), and a buffer of that shape.
@@ -141,6 +151,20 @@ class Rows:
             part.copy_((values if factor is None else values.mul_(factor)).view(part.shape))
 
 
+#: Of torch: fewer elements are not shared out among threads; and a multiple of what it calculates at once.
+_GRAIN, _VECTOR = 32768, 64
+
+
+def _whole_vectors(size: int) -> int:
+    """The least size, not below the given one, of which each of torch's threads gets whole vectors."""
+    while True:
+        threads = min(torch.get_num_threads(), -(-size // _GRAIN)) or 1
+        whole = -(-size // (_VECTOR * threads)) * _VECTOR * threads
+        if whole == size:
+            return whole
+        size = whole
+
+
 class _Kept(threading.local):
     """A thread's buffers of one size: fresh pages at each call would take longer than what is calculated in them."""
 
@@ -156,7 +180,7 @@ def workspace(size: int, dtype: torch.dtype, count: int) -> tuple[Tensor, ...]:
     if len(buffers) < count or buffers[0].dtype != dtype or len(buffers[0]) < size:
         with torch.inference_mode(False):  # for calls outside of the mode, too
             buffers = torch.empty((count, size), dtype=dtype).unbind()
-        if size <= CHUNK:
+        if size <= 2 * CHUNK:
             _kept.buffers = buffers
     return buffers[:count]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from lucid.torch.cpu.divergence import empty_as
 
@@ -26,6 +26,7 @@ def applies(logits: Tensor, other: Tensor | None = None) -> bool:
         and not (other is not None and other.requires_grad)
         and logits.dtype != torch.float16  # whose gradients need the scale that comes from above
         and type(logits) in (Tensor, torch.nn.Parameter)
+        and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
@@ -44,7 +45,7 @@ class Step(Function):
         backward: Callable[..., Tensor],
     ) -> Tensor:
         """The loss; `backward(dloss, logits, *others)` is what calculates the gradient anew."""
-        ctx.gradient, ctx.again = empty_as(logits, logits.dtype), backward
+        ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), backward, logits.dtype
         ctx.save_for_backward(logits, *others)
         return loss_and_gradient(ctx.gradient)
 
@@ -52,14 +53,13 @@ class Step(Function):
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradient made before, times dloss."""
         gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None or torch.is_grad_enabled() or not _exact(gradient.dtype, dloss):
-            return ctx.again(dloss, *ctx.saved_tensors), None, None, None
-        ctx.saved_tensors  # noqa: B018  raises where they were changed meanwhile, or freed
-        if dloss.dim() == 0:
-            if dloss != 1:
-                gradient.mul_(dloss)
-        else:
-            gradient.mul_(dloss.unsqueeze(-1))
+        saved = ctx.saved_tensors  # raises where they were changed meanwhile, or freed
+        if torch.is_grad_enabled() or not _exact(ctx.dtype, dloss):
+            return ctx.again(dloss, *saved), None, None, None
+        if gradient is None:
+            gradient = ctx.again(torch.ones_like(dloss), *saved)
+        if dloss.dim() or dloss != 1:
+            gradient.mul_(dloss.unsqueeze(-1) if dloss.dim() else dloss)
         return gradient, None, None, None
 
 
