@@ -19,6 +19,7 @@ TESTS = (
             "variants",
             "demo",
             "layers",
+            "torch_distributed",
             "torch_examples",
             "torch_transformers",
             "torch_trl",

@@ -1,0 +1,262 @@
+"""Distillation of tiny models, in one process by the plain expression, and in two by what is tested."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lucid.examples.distributed import mean_over_processes
+from tests.device import DEVICE
+
+on_cpu_tensors = pytest.mark.skipif(
+    DEVICE.type != "cpu", reason="two processes on CPU tensors, which compiled kernels do not take"
+)
+
+V, WIDTH, LENGTH, STEPS, RATE = 50, 8, 9, 3, 0.1
+TIME_LIMIT = 240.0
+"""Seconds in which processes must end; they take a tenth."""
+
+#: Numbers of tokens that count in each sequence. However two processes share four of them, they have unequally many.
+UNEQUAL = (6, 1, 4, 0)
+ONE_ONLY = (3, 0, 0, 0)
+EVALUATED = (6, 1, 4, 0, 3)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """No threads, whose start takes longer than products this small, no report of TRL, no trace in the environment."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    os.environ["CI"] = "true"  # where TRL does not report that it is used
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+class Output(dict[str, Tensor]):
+    """What a model returns that is none of transformers'."""
+
+
+class Embedder(nn.Module):
+    """Logits of the next token from two; its forward takes no labels, and nothing else that a loss needs."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(V, width), nn.Linear(2 * width, V)
+
+    def forward(self, input_ids: Tensor) -> Output:
+        x = self.embedding(input_ids)
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        return Output(logits=self.linear(torch.cat((before, x), dim=-1).tanh()))
+
+
+def llama(width: int = WIDTH) -> Any:
+    """One layer of transformers' Llama, with random weights."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=4 * LENGTH,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        use_cache=False,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def pair(make: Callable[..., Any]) -> tuple[Any, Any]:
+    """Student and teacher; the weights are large, for random ones as initialised give nearly uniform distributions."""
+    torch.manual_seed(0)
+    models = make(), make(2 * WIDTH)
+    for model in models:
+        for parameter in model.parameters():
+            parameter.data.mul_(4)
+        model.to(DEVICE)
+    return models
+
+
+def sequences(tokens: tuple[int, ...] = UNEQUAL) -> list[dict[str, list[int]]]:
+    """Examples of a dataset; the last label of each counts, unless none does, and the first in those with most."""
+    generator = torch.Generator().manual_seed(1)
+    examples = []
+    for count in tokens:
+        ids = torch.randint(1, V, (LENGTH,), generator=generator)
+        labels = ids.where(torch.arange(LENGTH) >= LENGTH - count, -100)
+        if count == max(tokens):
+            labels[0] = ids[0]  # the label of no logits
+        examples.append({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    return examples
+
+
+@dataclass
+class Result:
+    """Of a training: the losses, the norms of the gradients, and the parameters in the end; and of an evaluation."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
+    evaluated: float | None = None
+
+    def sgd(self, model: nn.Module) -> torch.optim.SGD:
+        """An optimizer that notes the norm of each gradient it gets."""
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        optimizer.register_step_pre_hook(lambda *_: self.norms.append(gradient_norm(model)))
+        return optimizer
+
+    def noting(self, trainer: Any) -> Any:
+        """The class of a Trainer, with notes of the losses of its steps."""
+        losses = self.losses
+
+        class Noting(trainer):
+            def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+                loss = super().training_step(*args, **kwargs)
+                if len(losses) == self.state.global_step:
+                    losses.append(0.0)
+                losses[-1] += mean_over_processes(loss).item()
+                return loss
+
+        return Noting
+
+    def trained(self, trainer: Any) -> Result:
+        """What one of these classes does, and reports."""
+        trainer.train()
+        logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert logged == pytest.approx(self.losses, abs=1e-4)
+        self.evaluated = trainer.evaluate()["eval_loss"]
+        return self.end(trainer.model)
+
+    def end(self, model: nn.Module) -> Result:
+        """With the parameters that a training led to."""
+        self.parameters = [parameter.detach().cpu().clone() for parameter in model.parameters()]
+        return self
+
+    def assert_is(self, truth: Result) -> None:
+        """Up to the rounding of float32, in which gradients are added up in another order."""
+        assert len(self.losses) == len(self.norms) == STEPS
+        torch.testing.assert_close(self.losses, truth.losses, rtol=2e-5, atol=1e-6)
+        torch.testing.assert_close(self.norms, truth.norms, rtol=2e-5, atol=1e-6)
+        torch.testing.assert_close(self.parameters, truth.parameters, rtol=2e-5, atol=2e-6)
+        if self.evaluated is not None:
+            torch.testing.assert_close(self.evaluated, truth.evaluated, rtol=2e-5, atol=1e-6)
+
+
+def arguments(rows: int, accumulated: int = 1, **options: Any) -> dict[str, Any]:
+    """Of transformers' TrainingArguments, for steps that are nothing but those of SGD."""
+    return {
+        "output_dir": tempfile.gettempdir(),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
+        "gradient_accumulation_steps": accumulated,
+        "max_grad_norm": 0.0,
+        "use_cpu": DEVICE.type == "cpu",
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        **options,
+    }
+
+
+def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """A schedule that leaves the learning rate alone."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+
+
+def gradient_norm(model: nn.Module) -> float:
+    """Of all parameters."""
+    gradients = (parameter.grad for parameter in model.parameters())
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).item()
+
+
+def plain_loss(student: Any, teacher: Any, examples: list[dict[str, list[int]]], beta: float = 0.0) -> Tensor:
+    """The mean over all tokens of the divergence of next tokens, as in a paper; for GKD's beta."""
+    ids, labels = (torch.tensor([example[name] for example in examples], device=DEVICE) for name in examples[0])
+    with torch.no_grad():
+        log_p = teacher(input_ids=ids)["logits"][:, :-1].log_softmax(-1)
+    log_q = student(input_ids=ids)["logits"][:, :-1].log_softmax(-1)
+    if beta == 0:
+        losses = (log_p.exp() * (log_p - log_q)).sum(-1)
+    else:
+        log_m = (beta * log_p.exp() + (1 - beta) * log_q.exp()).log()
+        losses = (beta * log_p.exp() * (log_p - log_m) + (1 - beta) * log_q.exp() * (log_q - log_m)).sum(-1)
+    return losses[labels[:, 1:] != -100].mean()
+
+
+def one_process(make: Callable[..., Any], examples: list[dict[str, list[int]]], beta: float = 0.0) -> Result:
+    """Steps with all examples in one batch, by PyTorch alone."""
+    student, teacher = pair(make)
+    result = Result()
+    optimizer = result.sgd(student)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = plain_loss(student, teacher, examples, beta)
+        loss.backward()
+        optimizer.step()
+        result.losses.append(loss.item())
+    assert result.losses[-1] < 0.98 * result.losses[0], "nothing was learnt"
+    result.evaluated = plain_loss(student, teacher, sequences(EVALUATED), beta).item()
+    return result.end(student)
+
+
+Cases = dict[str, Callable[[], Result]]
+
+
+def _run(rank: int, port: int, folder: Path, cases: Callable[[], Cases]) -> None:
+    """All cases in one of two processes."""
+    import torch.distributed as dist
+
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "HF_HUB_OFFLINE": "1",
+        "CI": "true",
+    }
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    try:
+        results = {name: case() for name, case in cases().items()}
+        torch.save(results, folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def two_processes(cases: Callable[[], Cases], folder: Path) -> list[dict[str, Result]]:
+    """What each of two processes on CPU tensors gets, all cases in one start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = mp.start_processes(_run, (port, folder, cases), nprocs=2, join=False, start_method="spawn")
+    try:
+        deadline = time.monotonic() + TIME_LIMIT
+        while not started.join(timeout=1.0):
+            assert time.monotonic() < deadline, f"two processes did not end within {TIME_LIMIT} s"
+    finally:
+        for process in started.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
