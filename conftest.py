@@ -19,8 +19,8 @@ from tests.device import DEVICE
 from triton_kernels import backend, offline, replay, trace
 from triton_kernels.launch import Launch
 
-#: It imports transformers' Trainer, which takes seconds; its docstrings have nothing to run.
-collect_ignore = ["lucid/examples/trainer.py"]
+#: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
+collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/trainer.py"]
 
 COMPILED_AT_THE_END = "test_every_recorded_launch"
 

@@ -21,6 +21,7 @@ TESTS = (
             "layers",
             "torch_distributed",
             "torch_examples",
+            "torch_gkd",
             "torch_transformers",
             "torch_trl",
             "perf_gpu",
