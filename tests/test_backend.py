@@ -118,6 +118,16 @@ def test_launches_that_one_thread_plans_are_executed_by_the_others() -> None:
     assert tk.sum(x, [0]).item() == 8
 
 
+@pytest.mark.interpreter_only
+def test_the_interpreter_calculates_no_checks_of_overflow_that_nobody_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.interpreter import interpreter_semantic
+
+    checks: list[str] = []
+    monkeypatch.setattr(interpreter_semantic, "device_assert", lambda condition, message, mask: checks.append(message))
+    assert tk.sum(torch.ones(8, device=DEVICE), [0]).item() == 8
+    assert checks == []
+
+
 class TestBfloat16InTheInterpreter:
     """The one named place where the interpreter's faults are worked around."""
 

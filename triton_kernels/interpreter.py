@@ -11,12 +11,15 @@
   while an interpreted kernel runs, whenever triton was imported, and at no other time.
 - Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
   patches are the same each time, so they are put in place once per launch, and taken away after it.
+- Sums and products of integers are calculated a second time, in int64, for a check of overflow that is made in debug
+  mode only.
 - Which program of a grid runs is kept in one place for all threads, so launches from several threads take turns.
 - NumPy warns of a logarithm of zero and the like; a GPU does not, and kernels select the right result afterwards.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import types
 import warnings
@@ -63,6 +66,8 @@ def correct() -> None:
     for name in dir(builder):
         if name.startswith(("create_icmp", "create_fcmp")):
             setattr(builder, name, _corrected_comparison(getattr(builder, name)))
+    options = interpreter.interpreter_builder.options
+    interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=options.debug)
     interpreter._patch_lang = lambda fn: _Kept()
     interpreter.GridExecutor.__call__ = _alone_and_without_warnings(interpreter.GridExecutor.__call__)
 
