@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +64,7 @@ def print_results(console: Console, results: Results) -> None:
 
 def save_results(directory: Path, results: Results) -> None:
     """Write the picture and the numbers."""
-    _draw(directory / PICTURE, results)
+    draw(results).savefig(directory / PICTURE)
     models = {
         "unigram": results.unigram,
         "student_before": results.history.scores[0],
@@ -83,7 +83,8 @@ def save_results(directory: Path, results: Results) -> None:
     (directory / NUMBERS).write_text(text + "\n", encoding="utf-8")
 
 
-def _draw(path: Path, results: Results) -> None:
+def draw(results: Results) -> Figure:
+    """Draw the loss of every step and the held-out scores; text is outside the axes, so that it covers no curve."""
     history = results.history
     steps = np.arange(1, len(history.train_kl) + 1)
     held_out = [score.kl for score in history.scores]
@@ -96,40 +97,34 @@ def _draw(path: Path, results: Results) -> None:
         _smooth(np.array(history.train_kl)),
         color=_TRAIN_COLOR,
         lw=2.5,
+        marker="o" if len(steps) == 1 else None,  # one point makes no line
         label="training batches, smoothed",
     )
-    axes.plot(history.evaluated_at, held_out, color=_STUDENT_COLOR, lw=1.6, marker="o", ms=4, label="held-out text")
-    axes.axhline(results.unigram.kl, color=_UNIGRAM_COLOR, ls="--", lw=1.4, label="unigram model, held-out text")
-    axes.annotate(
-        f"{held_out[-1]:.2f}",
-        (history.evaluated_at[-1], held_out[-1]),
-        xytext=(0, 8),
-        textcoords="offset points",
-        ha="center",
+    axes.plot(
+        history.evaluated_at,
+        held_out,
         color=_STUDENT_COLOR,
-        fontweight="bold",
+        ls="none",
+        marker="o",
+        clip_on=False,
+        label=f"held-out text, {held_out[-1]:.2f} at the end",
     )
-    axes.annotate(
-        f"unigram {results.unigram.kl:.2f}",
-        (1.0, results.unigram.kl),
-        xycoords=("axes fraction", "data"),
-        xytext=(-6, 5),
-        textcoords="offset points",
-        ha="right",
-        color=_UNIGRAM_COLOR,
+    axes.axhline(
+        results.unigram.kl, color=_UNIGRAM_COLOR, ls="--", lw=1.4, label=f"unigram model, {results.unigram.kl:.2f}"
     )
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training step")
     axes.set_ylabel("KL(teacher ‖ student), bits per character")
     axes.set_title("A 5-gram teacher distilled into a small network", loc="left")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
-    figure.savefig(path)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    return figure
 
 
 def _smooth(values: NDArray[np.float64], decay: float = 0.9) -> NDArray[np.float64]:
