@@ -6,9 +6,11 @@ DEMO_STAMP := .venv/installed_demo
 
 .PHONY: demo test standin standin-host lint perf gpu gpu-bundle static clean
 
-# Of what the tests need the demo needs little.
+# Of what the tests need the demo needs little. Its matrix products are small: further threads of NumPy's would only wait
+# for work, which keeps cores busy.
 demo: $(DEMO_STAMP)
-	$(BIN)/python -m lucid.examples.char_lm $(ARGS)
+	@echo "importing torch and Triton takes some seconds"
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m lucid.examples.char_lm $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

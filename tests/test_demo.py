@@ -178,9 +178,15 @@ def test_sampled_characters_come_as_often_as_the_model_says() -> None:
     np.testing.assert_allclose(np.bincount(tokens[2:]) / 4000, [0.2, 0.5, 0.3], atol=0.03)
 
 
-def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*DEMO, *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=300
+        [*DEMO, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=300,
     )
 
 
@@ -212,6 +218,27 @@ def test_a_run_prints_each_model_with_the_numbers_it_saves(short_run: tuple[str,
         cells = next([cell.strip() for cell in row[1:4]] for row in rows if len(row) == 5 and row[1].strip() == name)
         assert cells == [name, f"{models[key]['kl_from_teacher']:.3f}", f"{models[key]['cross_entropy']:.3f}"]
     assert "student writes: The " in printed
+
+
+def test_every_held_out_score_is_a_line_of_its_own_in_a_pipe_too(short_run: tuple[str, Path]) -> None:
+    printed, directory = short_run
+    history = metrics_in(directory)["history"]
+    assert history["evaluated_at"] == [0, 1, 2]
+    assert [line for line in printed.splitlines() if line.startswith("step ")] == [
+        f"step     {step} of 2, held-out KL {score['kl']:.3f} bits per character"
+        for step, score in zip(history["evaluated_at"], history["scores"], strict=True)
+    ]
+
+
+def test_in_a_terminal_every_phase_shows_what_it_does(tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    done = run_demo("--steps", "1", "--output", str(tmp_path), FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="100")
+    assert done.returncode == 0, done.stderr
+    phases = ["results go to", "counting n-grams", "training", "sampling", "drawing", "wrote"]
+    places = [done.stdout.find(phase) for phase in phases]
+    assert -1 not in places, done.stdout
+    assert places == sorted(places)
 
 
 def test_two_steps_already_bring_the_student_closer(short_run: tuple[str, Path]) -> None:
@@ -314,6 +341,7 @@ runpy.run_module("lucid.examples.char_lm", run_name="__main__")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert 'pip install ".[demo]"' in done.stderr
+    assert done.stdout.startswith("demo ")  # before what takes its time is imported
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -31,7 +31,7 @@ from lucid.examples.char_lm.text import language_reference, load_corpus
 from lucid.examples.command_line import Parser, install_extra, whole_number
 
 PROMPT = "The "
-SAMPLE_LENGTH = 100
+SAMPLE_LENGTH = 60
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -103,15 +103,16 @@ def _open_directory(parser: Parser, path: Path) -> Path:
 
 
 def _run(parser: Parser, options: argparse.Namespace) -> None:
+    started = time.perf_counter()
     device = _open_device(parser, options.device)
     directory = _open_directory(parser, options.output)
+    print(f"demo     a 5-gram model distilled into a small network on {device}; results go to {directory}", flush=True)
     # These need the `demo` extra, which --help and the complaints above do without.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lucid.examples.char_lm.report import NUMBERS, PICTURE, Results, print_results, save_results
 
-    started = time.perf_counter()
     console = Console()
 
     def say(line: str) -> None:
@@ -123,10 +124,11 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     lucid.manual_seed(options.seed)
 
-    corpus = load_corpus(language_reference())
-    n_tokens = len(corpus.vocabulary)
-    teacher = NGramTeacher(corpus.train, n_tokens)
-    held_out = sample_held_out(corpus.held_out, teacher, setup, rng)
+    with console.status("reading the text and counting n-grams"):
+        corpus = load_corpus(language_reference())
+        n_tokens = len(corpus.vocabulary)
+        teacher = NGramTeacher(corpus.train, n_tokens)
+        held_out = sample_held_out(corpus.held_out, teacher, setup, rng)
     student = Student(n_tokens, setup.context_length, setup.embedding_dim, setup.hidden).to(device)
     n_parameters = sum(math.prod(parameter.shape) for parameter in student.parameters())
     n_train, n_held_out = len(corpus.train), len(corpus.held_out)
@@ -141,16 +143,19 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("KL {task.fields[loss]} bits, held out {task.fields[held_out]}"),
+        TextColumn("KL {task.fields[loss]} bits"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task("training", total=setup.steps, loss="-", held_out="-")
+        task = progress.add_task("training", total=setup.steps, loss="-")
 
-        def on_step(loss: float, latest: Score) -> None:
-            progress.update(task, advance=1, loss=f"{loss:.2f}", held_out=f"{latest.kl:.2f}")
+        def on_step(loss: float) -> None:
+            progress.update(task, advance=1, loss=f"{loss:.2f}")
 
-        history = distil(student, teacher, corpus.train, held_out, setup, device, rng, on_step)
+        def on_evaluation(step: int, latest: Score) -> None:
+            say(f"step     {step:,} of {setup.steps:,}, held-out KL {latest.kl:.3f} bits per character")
+
+        history = distil(student, teacher, corpus.train, held_out, setup, device, rng, on_step, on_evaluation)
 
     prompt = corpus.vocabulary.encode(PROMPT.rjust(setup.context_length, "\n"))
 
@@ -158,6 +163,9 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         tokens = sample_text(model, prompt, SAMPLE_LENGTH, rng)
         return " ".join(corpus.vocabulary.decode(tokens).split())
 
+    with console.status(f"sampling {SAMPLE_LENGTH} characters from teacher and student"):
+        teacher_sample = write_line(lambda contexts: np.log(teacher.probabilities(contexts)))
+        student_sample = write_line(lambda contexts: log_probabilities(student, contexts, device))
     results = Results(
         facts={
             "python": python,
@@ -170,11 +178,12 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         unigram=score(np.log(unigram_model(corpus.train, n_tokens)), held_out),
         teacher=score(np.log(held_out.teacher), held_out),
         history=history,
-        teacher_sample=write_line(lambda contexts: np.log(teacher.probabilities(contexts))),
-        student_sample=write_line(lambda contexts: log_probabilities(student, contexts, device)),
+        teacher_sample=teacher_sample,
+        student_sample=student_sample,
     )
     print_results(console, results)
-    save_results(directory, results)
+    with console.status("drawing the picture"):
+        save_results(directory, results)
     seconds = time.perf_counter() - started
     say(f"wrote {directory / PICTURE} and {directory / NUMBERS} after {seconds:.0f} s")
 

@@ -21,7 +21,7 @@ class Student(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_dim)
         self.layers = nn.Sequential(
-            nn.Linear(context_length * embedding_dim, hidden),
+            nn.Linear(context_length * embedding_dim, hidden, bias=False),  # the embeddings can learn an offset
             nn.Tanh(),
             nn.Linear(hidden, vocabulary_size),
         )
