@@ -87,7 +87,7 @@ def section(results: Results, page: str) -> str:
     """The README's section; `page` is the way from there to the page with all rows."""
     parts = [
         "<!-- Written by `python -m perf report --readme README.md`. -->",
-        f"Every figure stands with the command that gives it again. All rows are in [{page}]({page}).",
+        f"Every figure stands with the command that gives it again. All rows are in `{page}`.",
         *_measured_summary(results),
         *_traffic_summary(results),
         *_static_summary(results),
