@@ -16,6 +16,8 @@ TESTS = (
         f"--ignore=tests/test_{name}.py"
         for name in (
             "offline",
+            "namesakes",
+            "packaging",
             "variants",
             "demo",
             "layers",
