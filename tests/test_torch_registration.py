@@ -206,6 +206,7 @@ CASES = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck reads that of its clones
 @pytest.mark.parametrize("case", CASES)
 def test_opcheck_finds_nothing(case: str) -> None:
     operator, arguments = _arguments()[case]
@@ -253,6 +254,7 @@ def test_second_derivatives_of_kl_div_through_torch_func() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch.func.jvp calls it
 def test_forward_mode_and_second_derivatives_of_divergences_say_that_they_do_not_work() -> None:
     s, t = _logits(2)
     with pytest.raises(NotImplementedError, match="jvp"):
