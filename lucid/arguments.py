@@ -101,6 +101,13 @@ def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) ->
     return result
 
 
+def boolean(name: str, value: Any) -> bool:
+    """A bool, NumPy's included; other values are mix-ups of arguments, whatever their truth."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return bool(value)
+
+
 def integer(name: str, value: Any) -> int:
     """An integer; a bool is a mix-up of arguments."""
     if not isinstance(value, bool | np.bool_):

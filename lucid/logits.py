@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from lucid.arguments import FLOATING, INTEGERS, Tensors, integer, number, one_of, same
+from lucid import typing
+from lucid.arguments import FLOATING, INTEGERS, Tensors, boolean, integer, number, one_of, same
 
-REDUCTIONS = ("none", "mean", "sum", "batchmean")
-DIVERGENCES = ("forward_kl", "reverse_kl", "js", "total_variation")
+#: Of a mixture and of labels, where none is given.
+DEFAULT_BETA, DEFAULT_IGNORED = 0.5, -100
 #: Of a distillation loss, but for tensors.
 OPTIONS = (
     *("divergence", "beta", "temperature", "temperature_squared", "ignore_index", "hard_label_weight", "reduction"),
@@ -57,18 +58,18 @@ class Distillation:
 
 
 class DistillationOptions:
-    """The options of a distillation loss as attributes of a module, which are read at every call."""
+    """The options of a distillation loss as attributes of a module, which are read, and checked, at every call."""
 
     def __init__(
         self,
-        divergence: str = "forward_kl",
+        divergence: typing.Divergence = "forward_kl",
         *,
-        beta: float = 0.5,
+        beta: float | None = None,
         temperature: float = 1.0,
         temperature_squared: bool = False,
-        ignore_index: int = -100,
+        ignore_index: int | None = None,
         hard_label_weight: float = 0.0,
-        reduction: str = "mean",
+        reduction: typing.Reduction = "mean",
         vocab_size: int | None = None,
         inplace_gradient: bool = False,
     ) -> None:
@@ -82,6 +83,7 @@ class DistillationOptions:
         self.reduction = reduction
         self.vocab_size = vocab_size
         self.inplace_gradient = inplace_gradient
+        check_distillation(**self.options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -92,13 +94,52 @@ class DistillationOptions:
         """The options that shape the result, and those of the others that are not as by default."""
         shown: dict[str, object] = {"divergence": self.divergence}
         if self.divergence == "js":
-            shown["beta"] = self.beta
+            shown["beta"] = DEFAULT_BETA if self.beta is None else self.beta
         shown |= {"temperature": self.temperature, "reduction": self.reduction}
         others = ("temperature_squared", "hard_label_weight", "vocab_size", "inplace_gradient")
         shown |= {name: getattr(self, name) for name in others if getattr(self, name)}
-        if self.ignore_index != -100:
+        if self.ignore_index not in (None, DEFAULT_IGNORED):
             shown["ignore_index"] = self.ignore_index
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def check_distillation(
+    *,
+    divergence: str,
+    beta: float | None,
+    temperature: float,
+    temperature_squared: bool,
+    ignore_index: int | None,
+    hard_label_weight: float,
+    reduction: str,
+    vocab_size: int | None,
+    inplace_gradient: bool,
+) -> tuple[float, float, float]:
+    """What options can be said to be wrong without tensors; beta, the temperature and the weight of hard labels."""
+    one_of("divergence", divergence, typing.DIVERGENCES)
+    one_of("reduction", reduction, typing.REDUCTIONS)
+    boolean("temperature_squared", temperature_squared)
+    boolean("inplace_gradient", inplace_gradient)
+    if ignore_index is not None:
+        integer("ignore_index", ignore_index)
+    if vocab_size is not None and integer("vocab_size", vocab_size) < 1:
+        raise ValueError(f"vocab_size must be a positive int, got {vocab_size}")
+    temperature = number("temperature", temperature, "a positive number", lambda x: x > 0)
+    alpha = number("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    return _beta(divergence, beta), temperature, alpha
+
+
+def _beta(divergence: str, beta: float | None) -> float:
+    if beta is None:
+        return DEFAULT_BETA
+    if divergence != "js":
+        raise ValueError(f"beta is of divergence 'js' alone, got beta={beta} for {divergence!r}: leave it out")
+    accepted = "a number between 0 and 1, not these"
+    beta = number("beta", beta, accepted, lambda x: 0 <= x <= 1)
+    if beta in (0, 1):
+        other = "reverse_kl" if beta else "forward_kl"
+        raise ValueError(f"beta must be {accepted}, got {beta}: for that pass divergence={other!r} and no beta")
+    return beta
 
 
 def distillation(
@@ -107,12 +148,12 @@ def distillation(
     teacher: Any,
     *,
     divergence: str,
-    beta: float,
+    beta: float | None,
     temperature: float,
     temperature_squared: bool,
     weight: Any,
     labels: Any,
-    ignore_index: int,
+    ignore_index: int | None,
     hard_label_weight: float,
     reduction: str,
     normalizer: Any,
@@ -120,11 +161,17 @@ def distillation(
     inplace_gradient: bool,
 ) -> tuple[Distillation, Reduction, Any]:
     """What `distillation_loss` is to do; and the normalizer, where it is a tensor."""
-    one_of("divergence", divergence, DIVERGENCES)
-    one_of("reduction", reduction, REDUCTIONS)
-    beta = number("beta", beta, "a number between 0 and 1, not these", lambda x: 0 < x < 1)
-    temperature = number("temperature", temperature, "a positive number", lambda x: x > 0)
-    alpha = number("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    beta, temperature, alpha = check_distillation(
+        divergence=divergence,
+        beta=beta,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+        ignore_index=ignore_index,
+        hard_label_weight=hard_label_weight,
+        reduction=reduction,
+        vocab_size=vocab_size,
+        inplace_gradient=inplace_gradient,
+    )
     for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
         tensors.check_floating(name, logits)
         if not logits.ndim:
@@ -140,17 +187,26 @@ def distillation(
     tensors.check_tokens("labels", labels, student, "int32 or int64", INTEGERS)
     if alpha and labels is None:
         raise ValueError(f"labels must be given for a hard_label_weight of {alpha}, got None")
+    if ignore_index is not None and labels is None:
+        raise ValueError(f"labels must be given for an ignore_index of {ignore_index}, got None: or leave both out")
     options = Distillation(
         divergence=divergence,
         beta=beta,
         inv_temperature=1 / temperature,
         scale=temperature * temperature if temperature_squared else 1.0,
-        ignore_index=integer("ignore_index", ignore_index),
+        ignore_index=DEFAULT_IGNORED if ignore_index is None else integer("ignore_index", ignore_index),
         hard_label_weight=alpha,
         vocab_size=columns,
         inplace_gradient=bool(inplace_gradient) and student.requires_grad,
     )
     return options, *_reduction(tensors, reduction, normalizer, student)
+
+
+def check_cross_entropy(*, ignore_index: int, reduction: str, label_smoothing: float) -> tuple[int, float]:
+    """What options can be said to be wrong without tensors; the label to ignore and the smoothing."""
+    one_of("reduction", reduction, typing.LABEL_REDUCTIONS)
+    smoothing = number("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    return integer("ignore_index", ignore_index), smoothing
 
 
 def cross_entropy(
@@ -165,8 +221,9 @@ def cross_entropy(
     name: str = "x",
 ) -> tuple[Any, int, float, Reduction]:
     """Logits (..., C), the label to ignore, the smoothing and the reduction of `cross_entropy`; `name` is x's."""
-    one_of("reduction", reduction, REDUCTIONS[:3])
-    smoothing = number("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    ignored, smoothing = check_cross_entropy(
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
     tensors.check_floating(name, x)
     if not x.ndim:
         raise RuntimeError(f"{name} must have a dimension of classes, got shape ()")
@@ -185,7 +242,7 @@ def cross_entropy(
             )
         tensors.check_constant("weight", weight)
     how, _ = _reduction(tensors, reduction, None, logits)
-    return logits, integer("ignore_index", ignore_index), smoothing, how
+    return logits, ignored, smoothing, how
 
 
 def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
@@ -219,7 +276,7 @@ def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
             raise RuntimeError(f"student_logits must have at least one column, got shape {tuple(student.shape)}")
         return widths[0]
     columns = integer("vocab_size", vocab_size)
-    if not 1 <= columns <= min(widths):
+    if columns > min(widths):
         raise ValueError(
             f"vocab_size must lie in 1 to {min(widths)}, got {columns}; student_logits have {widths[0]} columns and "
             f"teacher_logits {widths[1]}"

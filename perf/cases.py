@@ -50,7 +50,7 @@ class Point:
     n: int
     v: int
     dtype: torch.dtype
-    reduction: str
+    reduction: Any  # a word that the op takes
 
 
 @dataclass(frozen=True, slots=True)

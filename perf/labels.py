@@ -14,6 +14,7 @@ import torch.nn.functional as torch_functional
 
 import lucid.nn.functional as lucid_functional
 import lucid.torch
+from lucid.typing import LabelReduction
 from perf.errors import NotOfferedError, require_liger
 from triton_kernels import cost
 from triton_kernels.cost import Cost
@@ -38,7 +39,7 @@ def output(point: Point) -> tuple[int, ...]:
     return (point.n,) if point.reduction == "none" else ()
 
 
-def _reduction(point: Point) -> str:
+def _reduction(point: Point) -> LabelReduction:
     return "mean" if point.reduction == "batchmean" else point.reduction
 
 

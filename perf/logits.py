@@ -108,16 +108,20 @@ def ours(point: Point) -> Callable[..., Any]:
         return lambda s, t: lucid_functional.kl_div(
             lucid_functional.log_softmax(s, -1), lucid_functional.softmax(t, -1), reduction=reduction
         )
-    divergence = point.variant
-    return lambda s, t: lucid_functional.distillation_loss(s, t, divergence=divergence, beta=BETA, reduction=reduction)
+    options = _options(point)
+    return lambda s, t: lucid_functional.distillation_loss(s, t, **options)
 
 
 def lucid_torch(point: Point) -> Callable[..., Any]:
     """The same for torch's tensors."""
-    divergence = point.variant
-    if divergence == "two_line":
+    if point.variant == "two_line":
         raise NotOfferedError("the two-line form runs fused in lucid; lucid.torch has distillation_loss for it")
-    return functools.partial(lucid.torch.distillation_loss, divergence=divergence, beta=BETA, reduction=point.reduction)
+    return functools.partial(lucid.torch.distillation_loss, **_options(point))
+
+
+def _options(point: Point) -> dict[str, Any]:
+    beta = {"beta": BETA} if point.variant == "js" else {}
+    return {"divergence": point.variant, "reduction": point.reduction, **beta}
 
 
 def _needs_reduction(point: Point) -> None:

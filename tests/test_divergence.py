@@ -282,6 +282,6 @@ def test_the_module_is_the_function_with_its_attributes_read_at_the_call() -> No
         == nn.DistillationLoss(**options)(s, t, weight=weight, labels=labels).item()
     )
     assert "temperature_squared=True" in repr(module)
-    module.divergence = "kl"
+    module.divergence = "kl"  # type: ignore[assignment]
     with pytest.raises(ValueError, match="divergence must be one of"):
         module(s, t)

@@ -89,12 +89,16 @@ def test_a_normalizer_that_is_not_positive_is_reported_where_a_token_counts(weig
 
 
 S, T = lucid.zeros(4, 6), lucid.zeros(4, 6)
+JS = {"divergence": "js"}
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "divergence": ({"divergence": "kl"}, ValueError, r"divergence must be one of \('forward_kl', .* got 'kl'"),
     "reduction": ({"reduction": "avg"}, ValueError, r"reduction must be one of \('none', .* got 'avg'"),
-    "beta 0": ({"beta": 0.0}, ValueError, "beta must be a number between 0 and 1, not these, got 0.0"),
-    "beta 1": ({"beta": 1}, ValueError, "beta must be a number between 0 and 1, not these, got 1"),
-    "beta NaN": ({"beta": NAN}, ValueError, "beta must be .* got nan"),
+    "beta 0": ({**JS, "beta": 0.0}, ValueError, "got 0.0: for that pass divergence='forward_kl' and no beta"),
+    "beta 1": ({**JS, "beta": 1}, ValueError, "got 1.0: for that pass divergence='reverse_kl' and no beta"),
+    "beta 2": ({**JS, "beta": 2}, ValueError, "beta must be a number between 0 and 1, not these, got 2$"),
+    "beta NaN": ({**JS, "beta": NAN}, ValueError, "beta must be .* got nan"),
+    "beta str": ({**JS, "beta": "0.5"}, TypeError, "beta must be .* got str"),
+    "beta, forward_kl": ({"beta": 0.5}, ValueError, "beta is of divergence 'js' alone, got beta=0.5 for 'forward_kl'"),
     "temperature 0": ({"temperature": 0}, ValueError, "temperature must be a positive number, got 0"),
     "temperature < 0": ({"temperature": -2.0}, ValueError, "temperature must be a positive number, got -2.0"),
     "temperature NaN": ({"temperature": NAN}, ValueError, "temperature must be a positive number, got nan"),
@@ -118,7 +122,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "student_logits must have at least one column",
     ),
     "vocab_size": ({"vocab_size": 7}, ValueError, "vocab_size must lie in 1 to 6, got 7"),
-    "vocab_size 0": ({"vocab_size": 0}, ValueError, "vocab_size must lie in 1 to 6, got 0"),
+    "vocab_size 0": ({"vocab_size": 0}, ValueError, "vocab_size must be a positive int, got 0"),
     "vocab_size float": ({"vocab_size": 2.0}, TypeError, "vocab_size must be an int, got float"),
     "weight shape": ({"weight": lucid.ones(5)}, RuntimeError, r"weight must have shape \(4,\), .* got \(5,\)"),
     "weight integers": ({"weight": lucid.tensor([1, 1, 1, 1])}, TypeError, "weight must be bool or floating"),
@@ -127,6 +131,9 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "labels shape": ({"labels": lucid.tensor([[1]])}, RuntimeError, r"labels must have shape \(4,\), .* got \(1, 1\)"),
     "labels floats": ({"labels": lucid.ones(4)}, TypeError, "labels must be int32 or int64, got lucid.float32"),
     "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
+    "ignore_index alone": ({"ignore_index": -100}, ValueError, "labels must be given for an ignore_index of -100"),
+    "squared": ({"temperature_squared": "yes"}, TypeError, "temperature_squared must be a bool, got str"),
+    "in place": ({"inplace_gradient": 1}, TypeError, "inplace_gradient must be a bool, got int"),
     "normalizer < 0": (
         {"normalizer": -1.0},
         ValueError,

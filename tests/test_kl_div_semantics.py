@@ -113,7 +113,7 @@ def test_attributes_are_read_at_the_call() -> None:
     mean = criterion(x, y).item()
     criterion.reduction = "sum"
     assert criterion(x, y).item() == pytest.approx(2 * mean)
-    criterion.reduction = "x"
+    criterion.reduction = "x"  # type: ignore[assignment]
     with pytest.raises(ValueError, match="reduction must be one of"):
         criterion(x, y)
     criterion.reduction, criterion.log_target = "none", True

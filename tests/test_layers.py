@@ -80,6 +80,7 @@ ROOMS = [
         "lucid.namesakes",
         "lucid.random",
         "lucid.spent",
+        "lucid.typing",
     ),
     ("lucid.modes",),
 ]

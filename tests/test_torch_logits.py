@@ -40,7 +40,8 @@ def _logits(dtype: torch.dtype = torch.float64, columns: tuple[int, int] = (V, V
 def test_loss_and_gradients_are_the_true_ones(kind: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     s, t = _logits()
     s, t = (x.detach().to(dtype).requires_grad_() for x, dtype in zip((s, t), dtypes, strict=True))
-    loss = lucid.torch.distillation_loss(s, t, divergence=kind, beta=0.3, temperature=2.0, reduction="sum")
+    beta = 0.3 if kind == "js" else None
+    loss = lucid.torch.distillation_loss(s, t, divergence=kind, beta=beta, temperature=2.0, reduction="sum")
     arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
     assert loss.dtype == arithmetic
     truth = logits.divergence(exact(s), exact(t), kind, 0.3, 2.0)
@@ -150,10 +151,14 @@ def test_the_facade_and_this_give_the_same_bits() -> None:
 
 S, T = torch.zeros(3, 5, device=DEVICE), torch.ones(3, 5, device=DEVICE)
 LABELS = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+JS = {"divergence": "js"}
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "divergence": ({"divergence": "kl"}, ValueError, "divergence must be one of .* got 'kl'"),
     "reduction": ({"reduction": "avg"}, ValueError, "reduction must be one of .* got 'avg'"),
-    "beta": ({"beta": 1}, ValueError, "beta must be a number between 0 and 1, not these, got 1"),
+    "beta 2": ({**JS, "beta": 2}, ValueError, "beta must be a number between 0 and 1, not these, got 2$"),
+    "beta 0": ({**JS, "beta": 0}, ValueError, "got 0.0: for that pass divergence='forward_kl' and no beta"),
+    "beta 1": ({**JS, "beta": 1}, ValueError, "got 1.0: for that pass divergence='reverse_kl' and no beta"),
+    "beta, forward_kl": ({"beta": 0.5}, ValueError, "beta is of divergence 'js' alone, got beta=0.5 for 'forward_kl'"),
     "temperature": ({"temperature": 0.0}, ValueError, "temperature must be a positive number, got 0.0"),
     "temperature, NaN": ({"temperature": math.nan}, ValueError, "temperature must be a positive number, got nan"),
     "temperature, tensor": ({"temperature": S}, TypeError, "temperature must be a positive number, got Tensor"),
@@ -173,7 +178,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "normalizer, shape": ({"normalizer": T}, RuntimeError, "0-d Tensor, got shape"),
     "normalizer, sum": ({"normalizer": 2, "reduction": "sum"}, ValueError, "one for reduction 'sum'"),
     "vocab_size": ({"vocab_size": 6}, ValueError, "vocab_size must lie in 1 to 5, got 6"),
+    "vocab_size 0": ({"vocab_size": 0}, ValueError, "vocab_size must be a positive int, got 0"),
     "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
+    "ignore_index alone": ({"ignore_index": -100}, ValueError, "labels must be given for an ignore_index of -100"),
+    "squared": ({"temperature_squared": "yes"}, TypeError, "temperature_squared must be a bool, got str"),
+    "in place": ({"inplace_gradient": 1}, TypeError, "inplace_gradient must be a bool, got int"),
 }
 
 

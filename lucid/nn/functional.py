@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from lucid import ops
-from lucid.arguments import one_of
+from lucid.arguments import boolean, one_of
 from lucid.dtype import float32
-from lucid.logits import REDUCTIONS
 from lucid.nn.checks import check_device, check_floating, check_tensor
 from lucid.nn.losses import cross_entropy, distillation_loss
 from lucid.tensor import Tensor
+from lucid.typing import REDUCTIONS, Reduction
 
 __all__ = [
     "REDUCTIONS",
@@ -28,7 +28,7 @@ def kl_div(
     x: Tensor,
     target: Tensor,
     size_average: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     log_target: bool = False,
 ) -> Tensor:
     r"""The Kullback-Leibler divergence of a target distribution from a predicted one.
@@ -72,7 +72,7 @@ def kl_div(
     ValueError
         If there is no such reduction.
     TypeError
-        If x or target is no Tensor, or not of a floating dtype.
+        If x or target is no Tensor, or not of a floating dtype; if log_target is no bool.
     RuntimeError
         If they are on different devices, do not broadcast, or 'batchmean' meets a 0-d x.
 
@@ -86,6 +86,7 @@ def kl_div(
     '0.011704'
     """
     one_of("reduction", reduction, REDUCTIONS)
+    boolean("log_target", log_target)
     check_floating("x", x)
     check_floating("target", target)
     check_device("x", x, "target", target)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from lucid import logits, ops
 from lucid.nn.checks import LUCID
 from lucid.tensor import Tensor
+from lucid.typing import Divergence, LabelReduction, Reduction
 
 
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
     *,
-    divergence: str = "forward_kl",
-    beta: float = 0.5,
+    divergence: Divergence = "forward_kl",
+    beta: float | None = None,
     temperature: float = 1.0,
     temperature_squared: bool = False,
     weight: Tensor | None = None,
     labels: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = None,
     hard_label_weight: float = 0.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     normalizer: float | Tensor | None = None,
     vocab_size: int | None = None,
     inplace_gradient: bool = False,
@@ -46,8 +47,8 @@ def distillation_loss(
         magnitude, in float32. Gradients flow to both.
     divergence : {'forward_kl', 'reverse_kl', 'js', 'total_variation'}
         The table's first column.
-    beta : float
-        The teacher's part of the mixture of 'js', between 0 and 1.
+    beta : float, optional
+        The teacher's part of the mixture of 'js', between 0 and 1; by default 0.5. Of 'js' alone.
     temperature : float
         T, positive.
     temperature_squared : bool
@@ -58,8 +59,8 @@ def distillation_loss(
         token of weight 0 are not read, may hold anything, and get a zero gradient.
     labels : Tensor, optional
         int32 or int64, of the leading dimensions' shape. Tokens labelled `ignore_index` count as those of weight 0.
-    ignore_index : int
-        See `labels`.
+    ignore_index : int, optional
+        See `labels`, which it needs; by default −100.
     hard_label_weight : float
         α between 0 and 1: the loss of a token is (1 − α)·divergence + α·cross-entropy of the student, at temperature 1,
         with its label; in the same pass.
@@ -142,7 +143,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     *,
     ignore_index: int = -100,
-    reduction: str = "mean",
+    reduction: LabelReduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     r"""The cross-entropy of labels with the distributions q = softmax(x) of logits.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lucid import logits
-from lucid.arguments import Tensors, one_of
+from lucid.arguments import Tensors, boolean, one_of
 from lucid.torch import divergence as of_logits
 from lucid.torch import kl_div as pointwise
+from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 
 class _LocalTensors(Tensors):
@@ -30,7 +31,7 @@ def kl_div(
     target: Tensor,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     log_target: bool = False,
 ) -> Tensor:
     r"""The Kullback-Leibler divergence of a target distribution from a predicted one; as `torch.nn.functional.kl_div`.
@@ -70,7 +71,7 @@ def kl_div(
     ValueError
         If there is no such reduction.
     TypeError
-        If input or target is no Tensor, or not of a floating dtype.
+        If input or target is no Tensor, or not of a floating dtype; if log_target is no bool.
     RuntimeError
         If they are on different devices, or do not broadcast; if no kernel can run on their device.
 
@@ -89,6 +90,7 @@ def kl_div(
     True
     """
     how = _reduction(reduction) if size_average is None and reduce is None else _deprecated(size_average, reduce)
+    boolean("log_target", log_target)
     TORCH.check_floating("input", input)
     TORCH.check_floating("target", target)
     TORCH.check_device("input", input, "target", target)
@@ -105,15 +107,15 @@ def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
     *,
-    divergence: str = "forward_kl",
-    beta: float = 0.5,
+    divergence: Divergence = "forward_kl",
+    beta: float | None = None,
     temperature: float = 1.0,
     temperature_squared: bool = False,
     weight: Tensor | None = None,
     labels: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = None,
     hard_label_weight: float = 0.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     normalizer: float | Tensor | None = None,
     vocab_size: int | None = None,
     inplace_gradient: bool = False,
@@ -217,7 +219,7 @@ def cross_entropy(
     size_average: bool | None = None,
     ignore_index: int = -100,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: LabelReduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     r"""The cross-entropy of labels with the distributions of logits; as `torch.nn.functional.cross_entropy`.
@@ -279,14 +281,15 @@ def cross_entropy(
 
 
 def _reduction(reduction: str) -> str:
-    one_of("reduction", reduction, logits.REDUCTIONS)
+    one_of("reduction", reduction, REDUCTIONS)
     if reduction == "mean":
         _warn("reduction 'mean' also divides by the number of columns; the divergence is reduction 'batchmean'")
     return reduction
 
 
-def _deprecated(size_average: bool | None, reduce: bool | None) -> str:
+def _deprecated(size_average: bool | None, reduce: bool | None) -> LabelReduction:
     """The reduction that was meant."""
+    reduction: LabelReduction
     if reduce is not None and not reduce:
         reduction = "none"
     else:

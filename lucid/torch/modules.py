@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lucid.logits import DistillationOptions
+from lucid.arguments import boolean, one_of
+from lucid.logits import DistillationOptions, check_cross_entropy
 from lucid.torch import functional as F
+from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
 
 class KLDivLoss(torch.nn.KLDivLoss):
@@ -27,6 +29,18 @@ class KLDivLoss(torch.nn.KLDivLoss):
     >>> f"{criterion(x, target).item():.6f}"
     '0.063095'
     """
+
+    reduction: Reduction
+
+    def __init__(
+        self,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: Reduction = "mean",
+        log_target: bool = False,
+    ) -> None:
+        super().__init__(size_average, reduce, reduction, boolean("log_target", log_target))
+        one_of("reduction", self.reduction, REDUCTIONS)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The divergence of log-probabilities from the target."""
@@ -49,6 +63,20 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     '0.226928'
     """
 
+    reduction: LabelReduction
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: LabelReduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        check_cross_entropy(ignore_index=ignore_index, reduction=self.reduction, label_smoothing=label_smoothing)
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits with labels."""
         return F.cross_entropy(
@@ -70,7 +98,7 @@ class DistillationLoss(DistillationOptions, torch.nn.Module):
     ----------
     divergence, beta, temperature, temperature_squared, ignore_index, hard_label_weight, reduction, vocab_size, \
 inplace_gradient
-        As there; read, and checked, at every call.
+        As there; read at every call, and checked there as here.
 
     Examples
     --------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from lucid.logits import DistillationOptions
+from lucid.arguments import boolean, one_of
+from lucid.logits import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor
+from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
 
 class KLDivLoss(Module):
@@ -23,7 +25,7 @@ class KLDivLoss(Module):
     Attributes
     ----------
     reduction, log_target
-        Read, and checked, at every call.
+        Read at every call, and checked there as here.
 
     Examples
     --------
@@ -47,13 +49,14 @@ class KLDivLoss(Module):
     KLDivLoss(reduction='mean', log_target=False)
     """
 
-    reduction: str
+    reduction: Reduction
     log_target: bool
 
-    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+    def __init__(self, reduction: Reduction = "mean", log_target: bool = False) -> None:
         super().__init__()
+        one_of("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
-        self.log_target = log_target
+        self.log_target = boolean("log_target", log_target)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """The divergence of log-probabilities x from the target."""
@@ -78,7 +81,7 @@ inplace_gradient
     Attributes
     ----------
     divergence, beta, temperature, ...
-        The parameters; read, and checked, at every call.
+        The parameters; read at every call, and checked there as here.
 
     Examples
     --------
@@ -121,7 +124,7 @@ class CrossEntropyLoss(Module):
     Attributes
     ----------
     ignore_index, reduction, label_smoothing
-        Read, and checked, at every call.
+        Read at every call, and checked there as here.
 
     Examples
     --------
@@ -139,10 +142,11 @@ class CrossEntropyLoss(Module):
         weight: Tensor | None = None,
         *,
         ignore_index: int = -100,
-        reduction: str = "mean",
+        reduction: LabelReduction = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        check_cross_entropy(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
