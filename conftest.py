@@ -114,7 +114,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What lucid.torch runs on CPU tensors. Where kernels are compiled, tests are of GPU tensors, and this says nothing."""
+    """What lucid.torch runs on CPU tensors. Where kernels are compiled, tests are of GPU tensors, which this leaves."""
     with lucid.torch.kernels_on_cpu(request.param == "kernels" and backend.INTERPRETED):
         yield request.param
 

@@ -86,6 +86,11 @@ class DistillationOptions:
         check_distillation(**self.options)
 
     @property
+    def ignored_label(self) -> int:
+        """The label of tokens that do not count: `ignore_index`, or -100."""
+        return DEFAULT_IGNORED if self.ignore_index is None else self.ignore_index
+
+    @property
     def options(self) -> dict[str, Any]:
         """By the names that functions give them."""
         return {name: getattr(self, name) for name in OPTIONS}

@@ -107,13 +107,14 @@ def interpret() -> bool:
 
 def count(point: Point, provider: str, mode: str, interpreted: bool) -> tuple[Row, str]:
     """A row without the environment, and what is wrong with it, if anything."""
+    import lucid.torch
     from perf import cases, counting
     from triton_kernels import launch
 
     least = cases.least_cost(point, mode)
     row: Row = {**shared.identity(point, provider, mode), "status": "ok"} | dict.fromkeys(COUNTED)
     row |= {"least_read": least.read, "least_written": least.written, "least_allocated": least.written}
-    with launch.tables(interpreted=interpreted):
+    with launch.tables(interpreted=interpreted), lucid.torch.kernels_on_cpu():
         subject, row["status"] = prepared(point, provider, mode)
         if subject is None:
             return row, ""

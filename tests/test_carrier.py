@@ -78,6 +78,8 @@ def test_losses_of_logits_calculate_nothing_in_torch(divergence: str) -> None:
         F.cross_entropy(s, lucid.tensor(np.zeros((3, 9), dtype=np.int64)), reduction="none").sum().backward()
 
 
+@pytest.mark.kernels_only
+@pytest.mark.usefixtures("implementation")
 def test_losses_of_torch_tensors_calculate_nothing_in_torch() -> None:
     labels, weight = torch.arange(6).to(DEVICE), torch.rand(6).to(DEVICE)
     s, t = (torch.randn(6, 9).to(DEVICE).requires_grad_() for _ in range(2))

@@ -19,7 +19,7 @@ HAS_GPU: bool = torch.cuda.is_available()
 #: Whether the user has asked for Triton's interpreter.
 ASKED_FOR: bool = triton.knobs.runtime.interpret
 
-#: Whether kernels run in Triton's interpreter, on CPU tensors. ``TRITON_INTERPRET=0`` keeps them compiled without a GPU.
+#: Whether kernels run in Triton's interpreter, on CPU tensors; ``TRITON_INTERPRET=0`` keeps them compiled everywhere.
 INTERPRETED: bool = ASKED_FOR or (not HAS_GPU and "TRITON_INTERPRET" not in os.environ)
 
 if INTERPRETED:

@@ -7,8 +7,8 @@
 - ``tl.fma`` rounds twice.
 - Triton 3.6 takes a loop's bounds from arrays of one element, which NumPy 2.5 no longer converts to an integer.
 - The result of a comparison of scalars keeps its operands' dtype, and turns into that when it is broadcast.
-- Triton decides when it is imported whether its own jit functions (``tl.sum`` and others) are interpreted. Here they are
-  while an interpreted kernel runs, whenever triton was imported, and at no other time.
+- Triton decides when it is imported whether its own jit functions (``tl.sum`` and others) are interpreted. Here they
+  are while an interpreted kernel runs, whenever triton was imported, and at no other time.
 - Every call of a jit function patches ``triton.language`` anew, which is most of the time of a small launch. The
   patches are the same each time, so they are put in place once per launch, and taken away after it.
 - Sums and products of integers are calculated a second time, in int64, for a check of overflow that is made in debug

@@ -68,7 +68,7 @@ def accumulate_gradients(
         The same, in evaluation mode and on the same device.
     batches : sequence of (inputs, labels)
         This process's, equally many in each process. `labels` (...) holds the label of each row of logits, and the
-        criterion's `ignore_index` where a row does not count.
+        criterion's `ignored_label` where a row does not count.
     criterion : lucid.torch.DistillationLoss
         With ``reduction="mean"``.
 
@@ -89,7 +89,7 @@ def accumulate_gradients(
     >>> student.weight.grad[1].tolist()
     [0.0, 0.0, 0.0]
     """
-    normalizer = tokens_per_process([labels for _, labels in batches], criterion.ignore_index)
+    normalizer = tokens_per_process([labels for _, labels in batches], criterion.ignored_label)
     losses = []
     for number, (inputs, labels) in enumerate(batches, start=1):
         with torch.no_grad():

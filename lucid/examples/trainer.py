@@ -18,7 +18,7 @@ class DistillationTrainer(transformers.Trainer):
     """A `transformers.Trainer` whose loss is the divergence of a causal language model from a teacher.
 
     The loss of a training step is the mean over all its tokens: of all processes, and of all batches whose gradients
-    are accumulated. A token counts where its label is not the criterion's `ignore_index`; the logits before it are
+    are accumulated. A token counts where its label is not the criterion's `ignored_label`; the logits before it are
     compared. Processes average their gradients, so the divisor is the average number of tokens per process
     (`lucid.examples.distributed`). With ``average_tokens_across_devices=False`` each process takes the mean over its
     own tokens.
@@ -88,7 +88,7 @@ class DistillationTrainer(transformers.Trainer):
     def tokens(self, batches: list[Mapping[str, Any]]) -> Tensor:
         """The number of tokens that the losses of these batches are divided by."""
         labels = [_shifted_labels(batch).to(self.args.device) for batch in batches]
-        ignored = self.criterion.ignore_index
+        ignored = self.criterion.ignored_label
         if self.args.average_tokens_across_devices:
             return tokens_per_process(labels, ignored)
         return torch.stack([(each != ignored).sum() for each in labels]).sum()
@@ -121,7 +121,7 @@ class DistillationTrainer(transformers.Trainer):
         inputs = self._without_repeated(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if loss is not None:
-            count = (_shifted_labels(inputs) != self.criterion.ignore_index).sum().to(loss.device)
+            count = (_shifted_labels(inputs) != self.criterion.ignored_label).sum().to(loss.device)
             self._evaluated += torch.stack((loss.double() * count, count))
         return loss, logits, labels
 
@@ -140,7 +140,7 @@ class DistillationTrainer(transformers.Trainer):
         if "labels" not in inputs or not (state.end_of_dataloader and state.remainder > 0):
             return inputs
         labels = inputs["labels"].clone()
-        labels[max(state.remainder - self.accelerator.process_index * len(labels), 0) :] = self.criterion.ignore_index
+        labels[max(state.remainder - self.accelerator.process_index * len(labels), 0) :] = self.criterion.ignored_label
         return {**inputs, "labels": labels}
 
 

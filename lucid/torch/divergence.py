@@ -18,6 +18,7 @@ from lucid.torch import cpu
 from lucid.torch.cpu import step
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
+from lucid.torch.saving import save, saved
 
 
 def _reduced(
@@ -69,9 +70,7 @@ def divergence(
             statistics = weights.new_zeros((tk.divergence.STATISTICS, weights.numel()))
             statistics[0] = weights
             in_loss = None if factor is None else factor.to(weights.dtype)
-            return divergence_backward(
-                student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False
-            )[0]
+            return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
 
     return step.Step.apply(student, (teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)
 
@@ -126,15 +125,13 @@ def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.wanted = ctx.needs_input_grad[:2]
     ctx.mark_non_differentiable(statistics, factor)
     ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
-    ctx.save_for_backward(
-        student, teacher, labels if ctx.options[4] else None, statistics, factor if ctx.reduce else None
-    )
+    save(ctx, student, teacher, labels if ctx.options[4] else None, statistics, factor if ctx.reduce else None)
 
 
 def _divergence_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if dloss is None:
         return (None,) * 17
-    student, *others = ctx.saved_tensors
+    student, *others = saved(ctx)
     if ctx.wanted[0] and ctx.inplace_gradient:
         dteacher = divergence_backward_(student, *others, dloss, *ctx.options, ctx.wanted[1])
         dstudent = student.detach()
@@ -214,9 +211,7 @@ def cross_entropy(
 ) -> Tensor:
     """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
     if not (launchers(x) is cpu and step.applies(x)):
-        return _cross_entropy_operator(
-            x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype
-        )[0]
+        return _cross_entropy_operator(x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)[0]
     weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
     factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
     of = (class_weight, ignore_index, label_smoothing)
@@ -265,13 +260,13 @@ def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
     ctx.options = ignore_index, label_smoothing
     ctx.mark_non_differentiable(statistics, factor)
     ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
-    ctx.save_for_backward(x, labels, class_weight, statistics, factor if ctx.reduce else None)
+    save(ctx, x, labels, class_weight, statistics, factor if ctx.reduce else None)
 
 
 def _cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if dloss is None:
         return (None,) * 8
-    return cross_entropy_backward(*ctx.saved_tensors, dloss, *ctx.options), *(None,) * 7
+    return cross_entropy_backward(*saved(ctx), dloss, *ctx.options), *(None,) * 7
 
 
 def _to_logits(

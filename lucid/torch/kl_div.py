@@ -15,6 +15,7 @@ import triton_kernels as tk
 from lucid.torch import cpu
 from lucid.torch.cpu import step
 from lucid.torch.operators import kernels_on_cpu, launchers, operator
+from lucid.torch.saving import save, saved
 
 
 def _scale(count: int) -> float:
@@ -41,7 +42,9 @@ def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int
 
 
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
-    return launchers(x).kl_div_forward(x, target, log_target=log_target, reduce=reduce, scale=_scale(count), dtype=dtype)
+    return launchers(x).kl_div_forward(
+        x, target, log_target=log_target, reduce=reduce, scale=_scale(count), dtype=dtype
+    )
 
 
 def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
@@ -54,11 +57,11 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, target, ctx.log_target, _, ctx.count, _ = inputs
     ctx.dtype, ctx.wanted = x.dtype, ctx.needs_input_grad[:2]
     # Without the target's gradient, the gradient to x is −p: x itself is not needed.
-    ctx.save_for_backward(x if ctx.wanted[1] else None, target)
+    save(ctx, x if ctx.wanted[1] else None, target)
 
 
 def _forward_backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-    x, target = ctx.saved_tensors
+    x, target = saved(ctx)
     dx, dtarget = kl_div_backward(dloss, x, target, ctx.log_target, ctx.count, ctx.dtype, *ctx.wanted)
     return dx if ctx.wanted[0] else None, dtarget if ctx.wanted[1] else None, None, None, None, None
 
@@ -110,12 +113,12 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
     ctx.mark_non_differentiable(
         *(grad for grad, wanted in zip(output, (ctx.to_x, ctx.to_target), strict=True) if not wanted)
     )
-    ctx.save_for_backward(dloss, x, target)
+    save(ctx, dloss, x, target)
 
 
 def _backward_backward(ctx: Any, outer_x: Tensor, outer_target: Tensor) -> tuple[Tensor | None, ...]:
     """Of dx = −p·g and dtarget = (log p − x + 1)·g, or p·(log p − x + 1)·g, with g = dloss / count; 0 where p = 0."""
-    dloss, x, target = ctx.saved_tensors
+    dloss, x, target = saved(ctx)
     compute = tk.launch.arithmetic(dloss.dtype, target.dtype, *(() if x is None else (x.dtype,)))
     scale = _scale(ctx.count)
     y, g = target.to(compute), dloss.to(compute) * scale

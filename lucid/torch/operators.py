@@ -93,8 +93,8 @@ def operator(
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    for backend in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, kernel, backend)
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"lucid::{name}", fake, lib=_LIBRARY)
     overload = getattr(torch.ops.lucid, name).default
     KERNELS[overload] = kernel

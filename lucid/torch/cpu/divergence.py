@@ -1,6 +1,6 @@
 """Divergences of rows of student logits s and teacher logits t, and their gradients, with torch's operators.
 
-The formulas are those of `triton_kernels.divergence`. With p = softmax(t/T), q = softmax(s/T), c = log₂e/T, for each row
+The formulas are those of `triton_kernels.divergence`. With p = softmax(t/T), q = softmax(s/T), c = log₂e/T, of a row
 
     m = max x,   z = c·(x − m),   e = 2^z,   d = Σ e        so that q = e_s/d_s and log₂ q = z_s − log₂ d_s
 
@@ -135,10 +135,8 @@ def token_weights(
 ) -> Tensor:
     """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
     compute, lead = tk.launch.arithmetic(student.dtype, teacher.dtype), student.shape[:-1]
-    if weight is None:
-        weights = torch.ones(lead, dtype=compute).view(-1)
-    else:
-        weights = weight.to(compute).reshape(-1)
+    weights = torch.ones(lead, dtype=compute) if weight is None else weight.to(compute)
+    weights = weights.reshape(-1)
     if labels is not None:
         flat = labels.reshape(-1)
         weights = torch.where(flat == ignore_index, 0, weights)

@@ -5,7 +5,6 @@ The formulas are those of `triton_kernels.kl_div`. Elements are taken in chunks,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch

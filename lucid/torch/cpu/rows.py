@@ -28,13 +28,13 @@ class Chunk(NamedTuple):
         Where its rows are in the tensors.
     rows
         Where those that are kept are among all that are.
-    index
+    kept
         Which of its rows are kept; None where it is all or none of them.
     """
 
     at: tuple[slice, ...]
     rows: slice
-    index: Tensor | None
+    kept: Tensor | None
 
     @property
     def empty(self) -> bool:
@@ -122,8 +122,8 @@ class Rows:
         part = tensor[chunk.at][..., : self.columns]
         if part.dim() > 2:
             part = part.flatten(0, -2)
-        if chunk.index is not None:
-            part = part.index_select(0, chunk.index)
+        if chunk.kept is not None:
+            part = part.index_select(0, chunk.kept)
         buffer = self.scratch(number, part)
         if part.dtype != buffer.dtype:
             part = buffer.copy_(part)
@@ -137,12 +137,12 @@ class Rows:
             part = part[..., : self.columns]
         if values is None:
             part.zero_()
-        elif chunk.index is not None:
+        elif chunk.kept is not None:
             values = values if factor is None else values.mul_(factor)
-            kept = torch.zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.index, True)
+            kept = torch.zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
             part.zero_()
             if part.dim() == 2:
-                part.index_copy_(0, chunk.index, values.to(part.dtype))
+                part.index_copy_(0, chunk.kept, values.to(part.dtype))
             else:
                 part[kept.view(part.shape[:-1])] = values.to(part.dtype)
         elif factor is not None and part.dtype == values.dtype:

@@ -1,8 +1,8 @@
 """Losses of rows whose gradient is made in the forward pass, for eager autograd on the CPU.
 
-The forward pass has each row's exponentials in a cache, so the gradient costs little there, and backward hands it on. It
-is calculated anew where what was made will not do: for a second backward pass, which must not see what became of the
-first one's result; and where multiplying a rounded gradient with what comes from above would round it twice.
+The forward pass has each row's exponentials in a cache, so the gradient costs little there, and backward hands it on.
+It is calculated anew for a second backward pass, which must not see what became of the first one's result, and where a
+rounded gradient times what comes from above would be rounded twice.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from lucid.torch.cpu.divergence import empty_as
+from lucid.torch.saving import save, saved
 
 
 def applies(logits: Tensor, other: Tensor | None = None) -> bool:
@@ -46,18 +47,18 @@ class Step(Function):
     ) -> Tensor:
         """The loss; `backward(dloss, logits, *others)` is what calculates the gradient anew."""
         ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), backward, logits.dtype
-        ctx.save_for_backward(logits, *others)
+        save(ctx, logits, *others)
         return loss_and_gradient(ctx.gradient)
 
     @staticmethod
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient made before, times dloss."""
         gradient, ctx.gradient = ctx.gradient, None
-        saved = ctx.saved_tensors  # raises where they were changed meanwhile, or freed
+        kept = saved(ctx)  # raises where they were changed meanwhile, or freed
         if torch.is_grad_enabled() or not _exact(ctx.dtype, dloss):
-            return ctx.again(dloss, *saved), None, None, None
+            return ctx.again(dloss, *kept), None, None, None
         if gradient is None:
-            gradient = ctx.again(torch.ones_like(dloss), *saved)
+            gradient = ctx.again(torch.ones_like(dloss), *kept)
         if dloss.dim() or dloss != 1:
             gradient.mul_(dloss.unsqueeze(-1) if dloss.dim() else dloss)
         return gradient, None, None, None
