@@ -31,17 +31,23 @@ class Tensors:
         One as a torch tensor of its shape, dtype, device and strides, without looking at values.
     wrap
         One over the memory of a torch tensor.
+    others
+        Kinds of array that come in their place, and what makes one of those, with {} for the argument's name.
     """
 
     kind: type[Any]
     name: str
     like: Callable[[Any], torch.Tensor]
     wrap: Callable[[torch.Tensor], Any]
+    others: dict[type[Any], str]
 
     def check(self, name: str, value: Any) -> None:
         """A tensor of the kind."""
         if not isinstance(value, self.kind):
-            raise TypeError(f"{name} must be {self.name}, got {type(value).__name__}")
+            remedy = next(
+                (f": pass {how.format(name)}" for kind, how in self.others.items() if isinstance(value, kind)), ""
+            )
+            raise TypeError(f"{name} must be {self.name}, got {type_name(value)}{remedy}")
 
     def check_floating(self, name: str, value: Any) -> None:
         """A tensor of a floating dtype."""
@@ -90,10 +96,26 @@ def same(shape: Sequence[int], other: Sequence[int]) -> bool:
     return True
 
 
+def type_name(value: Any) -> str:
+    """The name of a value's type, of whose library where others have one of that name."""
+    name, library = type(value).__name__, type(value).__module__.partition(".")[0]
+    full = {"Tensor": "{}.Tensor", "Parameter": "{}.nn.Parameter", "ndarray": "{}.ndarray"}
+    return full.get(name, name).format(library)
+
+
+def check_dense(name: str, value: torch.Tensor) -> None:
+    """A torch tensor whose elements lie in memory by strides."""
+    if value.is_nested:
+        remedy = f"torch.cat({name}.unbind())" if value.layout is torch.strided else f"{name}.values()"
+        raise TypeError(f"{name} must be no nested tensor: pass {remedy}, the elements of all its parts")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, got layout {value.layout}: pass {name}.to_dense()")
+
+
 def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) -> float:
     """A real number that fits, as a float; `accepted` says which do."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {accepted}, got {type(value).__name__}")
+        raise TypeError(f"{name} must be {accepted}, got {type_name(value)}")
     result = float(value)
     # Compared with infinity, since the compiler of torch may know a number only as a symbol; NaN compares false.
     if not (abs(result) < math.inf and fits(value)):
@@ -104,7 +126,7 @@ def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) ->
 def boolean(name: str, value: Any) -> bool:
     """A bool, NumPy's included; other values are mix-ups of arguments, whatever their truth."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a bool, got {type_name(value)}")
     return bool(value)
 
 
@@ -115,7 +137,7 @@ def integer(name: str, value: Any) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    raise TypeError(f"{name} must be an int, got {type_name(value)}")
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

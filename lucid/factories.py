@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lucid.arguments import check_dense, type_name
 from lucid.device import device as DeviceType
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DTypeType
@@ -41,7 +42,8 @@ def from_torch(source: torch.Tensor) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        If it is no dense torch tensor of a supported dtype and device.
+        If it is no dense torch tensor of a supported dtype and device, or if its memory holds the negatives of its
+        values (``x.conj().imag``).
 
     Examples
     --------
@@ -50,12 +52,17 @@ def from_torch(source: torch.Tensor) -> Tensor:
     [1.0, 1.0]
     """
     if not isinstance(source, torch.Tensor):
-        raise TypeError(f"source must be a torch.Tensor, got {type(source).__name__}")
-    if source.layout is not torch.strided:
-        raise TypeError(f"source must be dense, got layout {source.layout}")
+        raise TypeError(f"source must be a torch.Tensor, got {type_name(source)}")
+    check_dense("source", source)
     DTypeType.of(source.dtype, "source's dtype")
     DeviceType(source.device)
+    _check_positive(source)
     return Tensor._wrap(hand_out(source).detach())
+
+
+def _check_positive(source: torch.Tensor) -> None:
+    if source.is_neg():
+        raise ValueError("source must be its memory's values, but has torch's negative bit: pass source.resolve_neg()")
 
 
 def from_numpy(source: np.ndarray) -> Tensor:
@@ -96,6 +103,8 @@ def from_dlpack(source: Any) -> Tensor:
     ------
     TypeError
         If it does not, or has no supported dtype.
+    ValueError
+        If it is a torch tensor whose memory holds the negatives of its values.
 
     Examples
     --------
@@ -106,6 +115,8 @@ def from_dlpack(source: Any) -> Tensor:
     """
     if not hasattr(source, "__dlpack__"):
         raise TypeError(f"source must have __dlpack__, got {type(source).__name__}")
+    if isinstance(source, torch.Tensor):  # whose negative bit does not travel
+        _check_positive(source)
     return from_torch(torch.from_dlpack(source))
 
 

@@ -252,6 +252,11 @@ def cross_entropy(
 
 def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
     """That a gradient can be written over the student's logits and nothing else."""
+    if student.is_neg():
+        raise RuntimeError(
+            "student_logits must be its memory's values for inplace_gradient=True, but has torch's negative bit: pass "
+            "student_logits.resolve_neg()"
+        )
     if not student.numel():
         return
     reach = 0
@@ -301,13 +306,14 @@ def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -
         return Reduction(reduce=reduction != "none", mean=reduction == "mean", count=count), None
     if reduction not in ("mean", "batchmean"):
         raise ValueError(f"normalizer is what 'mean' and 'batchmean' divide by, got one for reduction {reduction!r}")
-    if not isinstance(normalizer, tensors.kind):
+    if not any(isinstance(normalizer, kind) for kind in (tensors.kind, *tensors.others)):
         accepted = "a positive number, 0 where no token counts, or a 0-d Tensor"
         divisor = number("normalizer", normalizer, accepted, lambda x: x >= 0)
         if divisor > 0:
             return Reduction(reduce=True, normalizer=divisor), None
         # Whether a token counts is known on the device.
         return Reduction(reduce=True), tensors.wrap(torch.zeros((), device=tensors.like(logits).device))
+    tensors.check("normalizer", normalizer)
     if normalizer.shape != ():
         raise RuntimeError(f"normalizer must be a positive number or a 0-d Tensor, got shape {tuple(normalizer.shape)}")
     if tensors.like(normalizer).dtype not in (*FLOATING, *INTEGERS):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lucid.arguments import type_name
 from lucid.device import device as Device
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DType
@@ -265,7 +266,7 @@ class Tensor:
     def grad(self, value: Tensor | None) -> None:
         if value is not None:
             if not isinstance(value, Tensor):
-                raise TypeError(f"grad must be a lucid Tensor or None, got {type(value).__name__}")
+                raise TypeError(f"grad must be a lucid Tensor or None, got {type_name(value)}")
             check_like("grad must have the tensor's", value, self)
         self._grad = value
 

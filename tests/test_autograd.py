@@ -157,7 +157,7 @@ def test_backward_of_many_elements_needs_a_gradient() -> None:
         (lambda: lucid.ones(2).double(), RuntimeError, "gradient must have the tensor's dtype lucid.float32, got .*64"),
         (lambda: [1.0, 1.0], TypeError, "gradient must be a Tensor, got list"),
         (lambda: 1.0, TypeError, "gradient must be a Tensor, got float"),
-        (lambda: torch.ones(2), TypeError, "gradient must be a Tensor, got Tensor"),
+        (lambda: torch.ones(2), TypeError, "gradient must be a Tensor, got torch.Tensor"),
     ],
 )
 def test_a_gradient_that_does_not_fit_is_refused(gradient: Any, error: type[Exception], message: str) -> None:

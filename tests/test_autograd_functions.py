@@ -71,7 +71,7 @@ def test_a_removed_hook_runs_no_more() -> None:
     ("returned", "message"),
     [
         (3.0, "a tensor hook must return None or a Tensor, got float"),
-        (np.ones(2), "a tensor hook must return None or a Tensor, got ndarray"),
+        (np.ones(2), "a tensor hook must return None or a Tensor, got numpy.ndarray"),
         (lucid.ones(3), r"what a tensor hook returns must have the gradient's shape \(2,\), got \(3,\)"),
         (lucid.ones(2).half(), "what a tensor hook returns must have the gradient's dtype lucid.float32, got .*16"),
     ],

@@ -201,7 +201,7 @@ def test_filling_a_float64_draws_all_its_bits() -> None:
     [
         (lambda: nn.init.uniform_(lucid.zeros(2), 1.0, 0.0), ValueError, "a <= b, got a=1.0 and b=0.0"),
         (lambda: nn.init.normal_(lucid.zeros(2), 0.0, -1.0), ValueError, "std >= 0, got -1.0"),
-        (lambda: nn.init.uniform_(np.zeros(2)), TypeError, "tensor must be a lucid.Tensor, got ndarray"),
+        (lambda: nn.init.uniform_(np.zeros(2)), TypeError, "tensor must be a lucid.Tensor, got numpy.ndarray"),
         (lambda: nn.init.zeros_([0.0]), TypeError, "tensor must be a lucid.Tensor, got list"),
         (lambda: nn.init.normal_(lucid.tensor([1])), TypeError, "floating dtype, got lucid.int64"),
     ],

@@ -195,7 +195,7 @@ def test_rand_is_even_below_one_and_randn_standard_normal(name: str) -> None:
         (lambda: lucid.randn(2, dtype="bool"), TypeError, "dtype must be a floating dtype, got lucid.bool_"),
         (lambda: lucid.zeros(2, device="tpu"), ValueError, "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'tpu'"),
         (lambda: lucid.manual_seed(-1), ValueError, "seed must be a non-negative integer, got -1"),
-        (lambda: lucid.from_torch(np.ones(1)), TypeError, "source must be a torch.Tensor, got ndarray"),
+        (lambda: lucid.from_torch(np.ones(1)), TypeError, "source must be a torch.Tensor, got numpy.ndarray"),
         (
             lambda: lucid.from_torch(torch.ones(1, dtype=torch.uint8)),
             TypeError,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lucid.arguments import type_name
 from lucid.autograd.function import FREED, Edge, Node
 from lucid.autograd.grad_mode import set_grad_enabled
 from lucid.tensor import Tensor, check_like, room
@@ -113,7 +114,7 @@ def _listed(name: str, given: Any) -> tuple[Any, ...]:
     if isinstance(given, Tensor):
         return (given,)
     if not isinstance(given, Iterable):
-        raise TypeError(f"{name} must be a Tensor or a sequence of Tensors, got {type(given).__name__}")
+        raise TypeError(f"{name} must be a Tensor or a sequence of Tensors, got {type_name(given)}")
     return tuple(given)
 
 
@@ -121,7 +122,7 @@ def _tensors(name: str, given: Any) -> tuple[Tensor, ...]:
     tensors = _listed(name, given)
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be Tensors, got {type(tensor).__name__}")
+            raise TypeError(f"{name} must be Tensors, got {type_name(tensor)}")
     return tensors
 
 
@@ -144,7 +145,7 @@ def _root(tensor: Tensor, grad: Tensor | None) -> Root:
             )
         grad = room("factories").ones_like(tensor)
     elif not isinstance(grad, Tensor):
-        raise TypeError(f"gradient must be a Tensor, got {type(grad).__name__}")
+        raise TypeError(f"gradient must be a Tensor, got {type_name(grad)}")
     else:
         check_like("gradient must have the tensor's", grad, tensor)
     return tensor._node or tensor, tensor._output_nr, grad
@@ -268,7 +269,7 @@ class _Run:
             if result is None:
                 continue
             if not isinstance(result, Tensor):
-                raise RuntimeError(f"a tensor hook must return None or a Tensor, got {type(result).__name__}")
+                raise RuntimeError(f"a tensor hook must return None or a Tensor, got {type_name(result)}")
             check_like("what a tensor hook returns must have the gradient's", result, grad)
             self.taken.add(_memory(result))
             grad = result

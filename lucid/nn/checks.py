@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from lucid.arguments import Tensors
 from lucid.tensor import Tensor
 
-LUCID = Tensors(Tensor, "a lucid Tensor", lambda tensor: tensor._like, Tensor._wrap)
+LUCID = Tensors(
+    Tensor,
+    "a lucid Tensor",
+    lambda tensor: tensor._like,
+    Tensor._wrap,
+    {torch.Tensor: "lucid.from_torch({})", np.ndarray: "lucid.tensor({})"},
+)
 check_tensor, check_floating, check_device = LUCID.check, LUCID.check_floating, LUCID.check_device

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lucid.arguments import type_name
 from lucid.random import generator
 from lucid.tensor import Tensor
 
@@ -90,7 +91,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 
 def _check_tensor(tensor: object) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"tensor must be a lucid.Tensor, got {type(tensor).__name__}")
+        raise TypeError(f"tensor must be a lucid.Tensor, got {type_name(tensor)}")
 
 
 def _draw_dtype(tensor: Tensor) -> type[np.float32] | type[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lucid.arguments import type_name
 from lucid.tensor import Tensor
 
 __all__ = ["Parameter"]
@@ -34,7 +35,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
         if not isinstance(data, Tensor):
-            raise TypeError(f"data must be a lucid.Tensor, got {type(data).__name__}")
+            raise TypeError(f"data must be a lucid.Tensor, got {type_name(data)}")
         # Not Tensor's own, which copies.
         self._attach(data._buffer)
         self.requires_grad_(requires_grad)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import triton_kernels as tk
+from lucid.arguments import type_name
 from lucid.autograd.function import Function
 from lucid.ops.memory import permute, reshape
 from lucid.ops.reduction import sum
@@ -34,7 +35,7 @@ def _check(name: str, **tensors: Any) -> None:
     """Raise unless all arguments are Tensors of one floating dtype, on one device."""
     for argument, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{argument} of {name} must be a lucid Tensor, got {type(tensor).__name__}")
+            raise TypeError(f"{argument} of {name} must be a lucid Tensor, got {type_name(tensor)}")
         if not tensor.dtype.is_floating_point:
             raise TypeError(f"{argument} of {name} must have a floating dtype, got {tensor.dtype}")
     for attribute in ("dtype", "device"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lucid.arguments import type_name
 from lucid.tensor import Tensor
 
 
@@ -62,7 +63,7 @@ class Optimizer:
         known = {id(param) for other in self.param_groups for param in other["params"]}
         for param in params:
             if not isinstance(param, Tensor):
-                raise TypeError(f"params must be Tensors, got {type(param).__name__}")
+                raise TypeError(f"params must be Tensors, got {type_name(param)}")
             if not param.is_leaf or not param.dtype.is_floating_point:
                 raise ValueError(
                     f"params must be leaves of a floating dtype, got one of {param.dtype} and shape {param.shape}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lucid import logits
-from lucid.arguments import Tensors, boolean, one_of
+from lucid.arguments import Tensors, boolean, check_dense, one_of
+from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import divergence as of_logits
 from lucid.torch import kl_div as pointwise
 from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
@@ -17,13 +19,20 @@ from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 class _LocalTensors(Tensors):
     def check(self, name: str, value: Any) -> None:
-        """A torch tensor that is all here."""
+        """A dense torch tensor that is all here."""
         super().check(name, value)
+        check_dense(name, value)
         if hasattr(value, "placements"):
             raise TypeError(f"{name} must be a local tensor, got a {type(value).__name__}: pass {name}.to_local()")
 
 
-TORCH = _LocalTensors(Tensor, "a torch.Tensor", lambda tensor: tensor, lambda tensor: tensor)
+TORCH = _LocalTensors(
+    Tensor,
+    "a torch.Tensor",
+    lambda tensor: tensor,
+    lambda tensor: tensor,
+    {LucidTensor: "{}.to_torch()", np.ndarray: "torch.from_numpy({})"},
+)
 
 
 def kl_div(
