@@ -156,7 +156,6 @@ def test_replicas_of_data_parallel_share_a_step() -> None:
     assert isinstance(trainer.model_wrapped, nn.DataParallel)
 
 
-@pytest.mark.xfail(raises=ValueError, reason="a normalizer of 0 is refused")
 @pytest.mark.parametrize("make", [llama, Embedder])
 def test_a_step_without_a_token_changes_nothing(make: Any) -> None:
     result = _by_trainer(make, tokens=(0, 0))
