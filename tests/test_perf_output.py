@@ -118,7 +118,8 @@ def test_progress_without_a_terminal_is_a_line_at_once_and_then_one_in_ten_secon
         for number in range(30):
             advance(f"item {number}")
             now += 1
-    assert capsys.readouterr().err == "1/30 item 0\n11/30 item 10\n21/30 item 20\n"
+    said = capsys.readouterr().err.rstrip()  # rich 13.0 ends a bar that was never shown with an empty line
+    assert said.split("\n") == ["1/30 item 0", "11/30 item 10", "21/30 item 20"]
 
 
 def test_rows_come_back_from_csv_as_they_were_written(tmp_path: Path) -> None:
