@@ -22,6 +22,8 @@ from triton_kernels.launch import Launch
 #: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
 collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/trainer.py"]
 
+IMPLEMENTATIONS = ("kernels", "torch's operators")
+TILES = ("interpreter's tiles", "GPU's tiles")
 COMPILED_AT_THE_END = "test_every_recorded_launch"
 
 _compiler: Compiler | None = None
@@ -37,7 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the tests of compiled launches last, when all launches are known; skip what needs the interpreter."""
+    """Run the tests of compiled launches last, when all launches are known; skip what needs the interpreter.
+
+    Tiles say nothing to torch's own operators, which run with one table of them only.
+    """
+    items[:] = [item for item in items if not {IMPLEMENTATIONS[1], TILES[0]} <= _parameters(item)]
     items.sort(key=lambda item: COMPILED_AT_THE_END in item.name)
     if not backend.INTERPRETED:
         reason = "counts bytes in Triton's interpreter; run with TRITON_INTERPRET=1"
@@ -101,7 +107,9 @@ def _forget_recordings() -> None:
     replay.clear()
 
 
-IMPLEMENTATIONS = ("kernels", "torch's operators")
+def _parameters(item: pytest.Item) -> set[str]:
+    callspec = getattr(item, "callspec", None)
+    return {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -149,7 +157,7 @@ def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace.update(torch=torch, np=np, DEVICE=DEVICE, triton_kernels=triton_kernels)
 
 
-@pytest.fixture(params=["interpreter's tiles", "GPU's tiles"])
+@pytest.fixture(params=TILES)
 def tiles(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a test with each table of tile sizes; where kernels are compiled, the interpreter's would not fit."""
     gpu = request.param == "GPU's tiles"

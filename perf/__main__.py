@@ -11,7 +11,7 @@ from typing import NoReturn
 from perf.errors import UsageError
 
 #: Subcommands, each a module of this package with HELP, add_arguments(parser) and run(options) -> exit code.
-COMMANDS = ("sweep", "overhead", "traffic", "static", "plot", "report", "collect")
+COMMANDS = ("sweep", "cpu", "overhead", "traffic", "static", "plot", "report", "collect")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

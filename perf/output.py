@@ -21,7 +21,7 @@ from rich.table import Table
 from perf.errors import UsageError
 
 #: Version of each command's columns; raised whenever they change.
-FORMATS = {"sweep": 1, "overhead": 1, "traffic": 1, "static": 1}
+FORMATS = {"sweep": 1, "cpu": 1, "overhead": 1, "traffic": 1, "static": 1}
 
 Row = dict[str, Any]
 

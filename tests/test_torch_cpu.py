@@ -165,7 +165,7 @@ def test_nothing_of_the_inputs_size_is_allocated_but_the_gradient(name: str, dty
     s, t = _inputs(64, 32_000, dtype)
     target = t.softmax(-1) if name == "kl_div" else t.log_softmax(-1)
     LOSSES[name](*_inputs(1, CHUNK, dtype))  # the buffers that all calls share
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
         if "kl_div" in name:
             loss = lucid.torch.kl_div(s, target, reduction="sum", log_target="log" in name)
         else:

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 
 import torch
 import triton
+import triton.language as tl
 
 HAS_GPU: bool = torch.cuda.is_available()
 
-#: Whether the user has asked for Triton's interpreter.
-ASKED_FOR: bool = triton.knobs.runtime.interpret
+#: Whether the user has asked for Triton's interpreter, now or when triton was imported.
+ASKED_FOR: bool = triton.knobs.runtime.interpret or not isinstance(tl.sum, triton.runtime.JITFunction)
 
 #: Whether kernels run in Triton's interpreter, on CPU tensors; ``TRITON_INTERPRET=0`` keeps them compiled everywhere.
 INTERPRETED: bool = ASKED_FOR or (not HAS_GPU and "TRITON_INTERPRET" not in os.environ)

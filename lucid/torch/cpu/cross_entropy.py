@@ -109,11 +109,13 @@ def run(
         total(e, d[r])
         if losses and smoothing:
             total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth[r])
-        if dx is not None:
-            gradient = e.mul_(to_q[r] / d[r])
-            if smoothing:
-                gradient.sub_(to_each[r] * (1.0 if c is None else c))
+        if dx is None:
+            continue
+        if smoothing:
+            gradient = e.mul_(to_q[r] / d[r]).sub_(to_each[r] * (1.0 if c is None else c))
             rows.store(rows.tensors[1], chunk, gradient.scatter_add_(-1, label[r], -to_label[r]))
+        else:  # (e − [label]·d)·g·w/d
+            rows.store(rows.tensors[1], chunk, e.scatter_add_(-1, label[r], -d[r]), to_q[r] / d[r])
     log_d = d.double().log()
     loss = w * (hard + log_d)
     if smoothing:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.rows import CHUNK, cut, workspace
+from lucid.torch.cpu.rows import chunk_size, cut, workspace
 
 
 def kl_div_forward(
@@ -115,7 +115,7 @@ def _chunks(
     if all(operand.is_contiguous() for operand in ordered):
         sizes = (walk.numel,)
         ordered = [operand.view(sizes) for operand in ordered]
-    buffers = workspace(CHUNK, dtype, 4)
+    buffers = workspace(chunk_size(), dtype, 4)
     for at in cut(sizes, 1) if walk.numel else ():
         chunks = [operand[at] for operand in ordered]
         size = chunks[0].numel()

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from triton_kernels import reports
 
-#: Elements of a chunk, of which there are a few buffers: they fit in a cache, and a call of an operator is worth it.
+#: Elements of a chunk for each of torch's threads, up to so many: a few buffers of that size fit in a cache, and it
+#: is worth the call of an operator.
 CHUNK = 2**18
+_THREADS = 4
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
@@ -72,7 +74,7 @@ class Rows:
         self.kept = None if kept is None or kept.all() else kept
         self.count = self.rows if self.kept is None else int(self.kept.sum())
         self.chunks = list(self._chunks(shape)) if self.rows else []
-        self._buffers = workspace(_whole_vectors(max(CHUNK, columns)), dtype, buffers)
+        self._buffers = workspace(_whole_vectors(max(chunk_size(), columns)), dtype, buffers)
 
     def _chunks(self, shape: tuple[int, ...]) -> Iterator[Chunk]:
         first = before = 0
@@ -180,19 +182,24 @@ def workspace(size: int, dtype: torch.dtype, count: int) -> tuple[Tensor, ...]:
     if len(buffers) < count or buffers[0].dtype != dtype or len(buffers[0]) < size:
         with torch.inference_mode(False):  # for calls outside of the mode, too
             buffers = torch.empty((count, size), dtype=dtype).unbind()
-        if size <= 2 * CHUNK:
+        if size <= 2 * _THREADS * CHUNK:
             _kept.buffers = buffers
     return buffers[:count]
 
 
+def chunk_size() -> int:
+    """Elements of a chunk."""
+    return CHUNK * min(torch.get_num_threads(), _THREADS)
+
+
 def cut(shape: tuple[int, ...], columns: int) -> Iterator[tuple[slice, ...]]:
-    """Indices that take rows of leading dimensions `shape` apart in chunks of about `CHUNK` elements, in order."""
+    """Indices that take rows of leading dimensions `shape` apart in chunks of about `chunk_size` elements, in order."""
     if not shape:
         yield ()
         return
-    inner = math.prod(shape[1:]) * columns
-    if len(shape) == 1 or inner <= CHUNK:
-        step = max(1, CHUNK // max(inner, 1))
+    inner, size = math.prod(shape[1:]) * columns, chunk_size()
+    if len(shape) == 1 or inner <= size:
+        step = max(1, size // max(inner, 1))
         for start in range(0, shape[0], step):
             yield (slice(start, start + step),)
     else:
