@@ -115,6 +115,7 @@ BELOW = (
     "rows",
     "divergence_math",
     "divergence_rows",
+    "cross_entropy_rows",
 )
 
 

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from . import launch, layout, math, reports
+from .cross_entropy_rows import classes, merge_chunks
 from .layout import row_offsets
 from .replay import repeated
 from .rows import Rows, get, load_row, load_tile, place, put, row_jit, store_tile
@@ -34,16 +35,6 @@ def _labels(labels_operand, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
 
 
 @triton.jit
-def _classes(class_ptr, offs_v, mask_v, like):
-    """Weights of columns as a row of a tile; 0 for columns that are not there."""
-    if class_ptr is None:
-        c = mask_v.to(like.dtype)
-    else:
-        c = tl.load(class_ptr + offs_v, mask=mask_v, other=0).to(like.dtype)
-    return c[None, :]
-
-
-@triton.jit
 def _look(x_operand, class_ptr, offs_n, offs_v, V, sizes, mask, factor, SMOOTH: tl.constexpr):
     """m and d of each row of a tile; Σ c·z and Σ c."""
     x = load_tile(x_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
@@ -51,7 +42,7 @@ def _look(x_operand, class_ptr, offs_n, offs_v, V, sizes, mask, factor, SMOOTH: 
     d = tl.sum(e, axis=1)
     a, total = d, d
     if SMOOTH:
-        c = _classes(class_ptr, offs_v, offs_v < V, x)
+        c = classes(class_ptr, offs_v, offs_v < V, x)
         total = tl.sum(tl.broadcast_to(c, x.shape), axis=1)
         a = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
     return m, d, a, total
@@ -159,27 +150,8 @@ def _cross_entropy_merge_kernel(
     offs_n, mask_n, _ = place(rows, 1, BLOCK_N, WIDE)
     scalars = (tl.full((), factor, COMPUTE), tl.full((), smoothing, COMPUTE))
     labels = _labels((labels_ptr, labels_strides), report_ptr, offs_n, sizes, mask_n, ignore_index, V)
-    kept = labels[1]
-    size = tl.cast(rows, offs_n.dtype) * chunks
-    m = tl.full((BLOCK_N, BLOCK_C), float("-inf"), COMPUTE)
-    for start in range(0, chunks, BLOCK_C):
-        offs_c = start + tl.arange(0, BLOCK_C)
-        at, mask = (offs_n * chunks)[:, None] + offs_c[None, :], kept[:, None] & (offs_c < chunks)[None, :]
-        m = tl.maximum(m, get(partials_ptr, 0, size, at, mask, float("-inf")))
-    m = tl.max(m, axis=1)
-    d = tl.zeros((BLOCK_N, BLOCK_C), COMPUTE)
-    a, total = d, d
-    for start in range(0, chunks, BLOCK_C):
-        offs_c = start + tl.arange(0, BLOCK_C)
-        at, mask = (offs_n * chunks)[:, None] + offs_c[None, :], kept[:, None] & (offs_c < chunks)[None, :]
-        by = get(partials_ptr, 0, size, at, mask, float("-inf")) - math.finite(m)[:, None]
-        d += get(partials_ptr, 1, size, at, mask, 0.0) * math.exp2(by)
-        if SMOOTH:
-            weights = get(partials_ptr, 3, size, at, mask, 0.0)
-            a += get(partials_ptr, 2, size, at, mask, 0.0) + tl.where(weights != 0, weights * by, 0.0)
-            total += weights
+    of_row = merge_chunks(partials_ptr, offs_n, labels[1], rows, chunks, SMOOTH, COMPUTE, BLOCK_N, BLOCK_C)
     x, out = (x_ptr, x_row_strides, stride_xv, UNIT), (losses_ptr, stats_ptr)
-    of_row = (m, tl.sum(d, axis=1), tl.sum(a, axis=1), tl.sum(total, axis=1))
     _finish(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, of_row, scalars, SMOOTH)
 
 
@@ -331,7 +303,7 @@ def _backward(
     z = math.rebase(x, tl.full((), factor, COMPUTE), m)
     gradient = math.exp2(z) * to_q[:, None] - tl.where(offs_v[None, :] == label[:, None], to_label[:, None], 0.0)
     if SMOOTH:
-        gradient -= to_all[:, None] * _classes(class_ptr, offs_v, offs_v < V, x)
+        gradient -= to_all[:, None] * classes(class_ptr, offs_v, offs_v < V, x)
     if mask is None:
         store_tile(dx_operand, offs_n, offs_v, sizes, gradient, None)
     else:

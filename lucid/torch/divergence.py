@@ -1,4 +1,4 @@
-"""Divergences and cross-entropy of rows of logits as operators of torch.
+"""Divergences of rows of logits as operators of torch.
 
 Each forward operator also returns what its backward needs: the rows' statistics, and the factor of each row's loss in
 the result (one, where there is no reduction).
@@ -6,7 +6,6 @@ the result (one, where there is no reduction).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,27 +17,8 @@ from lucid.torch import cpu
 from lucid.torch.cpu import step
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
+from lucid.torch.rows import fake_like, fake_results, row_loss
 from lucid.torch.saving import save, saved
-
-
-def _reduced(
-    losses: Tensor, weights: Tensor | None, normalizer: Tensor | None, reduce: bool, scale: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    if not reduce:
-        return losses.to(dtype), losses.new_empty(0)
-    return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
-
-
-def _results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduce: bool, dtype: torch.dtype) -> Any:
-    """A loss, statistics and factor without values."""
-    lead = logits.shape[:-1]
-    loss = torch.empty(() if reduce else lead, dtype=dtype, device=logits.device)
-    rows = torch.empty((statistics, math.prod(lead)), dtype=arithmetic, device=logits.device)
-    return loss, rows, torch.empty(() if reduce else (0,), dtype=arithmetic, device=logits.device)
-
-
-def _empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    return tk.layout.fake(logits.shape, (logits,), dtype)
 
 
 def divergence(
@@ -108,14 +88,14 @@ def _divergence(
         vocab_size=vocab_size,
     )
     weights = statistics[0] if mean or normalizer is not None else None
-    loss, factor = _reduced(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
+    loss, factor = row_loss(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
     report(student)
     return loss, statistics, factor
 
 
 def _divergence_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     arithmetic = tk.launch.arithmetic(student.dtype, teacher.dtype)
-    return _results(student, arithmetic, tk.divergence.STATISTICS, options[11], arithmetic)
+    return fake_results(student, arithmetic, tk.divergence.STATISTICS, options[11], arithmetic)
 
 
 def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -182,8 +162,8 @@ def _backward(
 def _backward_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     to_student, to_teacher = options[-2:]
     return (
-        _empty_as(student, student.dtype) if to_student else student.new_empty(0),
-        _empty_as(teacher, teacher.dtype) if to_teacher else student.new_empty(0),
+        fake_like(student, student.dtype) if to_student else student.new_empty(0),
+        fake_like(teacher, teacher.dtype) if to_teacher else student.new_empty(0),
     )
 
 
@@ -196,103 +176,7 @@ def _backward_in_place(student: Tensor, *arguments: Any) -> Tensor:
 
 
 def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> Tensor:
-    return _empty_as(teacher, teacher.dtype) if options[-1] else student.new_empty(0)
-
-
-def cross_entropy(
-    x: Tensor,
-    labels: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduce: bool,
-    mean: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
-    if not (launchers(x) is cpu and step.applies(x)):
-        return _cross_entropy_operator(x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)[0]
-    weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
-    factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
-    of = (class_weight, ignore_index, label_smoothing)
-
-    def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
-        losses = cpu.cross_entropy.run(x, labels, *of, losses=True, dloss=dloss, dx=dx)
-        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
-
-    def again(dloss: Tensor, x: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
-        with kernels_on_cpu(False):
-            statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
-            statistics[0] = weights
-            in_loss = None if factor is None else factor.to(weights.dtype)
-            return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
-
-    return step.Step.apply(x, (labels, class_weight), loss_and_gradient, again)
-
-
-def _cross_entropy(
-    x: Tensor,
-    labels: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduce: bool,
-    mean: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    losses, statistics = launchers(x).cross_entropy_forward(
-        x, labels, class_weight=_dense(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
-    )
-    loss, factor = _reduced(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
-    report(x)
-    return loss, statistics, factor
-
-
-def _cross_entropy_fake(x: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *_, reduce, _, dtype = options
-    return _results(x, tk.launch.arithmetic(x.dtype), tk.cross_entropy.STATISTICS, reduce, dtype)
-
-
-def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, labels, class_weight, ignore_index, label_smoothing, ctx.reduce, *_ = inputs
-    _, statistics, factor = output
-    ctx.options = ignore_index, label_smoothing
-    ctx.mark_non_differentiable(statistics, factor)
-    ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
-    save(ctx, x, labels, class_weight, statistics, factor if ctx.reduce else None)
-
-
-def _cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if dloss is None:
-        return (None,) * 8
-    return cross_entropy_backward(*saved(ctx), dloss, *ctx.options), *(None,) * 7
-
-
-def _to_logits(
-    x: Tensor,
-    labels: Tensor,
-    class_weight: Tensor | None,
-    statistics: Tensor,
-    factor: Tensor | None,
-    dloss: Tensor,
-    ignore_index: int,
-    label_smoothing: float,
-) -> Tensor:
-    return launchers(x).cross_entropy_backward(
-        x,
-        labels,
-        statistics,
-        dloss,
-        class_weight=_dense(class_weight),
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        dloss_factor=factor,
-    )
-
-
-def _dense(class_weight: Tensor | None) -> Tensor | None:
-    return None if class_weight is None else class_weight.contiguous()
+    return fake_like(teacher, teacher.dtype) if options[-1] else student.new_empty(0)
 
 
 _SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
@@ -326,26 +210,4 @@ _divergence_operator = operator(
     fake=_divergence_fake,
     setup=_divergence_setup,
     backward=_divergence_backward,
-)
-
-_no_second, _raise_no_second = no_gradient(
-    "cross_entropy has no second derivatives: its gradient cannot be differentiated"
-)
-
-cross_entropy_backward = operator(
-    "cross_entropy_backward(Tensor x, Tensor labels, Tensor? class_weight, Tensor statistics, Tensor? factor, "
-    "Tensor dloss, SymInt ignore_index, float label_smoothing) -> Tensor",
-    _to_logits,
-    fake=lambda x, *_: _empty_as(x, x.dtype),
-    setup=_no_second,
-    backward=_raise_no_second,
-)
-
-_cross_entropy_operator = operator(
-    "cross_entropy(Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, "
-    "bool reduce, bool mean, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
-    _cross_entropy,
-    fake=_cross_entropy_fake,
-    setup=_cross_entropy_setup,
-    backward=_cross_entropy_backward,
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from lucid import logits
 from lucid.arguments import Tensors, boolean, check_dense, one_of
 from lucid.tensor import Tensor as LucidTensor
+from lucid.torch import cross_entropy as entropies
 from lucid.torch import divergence as of_logits
 from lucid.torch import kl_div as pointwise
 from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
@@ -286,7 +287,7 @@ def cross_entropy(
         name="input",
     )
     dtype = _autocast(input, input.dtype)
-    return of_logits.cross_entropy(rows, target, weight, ignored, smoothing, how.reduce, how.mean, dtype)
+    return entropies.cross_entropy(rows, target, weight, ignored, smoothing, how.reduce, how.mean, dtype)
 
 
 def _reduction(reduction: str) -> str:

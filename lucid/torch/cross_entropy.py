@@ -1,0 +1,139 @@
+"""Cross-entropy of rows of logits with labels as operators of torch.
+
+Results of a forward operator are as those of `lucid.torch.divergence`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.ops.memory import report
+from lucid.torch import cpu
+from lucid.torch.cpu import step
+from lucid.torch.cpu.token_mean import factor_of, reduced
+from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
+from lucid.torch.rows import fake_like, fake_results, row_loss
+from lucid.torch.saving import save, saved
+
+
+def cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduce: bool,
+    mean: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
+    if not (launchers(x) is cpu and step.applies(x)):
+        return _cross_entropy_operator(x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)[0]
+    weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
+    factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
+    of = (class_weight, ignore_index, label_smoothing)
+
+    def loss_and_gradient(dx: Tensor) -> Tensor:
+        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
+        losses = cpu.cross_entropy.run(x, labels, *of, losses=True, dloss=dloss, dx=dx)
+        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
+
+    def again(dloss: Tensor, x: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
+        with kernels_on_cpu(False):
+            statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
+            statistics[0] = weights
+            in_loss = None if factor is None else factor.to(weights.dtype)
+            return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
+
+    return step.Step.apply(x, (labels, class_weight), loss_and_gradient, again)
+
+
+def _cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduce: bool,
+    mean: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    losses, statistics = launchers(x).cross_entropy_forward(
+        x, labels, class_weight=_dense(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+    loss, factor = row_loss(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
+    report(x)
+    return loss, statistics, factor
+
+
+def _cross_entropy_fake(x: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduce, _, dtype = options
+    return fake_results(x, tk.launch.arithmetic(x.dtype), tk.cross_entropy.STATISTICS, reduce, dtype)
+
+
+def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, labels, class_weight, ignore_index, label_smoothing, ctx.reduce, *_ = inputs
+    _, statistics, factor = output
+    ctx.options = ignore_index, label_smoothing
+    ctx.mark_non_differentiable(statistics, factor)
+    ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
+    save(ctx, x, labels, class_weight, statistics, factor if ctx.reduce else None)
+
+
+def _cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dloss is None:
+        return (None,) * 8
+    return cross_entropy_backward(*saved(ctx), dloss, *ctx.options), *(None,) * 7
+
+
+def _to_logits(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    statistics: Tensor,
+    factor: Tensor | None,
+    dloss: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    return launchers(x).cross_entropy_backward(
+        x,
+        labels,
+        statistics,
+        dloss,
+        class_weight=_dense(class_weight),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        dloss_factor=factor,
+    )
+
+
+def _dense(class_weight: Tensor | None) -> Tensor | None:
+    return None if class_weight is None else class_weight.contiguous()
+
+
+_no_second, _raise_no_second = no_gradient(
+    "cross_entropy has no second derivatives: its gradient cannot be differentiated"
+)
+
+cross_entropy_backward = operator(
+    "cross_entropy_backward(Tensor x, Tensor labels, Tensor? class_weight, Tensor statistics, Tensor? factor, "
+    "Tensor dloss, SymInt ignore_index, float label_smoothing) -> Tensor",
+    _to_logits,
+    fake=lambda x, *_: fake_like(x, x.dtype),
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+_cross_entropy_operator = operator(
+    "cross_entropy(Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, "
+    "bool reduce, bool mean, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    _cross_entropy,
+    fake=_cross_entropy_fake,
+    setup=_cross_entropy_setup,
+    backward=_cross_entropy_backward,
+)
