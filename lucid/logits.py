@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,6 +215,18 @@ def check_cross_entropy(*, ignore_index: int, reduction: str, label_smoothing: f
     return integer("ignore_index", ignore_index), smoothing
 
 
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
+    """What a cross-entropy is of: logits (..., C), and labels (...), or if `soft` probabilities (..., C)."""
+
+    logits: Any
+    target: Any
+    soft: bool
+    ignore_index: int
+    label_smoothing: float
+    reduction: Reduction
+
+
 def cross_entropy(
     tensors: Tensors,
     x: Any,
@@ -224,8 +237,8 @@ def cross_entropy(
     reduction: str,
     label_smoothing: float,
     name: str = "x",
-) -> tuple[Any, int, float, Reduction]:
-    """Logits (..., C), the label to ignore, the smoothing and the reduction of `cross_entropy`; `name` is x's."""
+) -> CrossEntropy:
+    """What `cross_entropy` is to do; `name` is x's."""
     ignored, smoothing = check_cross_entropy(
         ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
@@ -233,11 +246,23 @@ def cross_entropy(
     if not x.ndim:
         raise RuntimeError(f"{name} must have a dimension of classes, got shape ()")
     classes = min(x.ndim - 1, 1)
-    logits = x if classes == x.ndim - 1 else x.permute(*(d for d in range(x.ndim) if d != classes), classes)
     if not x.shape[classes]:
         raise RuntimeError(f"{name} must have at least one class, got shape {tuple(x.shape)}")
+    logits = _classes_last(x)
     tensors.check("target", target)
-    tensors.check_tokens("target", target, logits, "int32 or int64", INTEGERS)
+    soft = tensors.like(target).dtype in FLOATING
+    if soft:
+        _check_probabilities(tensors, target, x, name, ignored)
+        target = _classes_last(target)
+    elif tensors.like(target).dtype not in INTEGERS:
+        raise TypeError(
+            "target must be labels, int32 or int64, or class probabilities, float16, bfloat16, float32 or float64, got "
+            f"{target.dtype}"
+        )
+    elif same(target.shape, x.shape):
+        raise TypeError(f"target of {name}'s shape is class probabilities, which must be floating, got {target.dtype}")
+    else:
+        tensors.check_tokens("target", target, logits, "int32 or int64", INTEGERS)
     if weight is not None:
         tensors.check_floating("weight", weight)
         tensors.check_device("weight", weight, name, x)
@@ -246,8 +271,27 @@ def cross_entropy(
                 f"weight must have shape ({x.shape[classes]},), one for each class, got {tuple(weight.shape)}"
             )
         tensors.check_constant("weight", weight)
-    how, _ = _reduction(tensors, reduction, None, logits)
-    return logits, ignored, smoothing, how
+    if soft and reduction == "mean":
+        how = Reduction(reduce=True, count=max(math.prod(logits.shape[:-1]), 1))
+    else:
+        how, _ = _reduction(tensors, reduction, None, logits)
+    return CrossEntropy(logits, target, soft, ignored, smoothing, how)
+
+
+def _classes_last(x: Any) -> Any:
+    """(N, C, ...) as (N, ..., C)."""
+    return x if x.ndim <= 2 else x.permute(0, *range(2, x.ndim), 1)
+
+
+def _check_probabilities(tensors: Tensors, target: Any, x: Any, name: str, ignored: int) -> None:
+    if not same(target.shape, x.shape):
+        raise RuntimeError(
+            f"target of class probabilities must have {name}'s shape {tuple(x.shape)}, got {tuple(target.shape)} of "
+            f"{target.dtype}: labels must be int32 or int64"
+        )
+    tensors.check_device("target", target, name, x)
+    if ignored != DEFAULT_IGNORED:
+        raise ValueError(f"ignore_index is of labels alone, got {ignored} with class probabilities: leave it out")
 
 
 def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ import triton_kernels as tk
 from perf.selection import DTYPES
 from triton_kernels import launch
 from triton_kernels.divergence_math import STATISTICS
+from triton_kernels.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
 
 MAIN = ("bf16", "fp32")
 
@@ -183,6 +184,21 @@ def _cross_entropy(dtype: str) -> Iterator[Variant]:
     yield Variant("cross_entropy", "backward, a chunk of a long row", dtype, backward, number=2, passes=2)
 
 
+def _soft_cross_entropy(dtype: str) -> Iterator[Variant]:
+    long, dloss = _empty(dtype, 8192, 131072), torch.empty((), device="meta")
+
+    def backward(both: bool) -> Callable[[], Any]:
+        statistics = torch.empty((SOFT_STATISTICS, 8192), device="meta")
+        wanted = {"dx_dtype": long.dtype, "dy_dtype": long.dtype if both else None}
+        return partial(tk.soft_cross_entropy_backward, long, long, statistics, dloss, **wanted)
+
+    forward = partial(tk.soft_cross_entropy_forward, long, long)
+    yield Variant("soft_cross_entropy", "forward, a chunk of a long row", dtype, forward, passes=2)
+    yield Variant("soft_cross_entropy", "forward, merging chunks", dtype, forward, number=1)
+    yield Variant("soft_cross_entropy", "backward, a chunk of a long row, to logits", dtype, backward(False), passes=3)
+    yield Variant("soft_cross_entropy", "backward, a chunk of a long row, to both", dtype, backward(True), passes=4)
+
+
 def _others(dtype: str) -> Iterator[Variant]:
     """What the facade needs beside the losses."""
     torch_dtype = DTYPES[dtype]
@@ -226,5 +242,7 @@ def variants() -> list[Variant]:
             found += _distillation(dtype, divergence)
     for dtype in MAIN:
         found += _cross_entropy(dtype)
+    for dtype in MAIN:
+        found += _soft_cross_entropy(dtype)
     found += _others("fp32")
     return found

@@ -37,6 +37,14 @@ def _cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
     return losses, tk.cross_entropy_backward(s, labels, statistics, one, label_smoothing=0.1)
 
 
+def _soft_cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
+    losses, statistics = tk.soft_cross_entropy_forward(s, t, label_smoothing=0.1)
+    one = torch.ones((), device=DEVICE)
+    wanted = {"dx_dtype": torch.float32, "dy_dtype": torch.float32}
+    gradients = tk.soft_cross_entropy_backward(s, t, statistics, one, label_smoothing=0.1, **wanted)
+    return losses, *(g for g in gradients if g is not None)
+
+
 def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:
     def results(s: torch.Tensor, t: torch.Tensor) -> Results:
         y = tk.softmax_forward(s, -1, log=log)
@@ -46,7 +54,8 @@ def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:
 
 
 OPS = {kind: _divergence(kind) for kind in DIVERGENCES}
-OPS |= {"cross_entropy": _cross_entropy, "softmax": _softmax(False), "log_softmax": _softmax(True)}
+OPS |= {"cross_entropy": _cross_entropy, "soft_cross_entropy": _soft_cross_entropy}
+OPS |= {"softmax": _softmax(False), "log_softmax": _softmax(True)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -76,6 +76,7 @@ def test_losses_of_logits_calculate_nothing_in_torch(divergence: str) -> None:
         F.distillation_loss(s, t, reduction="none").sum().backward()
         F.cross_entropy(s.reshape(12, 9), labels.reshape(-1), lucid.rand(9), label_smoothing=0.1).backward()
         F.cross_entropy(s, lucid.tensor(np.zeros((3, 9), dtype=np.int64)), reduction="none").sum().backward()
+        F.cross_entropy(s, t, lucid.rand(4), label_smoothing=0.1).backward()
 
 
 @pytest.mark.kernels_only
@@ -89,6 +90,7 @@ def test_losses_of_torch_tensors_calculate_nothing_in_torch() -> None:
             lucid.torch.distillation_loss(s, t, labels=labels, weight=weight, hard_label_weight=0.5),
             lucid.torch.distillation_loss(s, t, divergence="js", vocab_size=7, normalizer=4.0),
             lucid.torch.cross_entropy(s, labels, torch.ones(9, device=DEVICE), label_smoothing=0.1),
+            lucid.torch.cross_entropy(s, t, torch.ones(9, device=DEVICE), label_smoothing=0.1),
         ]
         for loss in losses:
             loss.backward()

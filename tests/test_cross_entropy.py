@@ -193,7 +193,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "0-d": ({"x": lucid.tensor(1.0)}, RuntimeError, "x must have a dimension of classes"),
     "no classes": ({"x": lucid.zeros(4, 0)}, RuntimeError, "x must have at least one class"),
     "target": ({"target": None}, TypeError, "target must be a lucid Tensor, got NoneType"),
-    "target floats": ({"target": lucid.zeros(4)}, TypeError, "target must be int32 or int64, got lucid.float32"),
+    "target bool": ({"target": Y > 0}, TypeError, "target must be labels, int32 or int64, or class .* got lucid.bool"),
     "target shape": ({"target": lucid.tensor([1])}, RuntimeError, r"target must have shape \(4,\), .* got \(1,\)"),
     "weight shape": ({"weight": lucid.ones(4)}, RuntimeError, r"weight must have shape \(6,\), .* got \(4,\)"),
     "weight grad": ({"weight": lucid.ones(6, requires_grad=True)}, RuntimeError, "weight must not require grad"),

@@ -160,6 +160,31 @@ def test_cross_entropy_reads_logits_once_each_way(dtype: torch.dtype, smoothing:
     assert backward.written == N * V * dtype.itemsize
 
 
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_cross_entropy_reads_logits_and_probabilities_once_each_way(
+    dtype: torch.dtype, smoothing: float, wanted: tuple[bool, bool]
+) -> None:
+    """Probabilities are not read for the gradient to them alone."""
+    leaves = [t.requires_grad_(asked) for t, asked in zip(_pair(dtype), wanted, strict=True)]
+    one = N * V * dtype.itemsize
+    with _allocations() as allocated, trace.traffic() as forward, trace.launches() as made:
+        loss = F.cross_entropy(*leaves, label_smoothing=smoothing)
+    chunks = made[0].args["chunks"]
+    assert 2 * one <= forward.read <= 2 * one + _small(dtype, 2 * chunks)
+    assert forward.written <= _small(dtype, chunks)
+    assert max(allocated) < one / 50
+    with _allocations() as allocated, trace.traffic() as backward, trace.launches() as made:
+        loss.backward(lucid.ones_like(loss))
+    looks = 2 if wanted[0] else 1
+    assert backward.launches == 1
+    assert looks * one <= backward.read <= looks * one + _small(dtype, 2 * made[0].args["chunks"])
+    assert backward.written == sum(wanted) * one
+    assert [size for size in allocated if size > one / 50] == [one] * sum(wanted)
+
+
 def test_the_logits_are_read_in_place_whatever_their_strides() -> None:
     base = torch.randn(6, 40, 4)
     for view in (base.transpose(0, 1), base[::2, 1:], base.permute(2, 0, 1)):

@@ -100,7 +100,7 @@ def test_every_room_of_lucid_is_in_the_order() -> None:
 
 OPS = (
     *("kl_div", "softmax", "elementwise", "reduce", "matmul", "embedding", "optimizer", "divergence"),
-    *("divergence_backward", "cross_entropy", "token_mean"),
+    *("divergence_backward", "cross_entropy", "soft_cross_entropy", "token_mean"),
 )
 BELOW = (
     "math",

@@ -20,7 +20,7 @@ KERNEL_FILES = [
     importlib.import_module(f"triton_kernels.{name}")
     for name in (
         *("elementwise", "embedding", "kl_div", "matmul", "optimizer", "partials", "reduce", "softmax", "divergence"),
-        *("divergence_backward", "cross_entropy", "token_mean"),
+        *("divergence_backward", "cross_entropy", "soft_cross_entropy", "token_mean"),
     )
 ]
 

@@ -60,6 +60,14 @@ def _cross_entropy(seed: int) -> Any:
     return losses, tk.cross_entropy_backward(x, labels, statistics, one, label_smoothing=0.1)
 
 
+def _soft_cross_entropy(seed: int) -> Any:
+    x, y = _logits(seed, 3, 9001), _logits(seed + 50, 3, 9001).exp()
+    losses, statistics = tk.soft_cross_entropy_forward(x, y, label_smoothing=0.1)
+    dtypes = {"dx_dtype": x.dtype, "dy_dtype": y.dtype}
+    one = torch.ones((), device=DEVICE)
+    return losses, *tk.soft_cross_entropy_backward(x, y, statistics, one, label_smoothing=0.1, **dtypes)
+
+
 def _softmax(seed: int) -> Any:
     x = _logits(seed, 2, 70, 9)
     y = tk.softmax_forward(x, 1, log=True)
@@ -71,7 +79,15 @@ def _token_mean(seed: int) -> Any:
     return tk.token_mean(losses, weights=losses.abs(), dtype=torch.bfloat16)
 
 
-CALLS: list[Callable[[int], Any]] = [_kl_div, _transposed, _divergence, _cross_entropy, _softmax, _token_mean]
+CALLS: list[Callable[[int], Any]] = [
+    _kl_div,
+    _transposed,
+    _divergence,
+    _cross_entropy,
+    _soft_cross_entropy,
+    _softmax,
+    _token_mean,
+]
 
 
 @pytest.mark.parametrize("calls", CALLS, ids=lambda f: f.__name__[1:])

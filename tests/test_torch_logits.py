@@ -18,7 +18,7 @@ import lucid.torch
 from tests import logits
 from tests.device import DEVICE
 from tests.logits import DIVERGENCES
-from tests.reference import FLOATS, assert_within, exact
+from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
 from triton_kernels import trace
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -99,6 +99,53 @@ def test_cross_entropy_is_torchs(shape: tuple[int, ...], reduction: str, weighte
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
     module = lucid.torch.CrossEntropyLoss(weight, reduction=reduction, label_smoothing=smoothing).to(DEVICE)
     assert torch.equal(module(x, target), ours)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", [(V,), (4, V), (4, V, 3), (2, V, 3, 2)], ids=str)
+def test_cross_entropy_with_probabilities_is_torchs(
+    shape: tuple[int, ...], reduction: str, weighted: bool, smoothing: float
+) -> None:
+    x, y = (_on_device(torch.rand(shape, dtype=torch.float64)).requires_grad_() for _ in range(2))
+    weight = _on_device(torch.rand(V, dtype=torch.float64)) if weighted else None
+    options: dict[str, Any] = {"weight": weight, "reduction": reduction, "label_smoothing": smoothing}
+    dloss = torch.randn_like(F.cross_entropy(x, y, **options))
+    for wanted in ((x,), (y,), (x, y)):  # a gradient to the logits alone is calculated in another place
+        given = [tensor if any(tensor is other for other in wanted) else tensor.detach() for tensor in (x, y)]
+        ours, theirs = (f(*given, **options) for f in (lucid.torch.cross_entropy, F.cross_entropy))
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        grads = [torch.autograd.grad(loss, wanted, dloss) for loss in (ours, theirs)]
+        torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
+    module = lucid.torch.CrossEntropyLoss(weight, reduction=reduction, label_smoothing=smoothing).to(DEVICE)
+    assert torch.equal(module(x, y), ours)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
+def test_dtypes_of_cross_entropy_with_probabilities_are_torchs(
+    dtypes: tuple[torch.dtype, torch.dtype], autocast: bool
+) -> None:
+    x, y = (_on_device(torch.rand(3, V), dtype).requires_grad_() for dtype in dtypes)
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
+        ours, theirs = (f(x, y) for f in (lucid.torch.cross_entropy, F.cross_entropy))
+    assert ours.dtype == theirs.dtype
+    ours.backward()
+    assert (x.grad.dtype, y.grad.dtype) == dtypes
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_gradient_to_the_logits_alone_may_be_asked_for_twice_and_scaled(reduction: str) -> None:
+    options: dict[str, Any] = {"reduction": reduction, "label_smoothing": 0.25}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, y = _on_device(torch.randn(3, V), dtype).requires_grad_(), _on_device(torch.rand(3, V), dtype)
+        loss = lucid.torch.cross_entropy(x, y, **options)
+        dloss = torch.randn_like(loss)
+        first, second = (torch.autograd.grad(loss, x, dloss, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+        truth = torch.autograd.grad(F.cross_entropy(x.double(), y.double(), **options), x, dloss.double())[0]
+        torch.testing.assert_close(first, truth, rtol=2 * ROUNDOFF[dtype], atol=1e-5)
 
 
 def test_without_a_token_that_counts_the_loss_is_0_where_torch_gives_nan() -> None:
@@ -201,7 +248,10 @@ def test_bad_input_is_named_before_any_launch(case: str) -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "error", "message"),
     [
-        ((S, T), {}, TypeError, "target must be int32 or int64, got torch.float32"),
+        ((S, T[:, 0]), {}, RuntimeError, r"must have input's shape \(3, 5\), got \(3,\) of torch.float32"),
+        ((S, T.long()), {}, TypeError, "target of input's shape is class probabilities, which must be floating"),
+        ((S, T.to("meta")), {}, RuntimeError, "target and input must be on one device, got target on meta"),
+        ((S, T), {"ignore_index": 3}, ValueError, "ignore_index is of labels alone, got 3"),
         ((S, LABELS[:2]), {}, RuntimeError, r"target must have shape \(3,\)"),
         ((S.int(), LABELS), {}, TypeError, "input must be float16"),
         ((S, LABELS, T[0, :2]), {}, RuntimeError, r"weight must have shape \(5,\), one for each class"),

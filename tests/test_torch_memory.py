@@ -37,6 +37,7 @@ LOSSES: dict[str, Loss] = {
     **{divergence: _distillation(divergence) for divergence in ("forward_kl", "reverse_kl", "js", "total_variation")},
     "distillation, weighted": _weighted,
     "cross-entropy": lambda s, t: lucid.torch.cross_entropy(s, torch.arange(N, device=DEVICE), label_smoothing=0.1),
+    "cross-entropy, probabilities": lambda s, t: lucid.torch.cross_entropy(s, t, label_smoothing=0.1),
 }
 
 

@@ -43,6 +43,10 @@ def _cross_entropy(s: Tensor, t: Tensor) -> Tensor:
     return lucid.torch.cross_entropy(s, t.argmax(-1), t[0].detach().abs(), label_smoothing=0.1)
 
 
+def _soft_cross_entropy(s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.cross_entropy(s, t.softmax(-1), t[0].detach().abs(), label_smoothing=0.1)
+
+
 def _modules(s: Tensor, t: Tensor) -> Tensor:
     kl_div = lucid.torch.KLDivLoss(reduction="sum")(s.log_softmax(-1), t.softmax(-1))
     distillation = lucid.torch.DistillationLoss("js", beta=0.3, temperature=2.0)(s, t)
@@ -63,6 +67,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "distillation, vocab_size": functools.partial(_distillation, {"vocab_size": 5, "temperature": 3.0}),
     "distillation, in place": lambda s, t: _distillation({"inplace_gradient": True}, s * 2, t),
     "cross-entropy": _cross_entropy,
+    "cross-entropy, probabilities": _soft_cross_entropy,
+    "cross-entropy, probabilities, none": lambda s, t: lucid.torch.cross_entropy(s, t.exp(), reduction="none").sum(),
     "modules": _modules,
 }
 
@@ -172,6 +178,7 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     weight, classes = torch.rand(3, device=DEVICE), torch.rand(7, device=DEVICE)
     _, rows, factor = ops.divergence.default(s, t, weight, kept, None, *kind, -100, False, True, True, 1, 1.0)
     _, ce_rows, ce_factor = ops.cross_entropy.default(s, kept, classes, -100, 0.1, True, True, torch.float64)
+    _, soft_rows, soft_factor = ops.soft_cross_entropy.default(s, p, classes, 0.1, True, 3, torch.float64)
     s_, t_ = s.detach(), t.detach()
     return {
         "kl_div": (ops.kl_div, (x, p, False, True, 3, torch.float64)),
@@ -199,12 +206,18 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             ops.cross_entropy_backward,
             (s_, kept, classes, ce_rows, ce_factor, one, -100, 0.1),
         ),
+        "soft_cross_entropy": (ops.soft_cross_entropy, (s, p, classes, 0.1, True, 3, torch.float64)),
+        "soft_cross_entropy_backward": (
+            ops.soft_cross_entropy_backward,
+            (s_, p.detach(), classes, soft_rows, soft_factor, one, 0.1, True, True),
+        ),
     }
 
 
 CASES = (
     *("kl_div", "kl_div, none, transposed", "kl_div_backward", "kl_div_backward to x alone", "divergence"),
     *("divergence, none", "divergence_backward", "divergence_backward_", "cross_entropy", "cross_entropy_backward"),
+    *("soft_cross_entropy", "soft_cross_entropy_backward"),
 )
 
 
@@ -261,7 +274,11 @@ def test_forward_mode_and_second_derivatives_of_divergences_say_that_they_do_not
     s, t = _logits(2)
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(lambda s: lucid.torch.kl_div(s, t.detach(), reduction="sum"), (s.detach(),), (t.detach(),))
-    for loss, name in ((LOSSES["distillation, mean"], "distillation_loss"), (_cross_entropy, "cross_entropy")):
+    for loss, name in (
+        (LOSSES["distillation, mean"], "distillation_loss"),
+        (_cross_entropy, "cross_entropy"),
+        (_soft_cross_entropy, "cross_entropy"),
+    ):
         (grad,) = torch.autograd.grad(loss(s, t), s, create_graph=True)
         with pytest.raises(RuntimeError, match=f"{name} has no second derivatives"):
             torch.autograd.grad(grad.sum(), s)
@@ -274,10 +291,11 @@ def test_meta_tensors_have_the_shapes(reduction: str) -> None:
     losses = [
         lucid.torch.distillation_loss(s, t, reduction=reduction),
         lucid.torch.cross_entropy(s, torch.empty(3, dtype=torch.int64, device="meta"), reduction=reduction),
+        lucid.torch.cross_entropy(s, t, reduction=reduction),
     ]
     assert kl_div.shape == ((3, 7) if reduction == "none" else ())
-    assert [loss.shape for loss in losses] == [(3,) if reduction == "none" else ()] * 2
-    assert [loss.dtype for loss in (kl_div, *losses)] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    assert [loss.shape for loss in losses] == [(3,) if reduction == "none" else ()] * 3
+    assert [loss.dtype for loss in (kl_div, *losses)] == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
     for loss in (kl_div, *losses):
         (grad,) = torch.autograd.grad(loss.sum(), s)
         assert (grad.is_meta, grad.shape, grad.dtype) == (True, s.shape, s.dtype)

@@ -48,10 +48,19 @@ def _lucid_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     return lucid.torch.cross_entropy(student, teacher.argmax(-1), label_smoothing=0.1)
 
 
+def _torch_soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.cross_entropy(student, teacher.softmax(-1), label_smoothing=0.1)
+
+
+def _lucid_soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    return lucid.torch.cross_entropy(student, teacher.softmax(-1), label_smoothing=0.1)
+
+
 PAIRS: dict[str, tuple[Loss, Loss]] = {
     "distillation": (_lucid_distillation, _torch_distillation),
     "kl_div": (_lucid_kl_div, _torch_kl_div),
     "cross-entropy": (_lucid_cross_entropy, _torch_cross_entropy),
+    "cross-entropy, probabilities": (_lucid_soft_cross_entropy, _torch_soft_cross_entropy),
 }
 
 

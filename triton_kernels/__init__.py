@@ -20,6 +20,7 @@ with backend.decorating():
     from .optimizer import adam_step, sgd_step
     from .reduce import sum
     from .reports import check_indices
+    from .soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
     from .softmax import softmax_backward, softmax_forward
     from .token_mean import token_mean
 
@@ -40,6 +41,8 @@ __all__ = [
     "matmul",
     "pointwise",
     "sgd_step",
+    "soft_cross_entropy_backward",
+    "soft_cross_entropy_forward",
     "softmax_backward",
     "softmax_forward",
     "sum",

@@ -146,32 +146,37 @@ def cross_entropy(
     reduction: LabelReduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    r"""The cross-entropy of labels with the distributions q = softmax(x) of logits.
+    r"""The cross-entropy of labels or class probabilities with the distributions q = softmax(x) of logits.
 
-    Per label y, with c the classes' weights, C their number, and ε = `label_smoothing` (Szegedy et al. 2016,
-    "Rethinking the inception architecture", section 7):
+    Per row, with c the classes' weights, C their number, ε = `label_smoothing` (Szegedy et al. 2016, "Rethinking the
+    inception architecture", section 7), and a label y or probabilities p:
 
         loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
+        loss = Σ c_v·((1 − ε)·p_v + ε/C)·(−log q_v)
+
+    A class with a factor of 0 there adds exactly 0, also where its logit is −inf.
 
     Parameters
     ----------
     x : Tensor
         Logits of a floating dtype, (C,), (N, C) or (N, C, ...); any strides.
     target : Tensor
-        Labels, int32 or int64: x's shape without the dimension of classes.
+        Labels, int32 or int64, of x's shape without the dimension of classes; or class probabilities, of a floating
+        dtype and x's shape, which get a gradient where they require one.
     weight : Tensor, optional
         (C,), floating, without a gradient.
     ignore_index : int
-        A label whose logits are not read, and get a zero gradient.
+        A label whose logits are not read, and get a zero gradient. With class probabilities leave it out.
     reduction : {'mean', 'none', 'sum'}
-        Σ loss / Σ c_y, each loss, or Σ loss.
+        Σ loss / Σ c_y, or with class probabilities Σ loss / N with N the number of rows; each loss; or Σ loss.
     label_smoothing : float
         From 0 to 1.
 
     Returns
     -------
     Tensor
-        0-d, or of target's shape for 'none'; of x's dtype. 0 where no label counts.
+        0-d, or of x's shape without the dimension of classes for 'none'; of x's dtype, or that of x and probabilities
+        promoted. 0 where no label counts.
 
     Raises
     ------
@@ -187,12 +192,13 @@ def cross_entropy(
     --------
     >>> import lucid
     >>> import lucid.nn.functional as F
-    >>> F.cross_entropy(lucid.tensor([[0.0, 0.0], [5.0, 1.0]]), lucid.tensor([1, -100]))
+    >>> x = lucid.tensor([[0.0, 0.0], [5.0, 1.0]])
+    >>> F.cross_entropy(x, lucid.tensor([1, -100]))
     tensor(0.6931)
+    >>> F.cross_entropy(x, lucid.tensor([[0.5, 0.5], [0.9, 0.1]]))
+    tensor(0.5556)
     """
-    rows, ignored, smoothing, how = logits.cross_entropy(
+    of = logits.cross_entropy(
         LUCID, x, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
-    return ops.cross_entropy(
-        rows, target, class_weight=weight, ignore_index=ignored, label_smoothing=smoothing, reduction=how
-    )
+    return ops.cross_entropy(of, class_weight=weight)

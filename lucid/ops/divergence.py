@@ -1,4 +1,4 @@
-"""Losses of rows of logits: divergences between two of them, and cross-entropy with labels."""
+"""Losses of rows of logits: divergences between two of them, and cross-entropy with labels or probabilities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
-from lucid.logits import Distillation, Reduction
+from lucid.logits import CrossEntropy, Distillation, Reduction
 from lucid.ops.memory import report
 from lucid.spent import spend
 from lucid.tensor import Tensor
@@ -16,7 +16,7 @@ from lucid.tensor import Tensor
 
 def _reduced(
     losses: torch.Tensor,
-    weights: torch.Tensor,
+    weights: torch.Tensor | None,
     reduction: Reduction,
     dtype: torch.dtype,
     denominator: Tensor | None = None,
@@ -106,7 +106,7 @@ class DistillationLossBackward(Function):
         raise RuntimeError("distillation_loss has no second derivatives: its gradients cannot be differentiated")
 
 
-class CrossEntropy(Function):
+class HardCrossEntropy(Function):
     """Cross-entropy of each row with its label, reduced."""
 
     @staticmethod
@@ -129,10 +129,10 @@ class CrossEntropy(Function):
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        return (CrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options), *(None,) * 5)
+        return (HardCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options), *(None,) * 5)
 
 
-class CrossEntropyBackward(Function):
+class HardCrossEntropyBackward(Function):
     """Gradient to the logits."""
 
     @staticmethod
@@ -162,6 +162,61 @@ class CrossEntropyBackward(Function):
         raise RuntimeError("cross_entropy has no second derivatives: its gradient cannot be differentiated")
 
 
+class SoftCrossEntropy(Function):
+    """Cross-entropy of each row with class probabilities, reduced."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, class_weight: Tensor | None, label_smoothing: float, reduction: Reduction
+    ) -> Tensor:
+        ctx.options = {"label_smoothing": label_smoothing}
+        weight = None if class_weight is None else class_weight._buffer.contiguous()
+        losses, statistics = tk.soft_cross_entropy_forward(x._buffer, y._buffer, class_weight=weight, **ctx.options)
+        dtype = torch.promote_types(x._buffer.dtype, y._buffer.dtype)
+        loss, factor = _reduced(losses, None, reduction, dtype)
+        ctx.save_for_backward(x, y, class_weight, Tensor._wrap(statistics), _wrapped(factor))
+        return Tensor._wrap(loss)
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:2]
+        grads = SoftCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options, wanted)
+        return (*grads, None, None, None)
+
+
+class SoftCrossEntropyBackward(Function):
+    """Gradients to logits and probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        class_weight: Tensor | None,
+        statistics: Tensor,
+        factor: Tensor | None,
+        dloss: Tensor,
+        options: dict[str, Any],
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        dx, dy = tk.soft_cross_entropy_backward(
+            x._buffer,
+            y._buffer,
+            statistics._buffer,
+            dloss._buffer,
+            class_weight=None if class_weight is None else class_weight._buffer.contiguous(),
+            dloss_factor=None if factor is None else factor._buffer,
+            dx_dtype=x._buffer.dtype if wanted[0] else None,
+            dy_dtype=y._buffer.dtype if wanted[1] else None,
+            **options,
+        )
+        return _wrapped(dx), _wrapped(dy)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("cross_entropy has no second derivatives: its gradients cannot be differentiated")
+
+
 def _wrapped(buffer: torch.Tensor | None) -> Tensor | None:
     return None if buffer is None else Tensor._wrap(buffer)
 
@@ -180,14 +235,8 @@ def distillation_loss(
     return DistillationLoss.apply(student, teacher, weight, labels, normalizer, options, reduction)
 
 
-def cross_entropy(
-    x: Tensor,
-    labels: Tensor,
-    *,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: Reduction,
-) -> Tensor:
-    """Cross-entropy of logits (..., V) with labels of the leading shape."""
-    return CrossEntropy.apply(x, labels, class_weight, ignore_index, label_smoothing, reduction)
+def cross_entropy(of: CrossEntropy, *, class_weight: Tensor | None) -> Tensor:
+    """Cross-entropy of logits with labels or probabilities."""
+    if of.soft:
+        return SoftCrossEntropy.apply(of.logits, of.target, class_weight, of.label_smoothing, of.reduction)
+    return HardCrossEntropy.apply(of.logits, of.target, class_weight, of.ignore_index, of.label_smoothing, of.reduction)

@@ -1,4 +1,4 @@
-"""Cross-entropy of rows of logits with labels as operators of torch.
+"""Cross-entropies of rows of logits as operators of torch: with labels, and with class probabilities.
 
 Results of a forward operator are as those of `lucid.torch.divergence`.
 """
@@ -112,6 +112,109 @@ def _to_logits(
     )
 
 
+def soft_cross_entropy(
+    x: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    reduce: bool,
+    count: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The loss with class probabilities: Σ over `count`, if reduced. By the operator or in one step, as above."""
+    if not (launchers(x) is cpu and step.applies(x, target)):
+        return _soft_cross_entropy_operator(x, target, class_weight, label_smoothing, reduce, count, dtype)[0]
+    compute = tk.launch.arithmetic(x.dtype, target.dtype)
+    factor = factor_of(None, None, 1 / count) if reduce else None
+    in_loss = None if factor is None else factor.to(compute)
+
+    def loss_and_gradient(dx: Tensor) -> Tensor:
+        dloss = torch.ones((), dtype=compute) if in_loss is None else in_loss
+        losses = cpu.soft_cross_entropy.run(x, target, class_weight, label_smoothing, losses=True, dloss=dloss, dx=dx)
+        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
+
+    def again(dloss: Tensor, x: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:
+        with kernels_on_cpu(False):
+            statistics = x.new_zeros((), dtype=compute)
+            return soft_cross_entropy_backward(
+                x, target, class_weight, statistics, in_loss, dloss, label_smoothing, True, False
+            )[0]
+
+    return step.Step.apply(x, (target, class_weight), loss_and_gradient, again)
+
+
+def _soft_cross_entropy(
+    x: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    reduce: bool,
+    count: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    losses, statistics = launchers(x).soft_cross_entropy_forward(
+        x, target, class_weight=_dense(class_weight), label_smoothing=label_smoothing
+    )
+    loss, factor = row_loss(losses, None, None, reduce, 1 / count, dtype)
+    return loss, statistics, factor
+
+
+def _soft_cross_entropy_fake(x: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduce, _, dtype = options
+    arithmetic = tk.launch.arithmetic(x.dtype, target.dtype)
+    return fake_results(x, arithmetic, tk.soft_cross_entropy.STATISTICS, reduce, dtype)
+
+
+def _soft_cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, target, class_weight, ctx.smoothing, reduce, *_ = inputs
+    _, statistics, factor = output
+    ctx.wanted = ctx.needs_input_grad[:2]
+    ctx.mark_non_differentiable(statistics, factor)
+    ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
+    ctx.save_for_backward(x, target, class_weight, statistics, factor if reduce else None)
+
+
+def _soft_cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if dloss is None:
+        return (None,) * 7
+    grads = soft_cross_entropy_backward(*ctx.saved_tensors, dloss, ctx.smoothing, *ctx.wanted)
+    return *(grad if wanted else None for grad, wanted in zip(grads, ctx.wanted, strict=True)), *(None,) * 5
+
+
+def _to_both(
+    x: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    statistics: Tensor,
+    factor: Tensor | None,
+    dloss: Tensor,
+    label_smoothing: float,
+    to_input: bool,
+    to_target: bool,
+) -> tuple[Tensor, Tensor]:
+    grads = launchers(x).soft_cross_entropy_backward(
+        x,
+        target,
+        statistics,
+        dloss,
+        class_weight=_dense(class_weight),
+        label_smoothing=label_smoothing,
+        dloss_factor=factor,
+        dx_dtype=x.dtype if to_input else None,
+        dy_dtype=target.dtype if to_target else None,
+    )
+    dx, dtarget = (x.new_empty(0) if grad is None else grad for grad in grads)
+    return dx, dtarget
+
+
+def _to_both_fake(x: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    to_input, to_target = options[-2:]
+    return (
+        fake_like(x, x.dtype) if to_input else x.new_empty(0),
+        fake_like(target, target.dtype) if to_target else x.new_empty(0),
+    )
+
+
 def _dense(class_weight: Tensor | None) -> Tensor | None:
     return None if class_weight is None else class_weight.contiguous()
 
@@ -136,4 +239,22 @@ _cross_entropy_operator = operator(
     fake=_cross_entropy_fake,
     setup=_cross_entropy_setup,
     backward=_cross_entropy_backward,
+)
+
+soft_cross_entropy_backward = operator(
+    "soft_cross_entropy_backward(Tensor x, Tensor target, Tensor? class_weight, Tensor statistics, Tensor? factor, "
+    "Tensor dloss, float label_smoothing, bool to_input, bool to_target) -> (Tensor, Tensor)",
+    _to_both,
+    fake=_to_both_fake,
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+_soft_cross_entropy_operator = operator(
+    "soft_cross_entropy(Tensor x, Tensor target, Tensor? class_weight, float label_smoothing, bool reduce, "
+    "SymInt count, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    _soft_cross_entropy,
+    fake=_soft_cross_entropy_fake,
+    setup=_soft_cross_entropy_setup,
+    backward=_soft_cross_entropy_backward,
 )

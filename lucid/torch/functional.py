@@ -232,30 +232,42 @@ def cross_entropy(
     reduction: LabelReduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    r"""The cross-entropy of labels with the distributions of logits; as `torch.nn.functional.cross_entropy`.
+    r"""The cross-entropy of labels or class probabilities with logits; as `torch.nn.functional.cross_entropy`.
 
-    The formula is that of `lucid.nn.functional.cross_entropy`. The forward pass reads each logit once and keeps a few
-    numbers per row; only the gradient has the logits' size. Where no label counts the 'mean' is 0, where torch gives
-    NaN.
+    Per row, with q = softmax(input), c the classes' weights, C their number, ε = `label_smoothing`, and a label y or
+    probabilities p:
+
+        loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
+        loss = Σ c_v·((1 − ε)·p_v + ε/C)·(−log q_v)
+
+    The forward pass reads each logit and each probability once and keeps a few numbers per row; only gradients have the
+    size of logits. Two things are different from torch's: where no label counts the 'mean' is 0, where torch gives NaN;
+    and a class of probability 0 adds exactly 0 where its logit is −inf, where torch gives NaN.
 
     Parameters
     ----------
     input : torch.Tensor
         Logits of a floating dtype, (C,), (N, C) or (N, C, ...); any strides.
     target : torch.Tensor
-        Labels, int32 or int64: input's shape without the dimension of classes. For probabilities take
-        `distillation_loss` or `kl_div`.
+        Labels, int32 or int64, of input's shape without the dimension of classes; or class probabilities, of a floating
+        dtype and input's shape, which get a gradient where they require one.
     weight : torch.Tensor, optional
         (C,), floating, without a gradient.
     size_average, reduce : bool, optional
         Deprecated, as in torch; where one is given, the two decide instead of `reduction`.
-    ignore_index, reduction, label_smoothing
-        As in torch.
+    ignore_index : int
+        A label whose logits are not read, and get a zero gradient. With class probabilities leave it out.
+    reduction : {'mean', 'none', 'sum'}
+        The sum over that of the labels' c_y, or with class probabilities over the number of rows; each row's loss; or
+        the sum.
+    label_smoothing : float
+        From 0 to 1.
 
     Returns
     -------
     torch.Tensor
-        0-d, or of target's shape for 'none'; of input's dtype, float32 under autocast.
+        0-d, or of input's shape without the dimension of classes for 'none'; of input's dtype, or that of input and
+        probabilities promoted, but float32 for shorter ones under autocast.
 
     Raises
     ------
@@ -273,10 +285,13 @@ def cross_entropy(
     >>> loss = lucid.torch.cross_entropy(logits, torch.tensor([1, -100], device=device))
     >>> f"{loss.item():.6f}"
     '0.693147'
+    >>> probabilities = torch.tensor([[0.5, 0.5], [0.9, 0.1]], device=device)
+    >>> f"{lucid.torch.cross_entropy(logits, probabilities).item():.6f}"
+    '0.555649'
     """
     if size_average is not None or reduce is not None:
         reduction = _deprecated(size_average, reduce)
-    rows, ignored, smoothing, how = logits.cross_entropy(
+    of = logits.cross_entropy(
         TORCH,
         input,
         target,
@@ -286,8 +301,14 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         name="input",
     )
+    how, smoothing = of.reduction, of.label_smoothing
+    if of.soft:
+        dtype = _autocast(input, torch.promote_types(input.dtype, target.dtype))
+        return entropies.soft_cross_entropy(of.logits, of.target, weight, smoothing, how.reduce, how.count, dtype)
     dtype = _autocast(input, input.dtype)
-    return entropies.cross_entropy(rows, target, weight, ignored, smoothing, how.reduce, how.mean, dtype)
+    return entropies.cross_entropy(
+        of.logits, of.target, weight, of.ignore_index, smoothing, how.reduce, how.mean, dtype
+    )
 
 
 def _reduction(reduction: str) -> str:

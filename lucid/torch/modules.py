@@ -48,7 +48,9 @@ class KLDivLoss(torch.nn.KLDivLoss):
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """The cross-entropy of labels, in place of `torch.nn.CrossEntropyLoss`, whose arguments and attributes it has.
+    """The cross-entropy of labels or class probabilities, in place of `torch.nn.CrossEntropyLoss`.
+
+    It has that one's arguments and attributes.
 
     See `lucid.torch.cross_entropy` for shapes, dtypes and errors.
 
@@ -61,6 +63,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     >>> logits, labels = torch.tensor([[0.0, 2.0]], device=device), torch.tensor([1], device=device)
     >>> f"{loss(logits, labels).item():.6f}"
     '0.226928'
+    >>> f"{loss(logits, torch.tensor([[0.5, 0.5]], device=device)).item():.6f}"
+    '1.126928'
     """
 
     reduction: LabelReduction
@@ -78,7 +82,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         check_cross_entropy(ignore_index=ignore_index, reduction=self.reduction, label_smoothing=label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits with labels."""
+        """The loss of logits with labels or class probabilities."""
         return F.cross_entropy(
             input,
             target,

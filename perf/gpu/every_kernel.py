@@ -97,6 +97,10 @@ def _losses(shape: tuple[int, int], dtype: torch.dtype, compute: torch.dtype, de
         _, stats = tk.cross_entropy_forward(s, labels, **options)
         tk.cross_entropy_backward(s, labels, stats, dloss, **options)
 
+    def soft_cross_entropy(**options: Any) -> None:
+        _, stats = tk.soft_cross_entropy_forward(s, p, **options)
+        tk.soft_cross_entropy_backward(s, p, stats, dloss, dx_dtype=dtype, dy_dtype=dtype, **options)
+
     for log_target in (False, True):
         yield f"kl_div {log_target} {shape}", partial(kl_div, log_target)
     for dim in (0, 1):
@@ -110,6 +114,7 @@ def _losses(shape: tuple[int, int], dtype: torch.dtype, compute: torch.dtype, de
     weights = torch.rand(shape[1], device=device)
     for options in ({}, {"label_smoothing": 0.1, "class_weight": weights}):
         yield f"cross_entropy {[*options]} {shape}", partial(cross_entropy, **options)
+        yield f"soft_cross_entropy {[*options]} {shape}", partial(soft_cross_entropy, **options)
 
 
 def main(dtypes: Sequence[str]) -> int:

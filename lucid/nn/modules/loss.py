@@ -110,7 +110,7 @@ inplace_gradient
 
 
 class CrossEntropyLoss(Module):
-    """The cross-entropy of labels with the distributions of logits, as a module.
+    """The cross-entropy of labels or class probabilities with the distributions of logits, as a module.
 
     See `lucid.nn.functional.cross_entropy` for the formula, shapes, dtypes and errors.
 
@@ -133,6 +133,8 @@ class CrossEntropyLoss(Module):
     >>> loss = nn.CrossEntropyLoss(label_smoothing=0.1)
     >>> f"{loss(lucid.tensor([[0.0, 2.0]]), lucid.tensor([1])).item():.6f}"
     '0.226928'
+    >>> f"{loss(lucid.tensor([[0.0, 2.0]]), lucid.tensor([[0.5, 0.5]])).item():.6f}"
+    '1.126928'
     """
 
     weight: Tensor | None
@@ -153,7 +155,7 @@ class CrossEntropyLoss(Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits x with labels."""
+        """The loss of logits x with labels or class probabilities."""
         return F.cross_entropy(
             x,
             target,

@@ -7,6 +7,7 @@ cache; beyond them nothing is allocated but results.
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .divergence import divergence_backward, divergence_forward
 from .kl_div import kl_div_backward, kl_div_forward
+from .soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
 from .token_mean import token_mean
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "divergence_forward",
     "kl_div_backward",
     "kl_div_forward",
+    "soft_cross_entropy_backward",
+    "soft_cross_entropy_forward",
     "token_mean",
 ]
