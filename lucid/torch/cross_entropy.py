@@ -171,13 +171,13 @@ def _soft_cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[T
     ctx.wanted = ctx.needs_input_grad[:2]
     ctx.mark_non_differentiable(statistics, factor)
     ctx.set_materialize_grads(False)  # they get none, and zeros would have to be made
-    ctx.save_for_backward(x, target, class_weight, statistics, factor if reduce else None)
+    save(ctx, x, target, class_weight, statistics, factor if reduce else None)
 
 
 def _soft_cross_entropy_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if dloss is None:
         return (None,) * 7
-    grads = soft_cross_entropy_backward(*ctx.saved_tensors, dloss, ctx.smoothing, *ctx.wanted)
+    grads = soft_cross_entropy_backward(*saved(ctx), dloss, ctx.smoothing, *ctx.wanted)
     return *(grad if wanted else None for grad, wanted in zip(grads, ctx.wanted, strict=True)), *(None,) * 5
 
 
