@@ -111,9 +111,9 @@ def _shortest(steps: Sequence[Callable[[], None]], repeats: int) -> list[float]:
 
 
 def _lucid(divergence: str, *, labelled: bool = False, **options: float) -> Loss:
-    import lucid.torch
-
     def loss(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        import lucid.torch
+
         given = {"labels": labels} if labelled else {}
         return lucid.torch.distillation_loss(s, t, divergence=divergence, **given, **options)  # type: ignore[arg-type]
 
@@ -163,9 +163,12 @@ def _lucid_cross_entropy(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
 
 
 def _lucid_kl_div(log_target: bool) -> Loss:
-    import lucid.torch
+    def loss(s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        import lucid.torch
 
-    return lambda s, t, labels: lucid.torch.kl_div(s, t, reduction="batchmean", log_target=log_target)
+        return lucid.torch.kl_div(s, t, reduction="batchmean", log_target=log_target)
+
+    return loss
 
 
 def _kl_div(log_target: bool) -> Loss:

