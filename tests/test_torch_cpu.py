@@ -220,6 +220,26 @@ def test_rows_may_be_none_and_of_any_leading_dimensions(shape: tuple[int, ...]) 
     assert s.grad.shape == shape
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_default_device_or_dtype_of_others_changes_nothing(name: str) -> None:
+    s, t = _inputs(4, 9)
+    labels = torch.tensor([1, -100, 3, 4])
+    losses = [
+        lambda: LOSSES[name](s, t),
+        lambda: lucid.torch.distillation_loss(s, t, labels=labels, hard_label_weight=0.3, normalizer=3),
+    ]
+    expected = [(loss().detach(), _gradient(loss(), s)) for loss in losses[name == "cross_entropy" :]]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            made = [(loss().detach(), _gradient(loss(), s)) for loss in losses[name == "cross_entropy" :]]
+    finally:
+        torch.set_default_dtype(before)
+    for pair, others in zip(made, expected, strict=True):
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(pair, others, strict=True))
+
+
 TOKENS = {
     "some": [True, False, True, False, False, True],
     "a run": [False, False, True, True, True, False],

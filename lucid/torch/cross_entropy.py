@@ -129,7 +129,7 @@ def soft_cross_entropy(
     in_loss = None if factor is None else factor.to(compute)
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = torch.ones((), dtype=compute) if in_loss is None else in_loss
+        dloss = x.new_ones((), dtype=compute) if in_loss is None else in_loss
         losses = cpu.soft_cross_entropy.run(x, target, class_weight, label_smoothing, losses=True, dloss=dloss, dx=dx)
         return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
 

@@ -135,7 +135,7 @@ def token_weights(
 ) -> Tensor:
     """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
     compute, lead = tk.launch.arithmetic(student.dtype, teacher.dtype), student.shape[:-1]
-    weights = torch.ones(lead, dtype=compute) if weight is None else weight.to(compute)
+    weights = student.new_ones(lead, dtype=compute) if weight is None else weight.to(compute)
     weights = weights.reshape(-1)
     if labels is not None:
         flat = labels.reshape(-1)

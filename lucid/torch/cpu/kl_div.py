@@ -30,7 +30,7 @@ def kl_div_forward(
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
     walk = tk.layout.walk(shape, x, target)
     out = None if reduce else walk.empty(shape, dtype, x.device)
-    sums = torch.zeros((), dtype=torch.float64)
+    sums = x.new_zeros((), dtype=torch.float64)
     operands = (x, target, *(tensor for tensor in (out, dx) if tensor is not None))
     for (log_q, y, *outs), buffers in _chunks(walk, shape, operands, compute):
         y = _upcast(y, buffers[1])

@@ -141,7 +141,7 @@ class Rows:
             part.zero_()
         elif chunk.kept is not None:
             values = values if factor is None else values.mul_(factor)
-            kept = torch.zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
+            kept = part.new_zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
             part.zero_()
             if part.dim() == 2:
                 part.index_copy_(0, chunk.kept, values.to(part.dtype))
@@ -181,7 +181,7 @@ def workspace(size: int, dtype: torch.dtype, count: int) -> tuple[Tensor, ...]:
     buffers = _kept.buffers
     if len(buffers) < count or buffers[0].dtype != dtype or len(buffers[0]) < size:
         with torch.inference_mode(False):  # for calls outside of the mode, too
-            buffers = torch.empty((count, size), dtype=dtype).unbind()
+            buffers = torch.empty((count, size), dtype=dtype, device="cpu").unbind()
         if size <= 2 * _THREADS * CHUNK:
             _kept.buffers = buffers
     return buffers[:count]

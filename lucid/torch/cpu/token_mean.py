@@ -23,7 +23,7 @@ def token_mean(
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Tensor:
     """The factor of each token's loss in the result, 0-d float64: 0 where weights are given and none counts."""
-    factor = torch.tensor(scale, dtype=torch.float64)
+    factor = torch.tensor(scale, dtype=torch.float64, device="cpu")
     if weights is not None and not weights.any():
         return factor.zero_()
     if denominator is not None:
@@ -36,5 +36,5 @@ def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) 
 def reduced(losses: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Σ losses times a factor; 0 where the factor is, as no token counts then."""
     if factor == 0:
-        return torch.zeros((), dtype=dtype)
+        return losses.new_zeros((), dtype=dtype)
     return (losses.sum(dtype=torch.float64) * factor).to(dtype)
