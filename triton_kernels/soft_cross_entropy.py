@@ -43,10 +43,9 @@ def _look(x_operand, y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, scala
     """Of each row of a tile m, d, Σ w·z and Σ w."""
     factor, smoothing = scalars
     x = load_tile(x_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
+    w = _weights(y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, smoothing, SMOOTH)
     m, z, e = math.tile_exp2(x, factor)
     d = tl.sum(e, axis=1)
-    # Loaded when x is done with: both at once take more registers.
-    w = _weights(y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, smoothing, SMOOTH)
     wz = w * z
     # NaN is 0·∞, or of a row whose d or Σ w are NaN, too. To compare w would take halves apart where y is float16.
     return m, d, tl.sum(tl.where(wz == wz, wz, 0.0), axis=1), tl.sum(w, axis=1)
