@@ -131,12 +131,16 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def integer(name: str, value: Any) -> int:
-    """An integer; a bool is a mix-up of arguments."""
+    """An integer of 64 bits; a bool is a mix-up of arguments."""
     if not isinstance(value, bool | np.bool_):
         try:
-            return operator.index(value)
+            result = operator.index(value)
         except TypeError:
             pass
+        else:
+            if isinstance(result, int) and not -(2**63) <= result < 2**63:
+                raise ValueError(f"{name} must be an int of 64 bits, got {value}")
+            return result
     raise TypeError(f"{name} must be an int, got {type_name(value)}")
 
 

@@ -340,7 +340,7 @@ def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
 
 def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -> tuple[Reduction, Any]:
     """The reduction, and the denominator where it is a tensor."""
-    if reduction == "batchmean" and logits.ndim < 2:
+    if reduction == "batchmean" and normalizer is None and logits.ndim < 2:
         raise RuntimeError(
             f"reduction 'batchmean' divides by student_logits.shape[0], a number of rows, got shape "
             f"{tuple(logits.shape)}"

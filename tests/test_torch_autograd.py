@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -237,3 +239,80 @@ class TestGradientInPlace:
         x, y = (t.detach() for t in _inputs())
         lucid.torch.distillation_loss(x, y.requires_grad_(), inplace_gradient=True).backward()
         assert x._version == 0
+
+
+def _rows() -> tuple[Tensor, Tensor]:
+    s, t = (torch.randn(6, 50, device=DEVICE) for _ in range(2))
+    return s.requires_grad_(), t
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_is_used_again_for_another_loss_counts_as_it_was(dtype: torch.dtype) -> None:
+    s, t = _rows()
+    s = s.detach().to(dtype).requires_grad_()
+    buffer = torch.empty(6, device=DEVICE)
+    kinds = [torch.tensor(k, device=DEVICE) for k in ([1.0, 1, 1, 0, 0, 0], [0.0, 0, 0, 1, 1, 1])]
+    losses = [lucid.torch.distillation_loss(s, t, weight=buffer.copy_(kind)) for kind in kinds]
+    expected = [lucid.torch.distillation_loss(s, t, weight=kind) for kind in kinds]
+    made, wanted = (torch.autograd.grad(sum(each) / 3, s)[0] for each in (losses, expected))
+    assert torch.equal(made, wanted)
+
+
+@pytest.mark.parametrize("to_teacher", [False, True])
+def test_losses_of_tokens_may_be_changed_in_place(to_teacher: bool) -> None:
+    s, t = _rows()
+    mask = torch.arange(6, device=DEVICE) % 2
+    for loss in (
+        lambda: lucid.torch.distillation_loss(s, t.requires_grad_(to_teacher), reduction="none"),
+        lambda: lucid.torch.cross_entropy(s, torch.arange(6, device=DEVICE), reduction="none"),
+        lambda: lucid.torch.cross_entropy(s, t.detach().softmax(-1), reduction="none"),
+    ):
+        each = loss()
+        each *= mask
+        assert torch.equal(torch.autograd.grad(each.sum(), s)[0], torch.autograd.grad((loss() * mask).sum(), s)[0])
+
+
+def test_second_derivatives_are_refused_with_a_gradient_in_place_too() -> None:
+    s, t = _rows()
+    loss = lucid.torch.distillation_loss(s * 1, t, inplace_gradient=True)
+    (grad,) = torch.autograd.grad(loss, s, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        grad.sum().backward()
+
+
+def test_infinite_weights_give_no_finite_loss() -> None:
+    s, t = _rows()
+    weight = torch.ones(6, device=DEVICE)
+    weight[1] = math.inf
+    assert lucid.torch.distillation_loss(s, t, weight=weight).isnan()
+    classes = torch.ones(50, device=DEVICE)
+    classes[1] = math.inf
+    assert lucid.torch.cross_entropy(s, torch.arange(6, device=DEVICE), classes).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_with_several_vectors_at_once_are_those_of_each(dtype: torch.dtype) -> None:
+    s, t = _rows()
+    s = s.detach().to(dtype).requires_grad_()
+    each = lucid.torch.distillation_loss(s, t, reduction="none")
+    vectors = torch.eye(6, device=DEVICE)
+    (together,) = torch.autograd.grad(each, s, vectors, is_grads_batched=True, retain_graph=True)
+    for vector, product in zip(vectors, together, strict=True):
+        assert torch.equal(torch.autograd.grad(each, s, vector, retain_graph=True)[0], product)
+
+
+def test_what_is_traced_is_the_loss() -> None:
+    s, t = _rows()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit's end
+        traced = torch.jit.trace(lambda s, t: lucid.torch.distillation_loss(s, t), (s, t), check_trace=False)
+        assert torch.equal(traced(s, t), lucid.torch.distillation_loss(s, t))
+
+
+def test_log_probabilities_that_backward_does_not_need_may_change() -> None:
+    s, t = _rows()
+    x, target = s * 1, t.log_softmax(-1)
+    loss = lucid.torch.kl_div(x, target, reduction="sum", log_target=True)
+    x.zero_()
+    (grad,) = torch.autograd.grad(loss, s)
+    torch.testing.assert_close(grad, -target.exp())

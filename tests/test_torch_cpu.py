@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 import lucid.torch
 from lucid.torch import cpu
@@ -136,7 +137,7 @@ class TestAGradientMadeInTheForwardPass:
         loss.backward()
         with pytest.raises(RuntimeError, match="second time"):
             loss.backward()
-        if name != "kl_div":  # whose gradient does not need them
+        if not name.startswith("kl_div"):  # whose gradient does not need them
             loss = LOSSES[name](s, t)
             s.detach().add_(1)
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -157,6 +158,20 @@ class TestAGradientMadeInTheForwardPass:
         _divergence("js")(s, t.clone().requires_grad_())
         lucid.torch.distillation_loss(s * 1, t, inplace_gradient=True)
         assert not made
+
+    def test_is_not_made_where_others_see_to_what_is_saved(self) -> None:
+        s, t = _inputs()
+        loss = checkpoint(lambda s: _divergence("js")(s * 1, t), s, use_reentrant=False)
+        assert not hasattr(loss.grad_fn, "gradient")
+        (gradient,) = torch.autograd.grad(loss, s)
+        torch.testing.assert_close(gradient, _gradient(_divergence("js")(s, t), s))
+
+    def test_is_not_made_for_tensors_of_another_class(self) -> None:
+        class Kind(Tensor):
+            pass
+
+        s, t = _inputs()
+        assert isinstance(_divergence("js")(s, t.as_subclass(Kind)), Kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

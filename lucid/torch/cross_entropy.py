@@ -31,14 +31,14 @@ def cross_entropy(
     dtype: torch.dtype,
 ) -> Tensor:
     """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
-    if not (launchers(x) is cpu and step.applies(x)):
+    if not (launchers(x) is cpu and step.applies(x, labels, class_weight)):
         return _cross_entropy_operator(x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)[0]
     weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
     factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
     of = (class_weight, ignore_index, label_smoothing)
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
+        dloss = weights.new_ones(()) if factor is None else factor.value.to(weights.dtype)
         losses = cpu.cross_entropy.run(x, labels, *of, losses=True, dloss=dloss, dx=dx)
         return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
 
@@ -46,10 +46,10 @@ def cross_entropy(
         with kernels_on_cpu(False):
             statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
             statistics[0] = weights
-            in_loss = None if factor is None else factor.to(weights.dtype)
+            in_loss = None if factor is None else factor.value.to(weights.dtype)
             return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
 
-    return step.Step.apply(x, (labels, class_weight), loss_and_gradient, again)
+    return step.Step.apply(x, (x, labels, class_weight), loss_and_gradient, again)
 
 
 def _cross_entropy(
@@ -122,11 +122,11 @@ def soft_cross_entropy(
     dtype: torch.dtype,
 ) -> Tensor:
     """The loss with class probabilities: Σ over `count`, if reduced. By the operator or in one step, as above."""
-    if not (launchers(x) is cpu and step.applies(x, target)):
+    if not (launchers(x) is cpu and step.applies(x, target, class_weight)):
         return _soft_cross_entropy_operator(x, target, class_weight, label_smoothing, reduce, count, dtype)[0]
     compute = tk.launch.arithmetic(x.dtype, target.dtype)
     factor = factor_of(None, None, 1 / count) if reduce else None
-    in_loss = None if factor is None else factor.to(compute)
+    in_loss = None if factor is None else factor.value.to(compute)
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
         dloss = x.new_ones((), dtype=compute) if in_loss is None else in_loss
@@ -140,7 +140,7 @@ def soft_cross_entropy(
                 x, target, class_weight, statistics, in_loss, dloss, label_smoothing, True, False
             )[0]
 
-    return step.Step.apply(x, (target, class_weight), loss_and_gradient, again)
+    return step.Step.apply(x, (x, target, class_weight), loss_and_gradient, again)
 
 
 def _soft_cross_entropy(

@@ -30,7 +30,7 @@ def divergence(
     *options: Any,
 ) -> Tensor:
     """The loss, by the operator or, where eager autograd on the CPU wants the student's gradient only, in one step."""
-    if not (launchers(student) is cpu and step.applies(student, teacher)) or options[7]:
+    if not (launchers(student) is cpu and step.applies(student, teacher, weight, labels, normalizer)) or options[7]:
         return _divergence_operator(student, teacher, weight, labels, normalizer, *options)[0]
     *shared, V, ignore_index, _, reduce, mean, count, divisor = options
     of = cpu.divergence.Options(*shared)
@@ -41,7 +41,7 @@ def divergence(
         factor = factor_of(counting, normalizer, 1 / (count * divisor))
 
     def loss_and_gradient(ds: Tensor) -> Tensor:
-        dloss = weights.new_ones(()) if factor is None else factor.to(weights.dtype)
+        dloss = weights.new_ones(()) if factor is None else factor.value.to(weights.dtype)
         losses = cpu.divergence.run(student, teacher, weights, labels, of, V, losses=True, dloss=dloss, ds=ds)
         return losses if factor is None else reduced(losses, factor, weights.dtype)
 
@@ -49,10 +49,11 @@ def divergence(
         with kernels_on_cpu(False):
             statistics = weights.new_zeros((tk.divergence.STATISTICS, weights.numel()))
             statistics[0] = weights
-            in_loss = None if factor is None else factor.to(weights.dtype)
+            in_loss = None if factor is None else factor.value.to(weights.dtype)
             return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
 
-    return step.Step.apply(student, (teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)
+    needed = (student, teacher, labels if of.hard_label_weight else None)
+    return step.Step.apply(student, needed, loss_and_gradient, again)
 
 
 def _divergence(
@@ -112,7 +113,7 @@ def _divergence_backward(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tenso
     if dloss is None:
         return (None,) * 17
     student, *others = saved(ctx)
-    if ctx.wanted[0] and ctx.inplace_gradient:
+    if ctx.wanted[0] and ctx.inplace_gradient and not torch.is_grad_enabled():  # which has no derivative of its own
         dteacher = divergence_backward_(student, *others, dloss, *ctx.options, ctx.wanted[1])
         dstudent = student.detach()
     else:

@@ -34,9 +34,11 @@ def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int
     def loss_and_gradient(dx: Tensor) -> Tensor:
         return cpu.kl_div_forward(x, target, log_target=log_target, scale=_scale(count), dtype=dtype, dx=dx)
 
-    def again(dloss: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    x_dtype = x.dtype
+
+    def again(dloss: Tensor, target: Tensor) -> Tensor:
         with kernels_on_cpu(False):
-            return kl_div_backward(dloss, None, target, log_target, count, x.dtype, True, False)[0]
+            return kl_div_backward(dloss, None, target, log_target, count, x_dtype, True, False)[0]
 
     return step.Step.apply(x, (target,), loss_and_gradient, again)
 

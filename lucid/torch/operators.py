@@ -118,7 +118,10 @@ def operator(
         with kernels_on_cpu(ctx.kernels_on_cpu):
             return backward(ctx, *grads)
 
-    methods = {"forward": forward, "backward": backward_there}
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(f"losses of lucid.torch have no forward-mode derivatives (jvp), here of {name}")
+
+    methods = {"forward": forward, "backward": backward_there, "jvp": jvp}
     node: Any = type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
 
     def autograd(*args: Any) -> Any:
@@ -136,7 +139,7 @@ def operator(
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
 
     torch.library.register_vmap(f"lucid::{name}", one_by_one, lib=_LIBRARY)
-    methods = {"forward": overload, "setup_context": setup_here, "backward": backward_there}
+    methods = {"forward": overload, "setup_context": setup_here, "backward": backward_there, "jvp": jvp}
     transformed: Any = type(
         f"{name}_transformed",
         (Function,),

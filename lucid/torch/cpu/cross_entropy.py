@@ -120,4 +120,4 @@ def run(
     loss = w * (hard + log_d)
     if smoothing:
         loss = (1 - smoothing) * loss + smoothing / V * (of_all * log_d - smooth.double() * LN_2)
-    return rows.spread(loss.squeeze(-1).to(compute)).view(x.shape[:-1])
+    return rows.results(loss.squeeze(-1).to(compute))

@@ -135,7 +135,7 @@ def token_weights(
 ) -> Tensor:
     """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
     compute, lead = tk.launch.arithmetic(student.dtype, teacher.dtype), student.shape[:-1]
-    weights = student.new_ones(lead, dtype=compute) if weight is None else weight.to(compute)
+    weights = student.new_ones(lead, dtype=compute) if weight is None else weight.to(compute, copy=True)
     weights = weights.reshape(-1)
     if labels is not None:
         flat = labels.reshape(-1)
@@ -222,7 +222,7 @@ def run(
     loss = loss * ((1 - alpha) * options.scale)
     if label is not None:
         loss = loss + alpha * (hard.double() + d_1.double().log())
-    return rows.spread((w * loss.squeeze(-1)).to(weights.dtype)).view(student.shape[:-1])
+    return rows.results((w * loss.squeeze(-1)).to(weights.dtype))
 
 
 def _defined(products: Tensor) -> Tensor:

@@ -94,12 +94,14 @@ class Rows:
         flat = tensor.expand(self.lead).reshape(self.rows)
         return flat if self.kept is None else flat[self.kept]
 
-    def spread(self, numbers: Tensor) -> Tensor:
-        """Numbers of the kept rows, (..., count), among 0 for the others, (..., rows)."""
+    def results(self, numbers: Tensor) -> Tensor:
+        """Numbers of the kept rows, (count,), as a fresh tensor of the leading dimensions' shape; 0 for the others."""
+        everywhere = numbers.new_zeros(self.lead)  # and no view, which autograd would not let be changed in place
+        flat = everywhere.view(self.rows)
         if self.kept is None:
-            return numbers
-        everywhere = numbers.new_zeros((*numbers.shape[:-1], self.rows))
-        everywhere[..., self.kept] = numbers
+            flat.copy_(numbers)
+        else:
+            flat[self.kept] = numbers
         return everywhere
 
     def scratch(self, number: int, like: Tensor) -> Tensor:

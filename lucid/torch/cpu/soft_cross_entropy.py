@@ -100,4 +100,4 @@ def run(
             to_y = g[r] * (1 - smoothing) * (1.0 if c is None else c)
             rows.store(gradients[-1], chunk, nll.masked_fill_((to_y == 0) & (nll == math.inf), 0).mul_(to_y))
     loss = sums.double() * d.double().log() - a.double() * LN_2
-    return loss.squeeze(-1).to(compute).view(rows.lead)
+    return rows.results(loss.squeeze(-1).to(compute))

@@ -1,4 +1,4 @@
-"""Losses of rows whose gradient is made in the forward pass, for eager autograd on the CPU.
+"""Losses whose gradient is made in the forward pass, for eager autograd on the CPU.
 
 The forward pass has each row's exponentials in a cache, so the gradient costs little there, and backward hands it on.
 It is calculated anew for a second backward pass, which must not see what became of the first one's result, and where a
@@ -18,16 +18,31 @@ from torch.autograd import Function, forward_ad
 from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.saving import save, saved
 
+#: Of tensors that stand for several, in `torch.autograd.grad` with is_grads_batched.
+_BATCHED = torch._C._dispatch_key_parse("Batched")
 
-def applies(logits: Tensor, other: Tensor | None = None) -> bool:
-    """Whether a gradient to logits, and to nothing else, is wanted by eager autograd alone."""
+
+def applies(logits: Tensor, *others: Tensor | None) -> bool:
+    """Whether a gradient to logits, and to nothing else, is wanted by eager autograd alone.
+
+    Not so where somebody else sees to what is saved for backward, as `torch.utils.checkpoint` does.
+    """
     return (
         logits.requires_grad
         and torch.is_grad_enabled()
-        and not (other is not None and other.requires_grad)
+        and not any(other is not None and other.requires_grad for other in others)
         and logits.dtype != torch.float16  # whose gradients need the scale that comes from above
-        and type(logits) in (Tensor, torch.nn.Parameter)
+        and _eager(logits, *others)
         and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+def _eager(*tensors: Tensor | None) -> bool:
+    """Whether tensors are just that, and nobody traces or transforms what is done with them."""
+    return (
+        all(tensor is None or type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
@@ -35,30 +50,31 @@ def applies(logits: Tensor, other: Tensor | None = None) -> bool:
 
 
 class Step(Function):
-    """A loss, and in `forward` its gradient to the first of tensors."""
+    """A loss, and in `forward` its gradient to logits."""
 
     @staticmethod
     def forward(
         ctx: Any,
         logits: Tensor,
-        others: tuple[Tensor | None, ...],
+        needed: tuple[Tensor | None, ...],
         loss_and_gradient: Callable[[Tensor], Tensor],
-        backward: Callable[..., Tensor],
+        again: Callable[..., Tensor],
     ) -> Tensor:
-        """The loss; `backward(dloss, logits, *others)` is what calculates the gradient anew."""
-        ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), backward, logits.dtype
-        save(ctx, logits, *others)
+        """The loss; `again(dloss, *needed)` is what calculates the gradient anew."""
+        ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), again, logits.dtype
+        save(ctx, *needed)
         return loss_and_gradient(ctx.gradient)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient made before, times dloss."""
         gradient, ctx.gradient = ctx.gradient, None
-        kept = saved(ctx)  # raises where they were changed meanwhile, or freed
-        if torch.is_grad_enabled() or not _exact(ctx.dtype, dloss):
-            return ctx.again(dloss, *kept), None, None, None
+        needed = saved(ctx)  # raises where they were changed meanwhile, or freed
+        batched = torch._C._dispatch_keys(dloss).has(_BATCHED)
+        if torch.is_grad_enabled() or batched or not _eager(dloss) or not _exact(ctx.dtype, dloss):
+            return ctx.again(dloss, *needed), None, None, None
         if gradient is None:
-            gradient = ctx.again(torch.ones_like(dloss), *kept)
+            gradient = ctx.again(torch.ones_like(dloss), *needed)
         if dloss.dim() or dloss != 1:
             gradient.mul_(dloss.unsqueeze(-1) if dloss.dim() else dloss)
         return gradient, None, None, None

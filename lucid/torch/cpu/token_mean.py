@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from triton_kernels import reports
+
+
+class Factor(NamedTuple):
+    """What each token's loss is multiplied by in the result, 0-d float64, and whether any token counts."""
+
+    value: Tensor
+    counts: bool
 
 
 def token_mean(
@@ -18,23 +27,25 @@ def token_mean(
 ) -> tuple[Tensor, Tensor]:
     """As `triton_kernels.token_mean`; a denominator that is not positive is a ValueError."""
     factor = factor_of(weights, denominator, scale)
-    return reduced(losses, factor, dtype or losses.dtype), factor.to(losses.dtype)
+    return reduced(losses, factor, dtype or losses.dtype), factor.value.to(losses.dtype)
 
 
-def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Tensor:
-    """The factor of each token's loss in the result, 0-d float64: 0 where weights are given and none counts."""
+def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:
+    """The factor: 0 where weights are given and no token counts."""
     factor = torch.tensor(scale, dtype=torch.float64, device="cpu")
     if weights is not None and not weights.any():
-        return factor.zero_()
+        return Factor(factor.zero_(), False)
     if denominator is not None:
         if not denominator > 0:
             raise reports.error(reports.NORMALIZER.value, 0, 1)
-        return factor / denominator
-    return factor if weights is None else factor / weights.sum(dtype=torch.float64)
+        factor = factor / denominator
+    elif weights is not None:
+        factor = factor / weights.sum(dtype=torch.float64)
+    return Factor(factor, True)
 
 
-def reduced(losses: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Σ losses times a factor; 0 where the factor is, as no token counts then."""
-    if factor == 0:
+def reduced(losses: Tensor, factor: Factor, dtype: torch.dtype) -> Tensor:
+    """Σ losses times a factor; 0 where no token counts."""
+    if not factor.counts:
         return losses.new_zeros((), dtype=dtype)
-    return (losses.sum(dtype=torch.float64) * factor).to(dtype)
+    return (losses.sum(dtype=torch.float64) * factor.value).to(dtype)
