@@ -176,7 +176,6 @@ def run(
     g = None if dloss is None else (w * rows.per_row(dloss)).unsqueeze(-1)
     label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
     numbers = weights.new_empty((7, rows.count, 1))
-    m_s, d_s, m_t, d_t, first, second, d_1 = numbers.unbind()
     hard = weights.new_zeros((rows.count, 1))
     terms = _TERMS[options.divergence]
     for chunk in rows.chunks:
@@ -186,36 +185,37 @@ def run(
                     rows.store(view, chunk, None)
             continue
         r = chunk.rows
+        m_s, d_s, m_t, d_t, first, second, d_1 = numbers[:, r].unbind()
         s, z_s = rows.load(0, rows.tensors[0], chunk)
         t, z_t = rows.load(1, rows.tensors[1], chunk)
-        torch.amax(s, -1, keepdim=True, out=m_s[r])
-        torch.amax(t, -1, keepdim=True, out=m_t[r])
+        torch.amax(s, -1, keepdim=True, out=m_s)
+        torch.amax(t, -1, keepdim=True, out=m_t)
         if label is not None:
-            hard[r] = m_s[r] - s.gather(-1, label[r])
-            rebase(s, m_s[r], LOG2_E, rows.scratch(4, s))
+            hard[r] = m_s - s.gather(-1, label[r])
+            rebase(s, m_s, LOG2_E, rows.scratch(4, s))
             e_1 = rows.exp2(4, 4, s)
-            total(e_1, d_1[r])
-        rebase(s, m_s[r], factor, z_s)
-        rebase(t, m_t[r], factor, z_t)
+            total(e_1, d_1)
+        rebase(s, m_s, factor, z_s)
+        rebase(t, m_t, factor, z_t)
         e_s, e_t = rows.exp2(0, 2, s), rows.exp2(1, 3, t)
-        total(e_s, d_s[r])
-        total(e_t, d_t[r])
-        of_chunk = _Chunk(z_s, e_s, d_s[r], z_t, e_t, d_t[r], rows.scratch(5, s))
-        to_s, to_t = terms(of_chunk, options.beta, first[r], second[r], ds is not None, dt is not None)
+        total(e_s, d_s)
+        total(e_t, d_t)
+        of_chunk = _Chunk(z_s, e_s, d_s, z_t, e_t, d_t, rows.scratch(5, s))
+        to_s, to_t = terms(of_chunk, options.beta, first, second, ds is not None, dt is not None)
         if g is None:
             continue
-        soft = g[r] * ((1 - alpha) * options.scale * options.inv_temperature)
+        of_row = g[r]
+        soft = of_row * ((1 - alpha) * options.scale * options.inv_temperature)
         if dt_view is not None and to_t is not None:
             rows.store(dt_view, chunk, to_t.values, to_t.factor * soft)
         if ds_view is not None and to_s is not None:
-            values, of_row = to_s.values, to_s.factor * soft
-            if label is not None:
-                to_label = g[r] * alpha
-                values = values.mul_(of_row).add_(e_1.mul_(to_label / d_1[r]))
-                values.scatter_add_(-1, label[r], -to_label)
-                rows.store(ds_view, chunk, values)
-            else:
-                rows.store(ds_view, chunk, values, of_row)
+            if label is None:
+                rows.store(ds_view, chunk, to_s.values, to_s.factor * soft)
+                continue
+            to_label = of_row * alpha
+            values = to_s.values.mul_(to_s.factor * soft).add_(e_1.mul_(to_label / d_1))
+            rows.store(ds_view, chunk, values.scatter_add_(-1, label[r], -to_label))
+    _, d_s, _, d_t, first, second, d_1 = numbers.unbind()
     if not losses:
         return weights
     loss = _FINISH[options.divergence](first.double(), second.double(), d_s.double(), d_t.double(), options.beta)

@@ -74,6 +74,7 @@ class Rows:
         self.kept = None if kept is None or kept.all() else kept
         self.count = self.rows if self.kept is None else int(self.kept.sum())
         self.chunks = list(self._chunks(shape)) if self.rows else []
+        self._views: dict[tuple[int, torch.Size], Tensor] = {}
         self._buffers = workspace(_whole_vectors(max(chunk_size(), columns)), dtype, buffers)
 
     def _chunks(self, shape: tuple[int, ...]) -> Iterator[Chunk]:
@@ -106,7 +107,10 @@ class Rows:
 
     def scratch(self, number: int, like: Tensor) -> Tensor:
         """A buffer in the shape of a chunk."""
-        return self._buffers[number][: like.numel()].view(like.shape)
+        key = number, like.shape
+        if key not in self._views:
+            self._views[key] = self._buffers[number][: like.numel()].view(like.shape)
+        return self._views[key]
 
     def exp2(self, number: int, to: int, like: Tensor) -> Tensor:
         """2 to the power of what is in a buffer, in another one.
