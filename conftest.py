@@ -129,7 +129,7 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the launchers of losses are, for whoever calls them: kernels, or the same with torch's own operators."""
+    """Replace the launchers of losses in `triton_kernels` by the implementation under test."""
     if request.param != "kernels":
         for name in lucid.torch.cpu.__all__:
             monkeypatch.setattr(triton_kernels, name, getattr(lucid.torch.cpu, name))

@@ -138,7 +138,7 @@ def test_launches_that_one_thread_plans_are_executed_by_the_others() -> None:
 
 
 @pytest.mark.interpreter_only
-def test_the_interpreter_calculates_no_checks_of_overflow_that_nobody_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interpreter_skips_integer_overflow_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime.interpreter import interpreter_semantic
 
     checks: list[str] = []

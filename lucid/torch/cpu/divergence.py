@@ -57,7 +57,7 @@ class _Chunk(NamedTuple):
 
 
 class _Gradient(NamedTuple):
-    """A gradient of each row but for a factor, (rows, V) and (rows, 1)."""
+    """An unscaled gradient, (rows, V), and the factor of each row, (rows, 1), that it is still to be multiplied by."""
 
     values: Tensor
     factor: Tensor

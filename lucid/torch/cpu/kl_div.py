@@ -82,7 +82,7 @@ def kl_div_backward(
 
 
 def _loss(log_q: Tensor, y: Tensor, log_target: bool, first: Tensor, second: Tensor) -> Tensor:
-    """p·(log p − log q) of a chunk, 0 where p = 0 but for a NaN in log q; in the first of two buffers."""
+    """p·(log p − log q) of a chunk, in the first of two buffers. 0 where p = 0, unless log q is NaN."""
     least = None
     if log_target:
         p = torch.exp(y, out=second)
@@ -100,7 +100,7 @@ def _loss(log_q: Tensor, y: Tensor, log_target: bool, first: Tensor, second: Ten
 
 
 def _gradient_to_target(log_q: Tensor, y: Tensor, log_target: bool, buffer: Tensor) -> Tensor:
-    """log p − log q + 1 to p, times p to log p; 0 where p = 0 but for a NaN in log q."""
+    """log p − log q + 1 for p, multiplied by p for log p. 0 where p = 0, unless log q is NaN."""
     p = torch.exp(y, out=buffer) if log_target else y
     slope = (y if log_target else y.log()).sub(log_q).add_(1)
     return torch.where((p == 0) & (log_q == log_q), 0.0, slope.mul_(p) if log_target else slope)

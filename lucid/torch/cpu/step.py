@@ -25,7 +25,7 @@ _BATCHED = torch._C._dispatch_key_parse("Batched")
 def applies(logits: Tensor, *others: Tensor | None) -> bool:
     """Whether a gradient to logits, and to nothing else, is wanted by eager autograd alone.
 
-    Not so where somebody else sees to what is saved for backward, as `torch.utils.checkpoint` does.
+    Not so under saved-tensor hooks, such as those of `torch.utils.checkpoint`, which would not see the gradient.
     """
     return (
         logits.requires_grad
@@ -40,7 +40,7 @@ def applies(logits: Tensor, *others: Tensor | None) -> bool:
 
 
 def _eager(*tensors: Tensor | None) -> bool:
-    """Whether tensors are just that, and nobody traces or transforms what is done with them."""
+    """Whether tensors are of no subclass, and no compiler, functorch transform or dispatch mode is active."""
     return (
         all(tensor is None or type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not torch.compiler.is_compiling()
