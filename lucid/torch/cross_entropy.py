@@ -14,9 +14,10 @@ import triton_kernels as tk
 from lucid.ops.memory import report
 from lucid.torch import cpu
 from lucid.torch.cpu import step
+from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
-from lucid.torch.rows import fake_like, fake_results, row_loss
+from lucid.torch.rows import fake_like, fake_results, row_loss, with_gradient
 from lucid.torch.saving import save, saved
 
 
@@ -30,9 +31,26 @@ def cross_entropy(
     mean: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The loss, by the operator or, where eager autograd on the CPU wants the gradient, in one step."""
-    if not (launchers(x) is cpu and step.applies(x, labels, class_weight)):
-        return _cross_entropy_operator(x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)[0]
+    """The loss; by an operator, or by eager autograd on the CPU in one step where the gradient is wanted."""
+    arguments = (x, labels, class_weight, ignore_index, label_smoothing, reduce, mean, dtype)
+    if launchers(x) is cpu:
+        if step.applies(x, labels, class_weight):
+            return step.Step.apply(x, _parts(*arguments))
+        if step.applies_compiled(x, labels, class_weight):
+            return _cross_entropy_and_gradient(*arguments)[0]
+    return _cross_entropy_operator(*arguments)[0]
+
+
+def _parts(
+    x: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduce: bool,
+    mean: bool,
+    dtype: torch.dtype,
+) -> step.Parts:
     weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
     factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
     of = (class_weight, ignore_index, label_smoothing)
@@ -49,7 +67,16 @@ def cross_entropy(
             in_loss = None if factor is None else factor.value.to(weights.dtype)
             return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
 
-    return step.Step.apply(x, (x, labels, class_weight), loss_and_gradient, again)
+    return step.Parts((x, labels, class_weight), loss_and_gradient, again)
+
+
+def _with_gradient(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    if launchers(x) is not cpu:  # the mode was another one when the graph was compiled
+        loss, statistics, factor = _cross_entropy(x, labels, class_weight, *options)
+        in_loss, dloss = factor if options[2] else None, torch.ones_like(loss)
+        return loss, _to_logits(x, labels, class_weight, statistics, in_loss, dloss, *options[:2])
+    gradient = empty_as(x, x.dtype)
+    return _parts(x, labels, class_weight, *options).loss_and_gradient(gradient), gradient
 
 
 def _cross_entropy(
@@ -121,9 +148,25 @@ def soft_cross_entropy(
     count: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The loss with class probabilities: Σ over `count`, if reduced. By the operator or in one step, as above."""
-    if not (launchers(x) is cpu and step.applies(x, target, class_weight)):
-        return _soft_cross_entropy_operator(x, target, class_weight, label_smoothing, reduce, count, dtype)[0]
+    """The loss with class probabilities: Σ over `count`, if reduced. By an operator or in one step, as above."""
+    arguments = (x, target, class_weight, label_smoothing, reduce, count, dtype)
+    if launchers(x) is cpu:
+        if step.applies(x, target, class_weight):
+            return step.Step.apply(x, _soft_parts(*arguments))
+        if step.applies_compiled(x, target, class_weight):
+            return _soft_cross_entropy_and_gradient(*arguments)[0]
+    return _soft_cross_entropy_operator(*arguments)[0]
+
+
+def _soft_parts(
+    x: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    reduce: bool,
+    count: int,
+    dtype: torch.dtype,
+) -> step.Parts:
     compute = tk.launch.arithmetic(x.dtype, target.dtype)
     factor = factor_of(None, None, 1 / count) if reduce else None
     in_loss = None if factor is None else factor.value.to(compute)
@@ -140,7 +183,16 @@ def soft_cross_entropy(
                 x, target, class_weight, statistics, in_loss, dloss, label_smoothing, True, False
             )[0]
 
-    return step.Step.apply(x, (x, target, class_weight), loss_and_gradient, again)
+    return step.Parts((x, target, class_weight), loss_and_gradient, again)
+
+
+def _soft_with_gradient(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    if launchers(x) is not cpu:  # the mode was another one when the graph was compiled
+        loss, statistics, factor = _soft_cross_entropy(x, target, class_weight, *options)
+        in_loss, dloss = factor if options[1] else None, torch.ones_like(loss)
+        return loss, _to_both(x, target, class_weight, statistics, in_loss, dloss, options[0], True, False)[0]
+    gradient = empty_as(x, x.dtype)
+    return _soft_parts(x, target, class_weight, *options).loss_and_gradient(gradient), gradient
 
 
 def _soft_cross_entropy(
@@ -219,6 +271,14 @@ def _dense(class_weight: Tensor | None) -> Tensor | None:
     return None if class_weight is None else class_weight.contiguous()
 
 
+_ARGUMENTS = (
+    "Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, bool reduce, "
+    "bool mean, ScalarType dtype"
+)
+_SOFT_ARGUMENTS = (
+    "Tensor x, Tensor target, Tensor? class_weight, float label_smoothing, bool reduce, SymInt count, ScalarType dtype"
+)
+
 _no_second, _raise_no_second = no_gradient(
     "cross_entropy has no second derivatives: its gradient cannot be differentiated"
 )
@@ -233,8 +293,7 @@ cross_entropy_backward = operator(
 )
 
 _cross_entropy_operator = operator(
-    "cross_entropy(Tensor x, Tensor labels, Tensor? class_weight, SymInt ignore_index, float label_smoothing, "
-    "bool reduce, bool mean, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    f"cross_entropy({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
     _cross_entropy,
     fake=_cross_entropy_fake,
     setup=_cross_entropy_setup,
@@ -251,10 +310,21 @@ soft_cross_entropy_backward = operator(
 )
 
 _soft_cross_entropy_operator = operator(
-    "soft_cross_entropy(Tensor x, Tensor target, Tensor? class_weight, float label_smoothing, bool reduce, "
-    "SymInt count, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
+    f"soft_cross_entropy({_SOFT_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
     _soft_cross_entropy,
     fake=_soft_cross_entropy_fake,
     setup=_soft_cross_entropy_setup,
     backward=_soft_cross_entropy_backward,
+)
+
+_cross_entropy_and_gradient = with_gradient(
+    f"cross_entropy_and_gradient({_ARGUMENTS})",
+    _with_gradient,
+    lambda *arguments: _cross_entropy_fake(*arguments)[0],
+)
+
+_soft_cross_entropy_and_gradient = with_gradient(
+    f"soft_cross_entropy_and_gradient({_SOFT_ARGUMENTS})",
+    _soft_with_gradient,
+    lambda *arguments: _soft_cross_entropy_fake(*arguments)[0],
 )

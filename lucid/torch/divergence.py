@@ -15,9 +15,10 @@ import triton_kernels as tk
 from lucid.ops.memory import report
 from lucid.torch import cpu
 from lucid.torch.cpu import step
+from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
-from lucid.torch.rows import fake_like, fake_results, row_loss
+from lucid.torch.rows import fake_like, fake_results, row_loss, with_gradient
 from lucid.torch.saving import save, saved
 
 
@@ -29,9 +30,24 @@ def divergence(
     normalizer: Tensor | None,
     *options: Any,
 ) -> Tensor:
-    """The loss, by the operator or, where eager autograd on the CPU wants the student's gradient only, in one step."""
-    if not (launchers(student) is cpu and step.applies(student, teacher, weight, labels, normalizer)) or options[7]:
-        return _divergence_operator(student, teacher, weight, labels, normalizer, *options)[0]
+    """The loss; by an operator, or in one step where eager autograd on the CPU wants the student's gradient alone."""
+    given = (student, teacher, weight, labels, normalizer)
+    if launchers(student) is cpu and not options[7]:
+        if step.applies(*given):
+            return step.Step.apply(student, _parts(*given, *options))
+        if step.applies_compiled(*given):
+            return _divergence_and_gradient(*given, *options)[0]
+    return _divergence_operator(*given, *options)[0]
+
+
+def _parts(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    *options: Any,
+) -> step.Parts:
     *shared, V, ignore_index, _, reduce, mean, count, divisor = options
     of = cpu.divergence.Options(*shared)
     weights = cpu.divergence.token_weights(student, teacher, weight, labels, ignore_index, V)
@@ -52,8 +68,17 @@ def divergence(
             in_loss = None if factor is None else factor.value.to(weights.dtype)
             return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
 
-    needed = (student, teacher, labels if of.hard_label_weight else None)
-    return step.Step.apply(student, needed, loss_and_gradient, again)
+    return step.Parts((student, teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)
+
+
+def _with_gradient(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    if launchers(student) is not cpu:  # the mode was another one when the graph was compiled
+        loss, statistics, factor = _divergence(student, teacher, *options)
+        in_loss, dloss = factor if options[11] else None, torch.ones_like(loss)
+        given: list[Any] = [student, teacher, options[1], statistics, in_loss, dloss, *options[3:9], True, False]
+        return loss, _backward(*given)[0]
+    gradient = empty_as(student, student.dtype)
+    return _parts(student, teacher, *options).loss_and_gradient(gradient), gradient
 
 
 def _divergence(
@@ -183,6 +208,11 @@ def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> 
 _SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
 _OPTIONS = "str divergence, float beta, float inv_temperature, float scale, float hard_label_weight, SymInt vocab_size"
 
+_ARGUMENTS = (
+    f"Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
+    "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor"
+)
+
 _no_second, _raise_no_second = no_gradient(
     "distillation_loss has no second derivatives: its gradients cannot be differentiated"
 )
@@ -204,11 +234,15 @@ divergence_backward_ = operator(
 )
 
 _divergence_operator = operator(
-    f"divergence(Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
-    "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor) "
-    "-> (Tensor, Tensor, Tensor)",
+    f"divergence({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
     _divergence,
     fake=_divergence_fake,
     setup=_divergence_setup,
     backward=_divergence_backward,
+)
+
+_divergence_and_gradient = with_gradient(
+    f"divergence_and_gradient({_ARGUMENTS})",
+    _with_gradient,
+    lambda *arguments: _divergence_fake(*arguments)[0],
 )

@@ -40,7 +40,7 @@ def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int
         with kernels_on_cpu(False):
             return kl_div_backward(dloss, None, target, log_target, count, x_dtype, True, False)[0]
 
-    return step.Step.apply(x, (target,), loss_and_gradient, again)
+    return step.Step.apply(x, step.Parts((target,), loss_and_gradient, again))
 
 
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:

@@ -1,15 +1,17 @@
-"""What operators of losses of rows of logits share: the reduction, and results without values."""
+"""What operators of losses of rows of logits share: the reduction, results without values, gradients made at once."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.operators import launchers
+from lucid.torch.operators import launchers, operator
+from lucid.torch.saving import save, saved
 
 
 def row_loss(
@@ -32,3 +34,39 @@ def fake_results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduc
 def fake_like(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """A gradient without values, laid out as logits are."""
     return tk.layout.fake(logits.shape, (logits,), dtype)
+
+
+def with_gradient(schema: str, kernel: Callable[..., Any], loss_fake: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Define an operator of arguments (logits, ...) whose results are a loss and its gradient to the logits.
+
+    It is for graphs of the compiler, which have no second derivatives: the gradient is a constant in backward.
+
+    Parameters
+    ----------
+    schema
+        ``NAME(arguments)``.
+    kernel
+        Gives the loss, and its gradient for an upstream gradient of 1.
+    loss_fake
+        Gives the loss without values.
+    """
+    count = schema.count(",") + 1
+
+    def fake(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        return loss_fake(logits, *arguments), fake_like(logits, logits.dtype)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        save(ctx, output[1])
+
+    def backward(ctx: Any, dloss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if dloss is None:
+            return (None,) * count
+        (gradient,) = saved(ctx)
+        g = dloss.to(gradient.dtype)
+        # 0 in rows that do not count, also where g is infinite.
+        scaled = torch.where(gradient == 0, gradient, gradient * (g.unsqueeze(-1) if g.dim() else g))
+        return scaled, *(None,) * (count - 1)
+
+    return operator(f"{schema} -> (Tensor, Tensor)", kernel, fake=fake, setup=setup, backward=backward)

@@ -1,15 +1,16 @@
-"""Losses whose gradient is made in the forward pass, for eager autograd on the CPU.
+"""Losses whose gradient is made in the forward pass, for autograd on the CPU.
 
 The forward pass has each row's exponentials in a cache, so the gradient costs little there, and backward hands it on.
-It is calculated anew for a second backward pass, which must not see what became of the first one's result, and where a
-rounded gradient times what comes from above would be rounded twice.
+Eager autograd calculates it anew for a second backward pass, which must not see what became of the first one's result,
+and where a rounded gradient times what comes from above would be rounded twice. A compiled graph has it as a result of
+an operator, where it is not rounded twice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,15 +23,53 @@ from lucid.torch.saving import save, saved
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 
 
+class Parts(NamedTuple):
+    """What a loss in one step consists of.
+
+    Attributes
+    ----------
+    needed
+        Tensors that the gradient is calculated anew from.
+    loss_and_gradient
+        Writes the gradient, for an upstream gradient of 1, to the given tensor, and returns the loss.
+    again
+        Calculates the gradient anew from an upstream gradient and `needed`.
+    """
+
+    needed: tuple[Tensor | None, ...]
+    loss_and_gradient: Callable[[Tensor], Tensor]
+    again: Callable[..., Tensor]
+
+
+def _wanted(logits: Tensor, others: tuple[Tensor | None, ...]) -> bool:
+    """Whether a gradient to logits, and to nothing else, is wanted."""
+    return (
+        logits.requires_grad
+        and torch.is_grad_enabled()
+        and not any(other is not None and other.requires_grad for other in others)
+    )
+
+
+def applies_compiled(logits: Tensor, *others: Tensor | None) -> bool:
+    """Whether a gradient to logits, and to nothing else, is wanted by a graph that is being compiled.
+
+    Not so for shorter dtypes than float32, whose gradient would be rounded before it is multiplied, and rounded again.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and logits.dtype in (torch.float32, torch.float64)
+        and _wanted(logits, others)
+    )
+
+
 def applies(logits: Tensor, *others: Tensor | None) -> bool:
     """Whether a gradient to logits, and to nothing else, is wanted by eager autograd alone.
 
     Not so under saved-tensor hooks, such as those of `torch.utils.checkpoint`, which would not see the gradient.
     """
     return (
-        logits.requires_grad
-        and torch.is_grad_enabled()
-        and not any(other is not None and other.requires_grad for other in others)
+        _wanted(logits, others)
         and logits.dtype != torch.float16  # whose gradients need the scale that comes from above
         and _eager(logits, *others)
         and forward_ad._current_level < 0
@@ -53,17 +92,11 @@ class Step(Function):
     """A loss, and in `forward` its gradient to logits."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        needed: tuple[Tensor | None, ...],
-        loss_and_gradient: Callable[[Tensor], Tensor],
-        again: Callable[..., Tensor],
-    ) -> Tensor:
-        """The loss; `again(dloss, *needed)` is what calculates the gradient anew."""
-        ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), again, logits.dtype
-        save(ctx, *needed)
-        return loss_and_gradient(ctx.gradient)
+    def forward(ctx: Any, logits: Tensor, parts: Parts) -> Tensor:
+        """The loss."""
+        ctx.gradient, ctx.again, ctx.dtype = empty_as(logits, logits.dtype), parts.again, logits.dtype
+        save(ctx, *parts.needed)
+        return parts.loss_and_gradient(ctx.gradient)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,12 +105,12 @@ class Step(Function):
         needed = saved(ctx)  # raises where they were changed meanwhile, or freed
         batched = torch._C._dispatch_keys(dloss).has(_BATCHED)
         if torch.is_grad_enabled() or batched or not _eager(dloss) or not _exact(ctx.dtype, dloss):
-            return ctx.again(dloss, *needed), None, None, None
+            return ctx.again(dloss, *needed), None
         if gradient is None:
             gradient = ctx.again(torch.ones_like(dloss), *needed)
         if dloss.dim() or dloss != 1:
             gradient.mul_(dloss.unsqueeze(-1) if dloss.dim() else dloss)
-        return gradient, None, None, None
+        return gradient, None
 
 
 def _exact(dtype: torch.dtype, dloss: Tensor) -> bool:
