@@ -191,11 +191,15 @@ def test_nothing_of_the_inputs_size_is_allocated_but_the_gradient(name: str, dty
 
 
 @pytest.mark.parametrize("columns", [33, 9_008, 300_000])
-@pytest.mark.parametrize("name", [*DIVERGENCES, "cross_entropy"])
+@pytest.mark.parametrize("name", [*DIVERGENCES, "cross_entropy", "kl_div", "kl_div, log target"])
 def test_bits_do_not_depend_on_the_number_of_threads_or_of_rows(name: str, columns: int) -> None:
     s, t = _inputs(5, columns)
+    if "kl_div" in name:
+        t = t.log_softmax(-1) if "log" in name else t.softmax(-1)
 
     def loss_of(s: Tensor, t: Tensor) -> Tensor:
+        if "kl_div" in name:
+            return lucid.torch.kl_div(s, t, reduction="none", log_target="log" in name)
         if name == "cross_entropy":
             return lucid.torch.cross_entropy(s, torch.full(s.shape[:1], 3), reduction="none")
         return lucid.torch.distillation_loss(s, t, divergence=name, reduction="none")

@@ -56,7 +56,7 @@ def _parts(
     of = (class_weight, ignore_index, label_smoothing)
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = weights.new_ones(()) if factor is None else factor.value.to(weights.dtype)
+        dloss = 1.0 if factor is None else factor.value
         losses = cpu.cross_entropy.run(x, labels, *of, losses=True, dloss=dloss, dx=dx)
         return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
 
@@ -64,7 +64,7 @@ def _parts(
         with kernels_on_cpu(False):
             statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
             statistics[0] = weights
-            in_loss = None if factor is None else factor.value.to(weights.dtype)
+            in_loss = None if factor is None else weights.new_full((), factor.value)
             return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
 
     return step.Parts((x, labels, class_weight), loss_and_gradient, again)
@@ -169,16 +169,16 @@ def _soft_parts(
 ) -> step.Parts:
     compute = tk.launch.arithmetic(x.dtype, target.dtype)
     factor = factor_of(None, None, 1 / count) if reduce else None
-    in_loss = None if factor is None else factor.value.to(compute)
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = x.new_ones((), dtype=compute) if in_loss is None else in_loss
+        dloss = 1.0 if factor is None else factor.value
         losses = cpu.soft_cross_entropy.run(x, target, class_weight, label_smoothing, losses=True, dloss=dloss, dx=dx)
         return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
 
     def again(dloss: Tensor, x: Tensor, target: Tensor, class_weight: Tensor | None) -> Tensor:
         with kernels_on_cpu(False):
             statistics = x.new_zeros((), dtype=compute)
+            in_loss = None if factor is None else statistics.new_full((), factor.value)
             return soft_cross_entropy_backward(
                 x, target, class_weight, statistics, in_loss, dloss, label_smoothing, True, False
             )[0]

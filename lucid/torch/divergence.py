@@ -57,7 +57,7 @@ def _parts(
         factor = factor_of(counting, normalizer, 1 / (count * divisor))
 
     def loss_and_gradient(ds: Tensor) -> Tensor:
-        dloss = weights.new_ones(()) if factor is None else factor.value.to(weights.dtype)
+        dloss = 1.0 if factor is None else factor.value
         losses = cpu.divergence.run(student, teacher, weights, labels, of, V, losses=True, dloss=dloss, ds=ds)
         return losses if factor is None else reduced(losses, factor, weights.dtype)
 
@@ -65,7 +65,7 @@ def _parts(
         with kernels_on_cpu(False):
             statistics = weights.new_zeros((tk.divergence.STATISTICS, weights.numel()))
             statistics[0] = weights
-            in_loss = None if factor is None else factor.value.to(weights.dtype)
+            in_loss = None if factor is None else weights.new_full((), factor.value)
             return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
 
     return step.Parts((student, teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)

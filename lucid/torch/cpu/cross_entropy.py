@@ -71,7 +71,7 @@ def run(
     smoothing: float,
     *,
     losses: bool = False,
-    dloss: Tensor | None = None,
+    dloss: Tensor | float | None = None,
     dx: Tensor | None = None,
 ) -> Tensor:
     """One pass over the rows whose labels are not ignored: their losses if wanted, and the gradient times dloss.
@@ -84,40 +84,43 @@ def run(
         Where the gradient is written.
     """
     V, compute = x.shape[-1], tk.launch.arithmetic(x.dtype)
-    kept = labels.reshape(-1) != ignore_index
-    rows = Rows(V, (x,) if dx is None else (x, dx), kept, compute, buffers=5)
+    rows = Rows(V, (x,) if dx is None else (x, dx), labels.reshape(-1) != ignore_index, compute, buffers=5)
     label = rows.per_row(labels).long().unsqueeze(-1)
     c = None if class_weight is None else class_weight.to(compute)
-    w = kept.new_ones((rows.count, 1), dtype=compute) if c is None else c[label]
-    of_all = torch.full_like(w, V) if c is None else c.sum().expand_as(w)
+    w = 1.0 if c is None else c[label]  # of the label, and of all classes
+    of_all = V if c is None else c.sum()
     if dloss is not None:
         g = rows.per_row(dloss).unsqueeze(-1)
-        to_label, to_each = g * w * (1 - smoothing), g * (smoothing / V)
-        to_q = to_label + to_each * of_all
-    m, d, hard, smooth = w.new_zeros((4, rows.count, 1)).unbind()
+        to_label = to_q = g * w
+        if smoothing:
+            to_label, to_each = to_label * (1 - smoothing), g * (smoothing / V)
+            to_q = to_label + to_each * of_all
+    numbers = x.new_empty((4, rows.count, 1), dtype=compute)
     for chunk in rows.chunks:
         if chunk.empty:
             if dx is not None:
                 rows.store(rows.tensors[1], chunk, None)
             continue
         r = chunk.rows
+        m, d, hard, smooth = numbers[:, r].unbind()
         part, z = rows.load(0, rows.tensors[0], chunk)
-        torch.amax(part, -1, keepdim=True, out=m[r])
-        hard[r] = m[r] - part.gather(-1, label[r])
-        rebase(part, m[r], LOG2_E, z)
+        torch.amax(part, -1, keepdim=True, out=m)
+        torch.sub(m, part.gather(-1, label[r]), out=hard)
+        rebase(part, m, LOG2_E, z)
         e = rows.exp2(0, 1, part)
-        total(e, d[r])
+        total(e, d)
         if losses and smoothing:
-            total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth[r])
+            total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth)
         if dx is None:
             continue
         if smoothing:
-            gradient = e.mul_(to_q[r] / d[r]).sub_(to_each[r] * (1.0 if c is None else c))
+            gradient = e.mul_(to_q[r] / d).sub_(to_each[r] * (1.0 if c is None else c))
             rows.store(rows.tensors[1], chunk, gradient.scatter_add_(-1, label[r], -to_label[r]))
         else:  # (e − [label]·d)·g·w/d
-            rows.store(rows.tensors[1], chunk, e.scatter_add_(-1, label[r], -d[r]), to_q[r] / d[r])
-    log_d = d.double().log()
-    loss = w * (hard + log_d)
+            rows.store(rows.tensors[1], chunk, e.scatter_add_(-1, label[r], -d), to_q[r] / d)
+    _, d, hard, smooth = numbers.double().unbind()
+    log_d = d.log_()
+    loss = hard.add_(log_d).mul_(w)
     if smoothing:
-        loss = (1 - smoothing) * loss + smoothing / V * (of_all * log_d - smooth.double() * LN_2)
+        loss = (1 - smoothing) * loss + smoothing / V * (of_all * log_d - smooth * LN_2)
     return rows.results(loss.squeeze(-1).to(compute))

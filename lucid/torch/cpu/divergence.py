@@ -153,7 +153,7 @@ def run(
     columns: int,
     *,
     losses: bool = False,
-    dloss: Tensor | None = None,
+    dloss: Tensor | float | None = None,
     ds: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> Tensor:
@@ -215,13 +215,12 @@ def run(
             to_label = of_row * alpha
             values = to_s.values.mul_(to_s.factor * soft).add_(e_1.mul_(to_label / d_1))
             rows.store(ds_view, chunk, values.scatter_add_(-1, label[r], -to_label))
-    _, d_s, _, d_t, first, second, d_1 = numbers.unbind()
     if not losses:
         return weights
-    loss = _FINISH[options.divergence](first.double(), second.double(), d_s.double(), d_t.double(), options.beta)
-    loss = loss * ((1 - alpha) * options.scale)
+    _, d_s, _, d_t, first, second, d_1 = numbers.double().unbind()
+    loss = _FINISH[options.divergence](first, second, d_s, d_t, options.beta).mul_((1 - alpha) * options.scale)
     if label is not None:
-        loss = loss + alpha * (hard.double() + d_1.double().log())
+        loss = loss + alpha * (hard.double() + d_1.log())
     return rows.results((w * loss.squeeze(-1)).to(weights.dtype))
 
 

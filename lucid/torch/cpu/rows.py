@@ -65,7 +65,7 @@ class Rows:
         self, columns: int, tensors: Sequence[Tensor], kept: Tensor | None, dtype: torch.dtype, buffers: int
     ) -> None:
         shape: tuple[int, ...] = tensors[0].shape[:-1]
-        self.lead, self.rows, self.columns = shape, math.prod(shape), columns
+        self.lead, self.rows, self.columns, self.dtype = shape, math.prod(shape), columns, dtype
         try:
             self.tensors = [t.view(self.rows, t.shape[-1]) for t in tensors]
             shape = (self.rows,)
@@ -75,7 +75,7 @@ class Rows:
         self.count = self.rows if self.kept is None else int(self.kept.sum())
         self.chunks = list(self._chunks(shape)) if self.rows else []
         self._views: dict[tuple[int, torch.Size], Tensor] = {}
-        self._buffers = workspace(_whole_vectors(max(chunk_size(), columns)), dtype, buffers)
+        self._buffers = workspace(whole_vectors(max(chunk_size(), columns)), dtype, buffers)
 
     def _chunks(self, shape: tuple[int, ...]) -> Iterator[Chunk]:
         first = before = 0
@@ -90,19 +90,19 @@ class Rows:
             yield Chunk(at, slice(before, before + count), index)
             first, before = first + size, before + count
 
-    def per_row(self, tensor: Tensor) -> Tensor:
-        """One number for each kept row, (count,), of a tensor with one for each row or for all of them."""
-        flat = tensor.expand(self.lead).reshape(self.rows)
+    def per_row(self, numbers: Tensor | float) -> Tensor:
+        """One number for each kept row, (count,), of a tensor with one for each row, or of one for all of them."""
+        if not isinstance(numbers, Tensor):
+            return torch.full((self.count,), numbers, dtype=self.dtype, device="cpu")
+        flat = numbers.expand(self.lead).reshape(self.rows)
         return flat if self.kept is None else flat[self.kept]
 
     def results(self, numbers: Tensor) -> Tensor:
         """Numbers of the kept rows, (count,), as a fresh tensor of the leading dimensions' shape; 0 for the others."""
-        everywhere = numbers.new_zeros(self.lead)  # and no view, which autograd would not let be changed in place
-        flat = everywhere.view(self.rows)
         if self.kept is None:
-            flat.copy_(numbers)
-        else:
-            flat[self.kept] = numbers
+            return numbers.reshape(self.lead).clone()  # no view, which autograd would not let be changed in place
+        everywhere = numbers.new_zeros(self.lead)
+        everywhere.view(self.rows)[self.kept] = numbers
         return everywhere
 
     def scratch(self, number: int, like: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Rows:
         A column's bits do not depend on where it is: torch calculates what is left over by vectors in another way, so
         nothing is left over in the part of any thread.
         """
-        size = _whole_vectors(like.numel())
+        size = whole_vectors(like.numel())
         torch.exp2(self._buffers[number][:size], out=self._buffers[to][:size])
         return self.scratch(to, like)
 
@@ -147,11 +147,11 @@ class Rows:
             part.zero_()
         elif chunk.kept is not None:
             values = values if factor is None else values.mul_(factor)
-            kept = part.new_zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
             part.zero_()
             if part.dim() == 2:
-                part.index_copy_(0, chunk.kept, values.to(part.dtype))
+                part.index_add_(0, chunk.kept, values.to(part.dtype))  # twice as fast as index_copy_
             else:
+                kept = part.new_zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
                 part[kept.view(part.shape[:-1])] = values.to(part.dtype)
         elif factor is not None and part.dtype == values.dtype:
             torch.mul(values.view(part.shape), factor.view(*part.shape[:-1], 1), out=part)
@@ -163,7 +163,7 @@ class Rows:
 _GRAIN, _VECTOR = 32768, 64
 
 
-def _whole_vectors(size: int) -> int:
+def whole_vectors(size: int) -> int:
     """The least size, not below the given one, of which each of torch's threads gets whole vectors."""
     while True:
         threads = min(torch.get_num_threads(), -(-size // _GRAIN)) or 1

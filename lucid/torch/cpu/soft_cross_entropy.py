@@ -54,7 +54,7 @@ def run(
     smoothing: float,
     *,
     losses: bool = False,
-    dloss: Tensor | None = None,
+    dloss: Tensor | float | None = None,
     dx: Tensor | None = None,
     dy: Tensor | None = None,
 ) -> Tensor:

@@ -108,13 +108,16 @@ class Step(Function):
             return ctx.again(dloss, *needed), None
         if gradient is None:
             gradient = ctx.again(torch.ones_like(dloss), *needed)
-        if dloss.dim() or dloss != 1:
-            gradient.mul_(dloss.unsqueeze(-1) if dloss.dim() else dloss)
+        if dloss.dim():
+            gradient.mul_(dloss.unsqueeze(-1))
+        elif dloss.item() != 1:
+            gradient.mul_(dloss)
         return gradient, None
 
 
 def _exact(dtype: torch.dtype, dloss: Tensor) -> bool:
     """Whether a gradient of a dtype times dloss is rounded as if it had not been before."""
-    if dtype in (torch.float32, torch.float64):
-        return bool(dloss.isfinite().all())
-    return dloss.dim() == 0 and math.frexp(abs(dloss.item()))[0] == 0.5
+    if dloss.dim():
+        return dtype in (torch.float32, torch.float64) and bool(dloss.isfinite().all())
+    value = dloss.item()
+    return math.isfinite(value) if dtype in (torch.float32, torch.float64) else math.frexp(abs(value))[0] == 0.5

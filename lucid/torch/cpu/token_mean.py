@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,9 @@ from triton_kernels import reports
 
 
 class Factor(NamedTuple):
-    """What each token's loss is multiplied by in the result, 0-d float64, and whether any token counts."""
+    """What each token's loss is multiplied by in the result, and whether any token counts."""
 
-    value: Tensor
+    value: float
     counts: bool
 
 
@@ -27,21 +28,21 @@ def token_mean(
 ) -> tuple[Tensor, Tensor]:
     """As `triton_kernels.token_mean`; a denominator that is not positive is a ValueError."""
     factor = factor_of(weights, denominator, scale)
-    return reduced(losses, factor, dtype or losses.dtype), factor.value.to(losses.dtype)
+    return reduced(losses, factor, dtype or losses.dtype), losses.new_full((), factor.value)
 
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:
     """The factor: 0 where weights are given and no token counts."""
-    factor = torch.tensor(scale, dtype=torch.float64, device="cpu")
     if weights is not None and not weights.any():
-        return Factor(factor.zero_(), False)
+        return Factor(0.0, False)
     if denominator is not None:
         if not denominator > 0:
             raise reports.error(reports.NORMALIZER.value, 0, 1)
-        factor = factor / denominator
+        scale /= denominator.item()
     elif weights is not None:
-        factor = factor / weights.sum(dtype=torch.float64)
-    return Factor(factor, True)
+        total = weights.sum(dtype=torch.float64).item()
+        scale = scale / total if total else math.inf
+    return Factor(scale, True)
 
 
 def reduced(losses: Tensor, factor: Factor, dtype: torch.dtype) -> Tensor:
