@@ -149,6 +149,17 @@ def test_infinities_and_nan_come_out_as_from_torch() -> None:
     torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("log_target", [False, True])
+def test_a_zero_target_gets_a_gradient_of_0_also_from_an_infinite_one(log_target: bool, reduction: str) -> None:
+    x = torch.tensor([-1.0, -2.0, -INF], device=DEVICE)
+    p = torch.tensor([0.5, 0.0, 0.0], device=DEVICE)
+    target = (p.log() if log_target else p).requires_grad_()
+    loss = lucid.torch.kl_div(x, target, reduction=reduction, log_target=log_target)
+    (gradient,) = torch.autograd.grad(loss, target, torch.full_like(loss, INF))
+    assert gradient.tolist() == [INF, 0.0, 0.0]
+
+
 def test_subclasses_of_tensors_and_views_that_negate_are_read_for_what_they_are() -> None:
     class Subclass(torch.Tensor):
         pass

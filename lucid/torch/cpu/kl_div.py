@@ -74,7 +74,7 @@ def kl_div_backward(
         if each:
             g = torch.mul(_upcast(rest.pop(0), buffers[2]), scale, out=buffers[2])
         if log_q is not None:
-            rest[-1].copy_(_gradient_to_target(log_q, y, log_target, buffers[3]).mul_(g))
+            rest[-1].copy_(_gradient_to_target(log_q, y, log_target, g, buffers[3]))
         if dx is not None:
             p = _exp(y, buffers[3]) if log_target else y
             rest[0].copy_(torch.mul(p, g, out=buffers[3]).neg_())
@@ -106,11 +106,13 @@ def _exp(y: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _gradient_to_target(log_q: Tensor, y: Tensor, log_target: bool, buffer: Tensor) -> Tensor:
-    """log p − log q + 1 for p, multiplied by p for log p. 0 where p = 0, unless log q is NaN."""
+def _gradient_to_target(log_q: Tensor, y: Tensor, log_target: bool, g: Tensor | float, buffer: Tensor) -> Tensor:
+    """(log p − log q + 1)·g for p, multiplied by p for log p. 0 where p = 0, unless log q is NaN."""
     p = _exp(y, buffer) if log_target else y
     slope = (y if log_target else y.log()).sub(log_q).add_(1)
-    return torch.where((p == 0) & (log_q == log_q), 0.0, slope.mul_(p) if log_target else slope)
+    if log_target:
+        slope.mul_(p)
+    return torch.where((p == 0) & (log_q == log_q), 0.0, slope.mul_(g))
 
 
 def _chunks(
