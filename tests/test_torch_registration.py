@@ -127,8 +127,8 @@ def test_a_compiled_gradient_to_the_student_alone_is_the_eager_one(name: str, up
 
 def _called(loss: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> list[str]:
     """Operators of ours in the graphs of a compiled loss, forward and backward."""
-    from torch._functorch.aot_autograd import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
 
     called: list[str] = []
 
