@@ -235,7 +235,9 @@ def _forward_kl(
     """Σ e_t·(z_t − z_s). To s: q − p. To t: p·(log p − log q − KL), whose logarithms of d cancel."""
     z_s, e_s, d_s, z_t, e_t, d_t, _ = chunk
     slope = torch.sub(z_t, z_s, out=z_t)
-    total(_defined(torch.mul(slope, e_t, out=z_s)), first).add_(chunk.undefined)
+    products = torch.mul(slope, e_t, out=z_s)
+    if total(products, first).isnan().any():
+        total(_defined(products), first).add_(chunk.undefined)
     ds = dt = None
     if to_teacher:
         k = first / d_t

@@ -90,8 +90,9 @@ def run(
                 w = torch.mul(w, c, out=buffer)
             total(w, sums[r])
         if losses:
-            # NaN is 0·∞, or a row's whose d or Σ w are NaN, too.
-            total(torch.mul(w, z, out=rows.scratch(3, z)).nan_to_num_(0, math.inf, -math.inf), a[r])
+            products = torch.mul(w, z, out=rows.scratch(3, z))
+            if total(products, a[r]).isnan().any():  # 0·∞, or of a row whose d or Σ w are NaN, too
+                total(products.nan_to_num_(0, math.inf, -math.inf), a[r])
         if dx is not None:
             gradient = e.mul_(g[r] * sums[r] / d[r])
             rows.store(gradients[0], chunk, gradient.sub_(torch.mul(w, g[r], out=rows.scratch(3, z))))
