@@ -310,3 +310,14 @@ def test_what_was_made_in_inference_mode_is_a_tensor_like_others(kernels: bool) 
             (made,) = torch.autograd.grad(loss(lambda x: x), s)
             (expected,) = torch.autograd.grad(loss(torch.clone), s)
             assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_weights_whose_sum_has_no_reciprocal_in_float32_give_a_mean(grad: bool) -> None:
+    s, t = _inputs(4, 8)
+    s, labels = s.detach().requires_grad_(grad), torch.arange(4)
+    loss = lucid.torch.distillation_loss(s, t, weight=torch.full((4,), 5e-40))
+    torch.testing.assert_close(loss, lucid.torch.distillation_loss(s, t))
+    loss = lucid.torch.cross_entropy(s, labels, torch.full((8,), 5e-40))
+    torch.testing.assert_close(loss, lucid.torch.cross_entropy(s, labels))
+    assert lucid.torch.distillation_loss(s, t, normalizer=1e-40).item() == torch.inf

@@ -125,6 +125,34 @@ def test_a_compiled_gradient_to_the_student_alone_is_the_eager_one(name: str, up
         torch.testing.assert_close(got[1], expected[1], rtol=3e-7, atol=0)
 
 
+@pytest.mark.parametrize("upstream", [float("nan"), float("inf")])
+def test_a_compiled_gradient_of_equal_rows_passes_on_what_is_not_finite_but_not_to_ignored_tokens(
+    upstream: float,
+) -> None:
+    s = torch.randn(3, 7, device=DEVICE, requires_grad=True)
+    labels = torch.tensor([1, -100, 2], device=DEVICE)
+    torch.compile(lucid.torch.distillation_loss, fullgraph=True, backend="aot_eager")(
+        s, s.detach().clone(), labels=labels
+    ).backward(torch.tensor(upstream, device=DEVICE))
+    assert s.grad is not None
+    assert s.grad[[0, 2]].isnan().all()
+    assert not s.grad[1].any()
+
+
+@pytest.mark.parametrize("name", STUDENT)
+def test_a_graph_without_a_compiler_behind_it_refuses_second_derivatives(name: str) -> None:
+    s, t = (tensor.detach() for tensor in _logits(4, torch.float32))
+    labels = torch.tensor([3, -100, 6, -100], device=DEVICE)
+    loss = torch.compile(STUDENT[name], fullgraph=True, backend="eager")(s.requires_grad_(), t, labels).sum()
+
+    def penalized() -> None:
+        (gradient,) = torch.autograd.grad(loss, s, create_graph=True)
+        (loss + gradient.square().sum()).backward()
+
+    with pytest.raises(RuntimeError, match="has no second derivatives"):
+        penalized()
+
+
 def _called(loss: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> list[str]:
     """Operators of ours in the graphs of a compiled loss, forward and backward."""
     from torch._dynamo.backends.common import aot_autograd

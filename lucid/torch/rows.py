@@ -36,8 +36,10 @@ def fake_like(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return tk.layout.fake(logits.shape, (logits,), dtype)
 
 
-def with_gradient(schema: str, kernel: Callable[..., Any], loss_fake: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Define an operator of arguments (logits, ...) whose results are a loss and its gradient to the logits.
+def with_gradient(
+    schema: str, kernel: Callable[..., Any], loss_fake: Callable[..., Tensor], error: str
+) -> Callable[..., Any]:
+    """Define an operator of arguments (logits, ...): a loss, its gradient to the logits, and which rows count.
 
     It is for graphs of the compiler, which have no second derivatives: the gradient is a constant in backward.
 
@@ -46,27 +48,31 @@ def with_gradient(schema: str, kernel: Callable[..., Any], loss_fake: Callable[.
     schema
         ``NAME(arguments)``.
     kernel
-        Gives the loss, and its gradient for an upstream gradient of 1.
+        Gives the loss, its gradient for an upstream gradient of 1, and a bool for each row.
     loss_fake
         Gives the loss without values.
+    error
+        What is said where backward is to be differentiated.
     """
     count = schema.count(",") + 1
 
-    def fake(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        return loss_fake(logits, *arguments), fake_like(logits, logits.dtype)
+    def fake(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        counts = logits.new_empty(logits.shape[:-1], dtype=torch.bool)
+        return loss_fake(logits, *arguments), fake_like(logits, logits.dtype), counts
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        save(ctx, output[1])
+        save(ctx, *output[1:])
 
-    def backward(ctx: Any, dloss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(error)
         if dloss is None:
             return (None,) * count
-        (gradient,) = saved(ctx)
-        g = dloss.to(gradient.dtype)
-        # 0 in rows that do not count, also where g is infinite.
-        scaled = torch.where(gradient == 0, gradient, gradient * (g.unsqueeze(-1) if g.dim() else g))
-        return scaled, *(None,) * (count - 1)
+        gradient, counts = saved(ctx)
+        # The gradient is 0 in rows that do not count, and so it stays where dloss is infinite or NaN.
+        g = torch.where(counts, dloss.to(gradient.dtype), 1.0)
+        return gradient * g.unsqueeze(-1), *(None,) * (count - 1)
 
-    return operator(f"{schema} -> (Tensor, Tensor)", kernel, fake=fake, setup=setup, backward=backward)
+    return operator(f"{schema} -> (Tensor, Tensor, Tensor)", kernel, fake=fake, setup=setup, backward=backward)

@@ -93,7 +93,7 @@ class Rows:
     def per_row(self, numbers: Tensor | float) -> Tensor:
         """One number for each kept row, (count,), of a tensor with one for each row, or of one for all of them."""
         if not isinstance(numbers, Tensor):
-            return torch.full((self.count,), numbers, dtype=self.dtype, device="cpu")
+            return number(numbers, self.dtype).expand(self.count)
         flat = numbers.expand(self.lead).reshape(self.rows)
         return flat if self.kept is None else flat[self.kept]
 
@@ -220,6 +220,11 @@ def total(x: Tensor, out: Tensor | None = None) -> Tensor:
         result = x.expand(2, -1).sum(-1, keepdim=True)[:1]
         return result if out is None else out.copy_(result)
     return torch.sum(x, -1, keepdim=True, out=out)
+
+
+def number(value: float, dtype: torch.dtype) -> Tensor:
+    """A number as a 0-d tensor; infinite where the dtype has no number that large."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
 
 
 def rebase(x: Tensor, m: Tensor, factor: float, out: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lucid.torch.cpu.rows import number
 from triton_kernels import reports
 
 
@@ -28,7 +29,7 @@ def token_mean(
 ) -> tuple[Tensor, Tensor]:
     """As `triton_kernels.token_mean`; a denominator that is not positive is a ValueError."""
     factor = factor_of(weights, denominator, scale)
-    return reduced(losses, factor, dtype or losses.dtype), losses.new_full((), factor.value)
+    return reduced(losses, factor, dtype or losses.dtype), number(factor.value, losses.dtype)
 
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:
