@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import socket
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import lucid.torch
 from tests.device import DEVICE
+from tests.processes import leave
 from triton_kernels import backend
 
 #: Launches like these are recorded, and compiled, elsewhere.
@@ -175,18 +175,14 @@ def _parallel(rank: int, port: int) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        for (ours, theirs), kind in itertools.product(PAIRS.values(), ("DDP", "FSDP2")):
-            results = [_train(loss, model=_wrapped(kind), rank=rank) for loss in (ours, theirs)]
-            assert results[0] == pytest.approx(results[1], rel=2e-6)
-            # Alone, the same data would have led elsewhere: gradients did come from the other process.
-            assert results[0][0] == pytest.approx(_train(ours, rank=rank)[0], rel=1e-6)
-            assert results[0][-1] != pytest.approx(_train(ours, rank=rank)[-1], rel=1e-3)
-        _distributed_tensors_are_refused()
-        gc.collect()  # models refer to their groups in cycles, and what is left of a group at exit aborts
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    for (ours, theirs), kind in itertools.product(PAIRS.values(), ("DDP", "FSDP2")):
+        results = [_train(loss, model=_wrapped(kind), rank=rank) for loss in (ours, theirs)]
+        assert results[0] == pytest.approx(results[1], rel=2e-6)
+        # Alone, the same data would have led elsewhere: gradients did come from the other process.
+        assert results[0][0] == pytest.approx(_train(ours, rank=rank)[0], rel=1e-6)
+        assert results[0][-1] != pytest.approx(_train(ours, rank=rank)[-1], rel=1e-3)
+    _distributed_tensors_are_refused()
+    leave()
 
 
 def _wrapped(kind: str) -> Any:
