@@ -92,89 +92,6 @@ def test_a_compiled_loss_is_one_graph_and_gives_the_same(name: str, backend: str
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-#: Losses of which the student's gradient alone is wanted, of student and teacher logits and labels.
-STUDENT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "distillation": lambda s, t, y: lucid.torch.distillation_loss(s, t, labels=y, hard_label_weight=0.25),
-    "distillation, none": lambda s, t, y: lucid.torch.distillation_loss(s, t, labels=y, reduction="none"),
-    "cross-entropy": lambda s, t, y: lucid.torch.cross_entropy(s, y),
-    "cross-entropy, none": lambda s, t, y: lucid.torch.cross_entropy(s, y, reduction="none"),
-    "probabilities": lambda s, t, y: lucid.torch.cross_entropy(s, t.softmax(-1)),
-    "probabilities, none": lambda s, t, y: lucid.torch.cross_entropy(s, t.softmax(-1), reduction="none"),
-}
-
-
-def _of_student(
-    loss: Callable[..., Tensor], upstream: float = 1.0, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    s, t = (tensor.detach() for tensor in _logits(4, dtype))
-    value = loss(s.requires_grad_(), t, torch.tensor([3, -100, 6, -100], device=DEVICE))
-    return value, torch.autograd.grad(value, s, torch.full_like(value, upstream))[0]
-
-
-@pytest.mark.parametrize("upstream", [1.0, 0.3, -4.0, 0.0, float("inf")])
-@pytest.mark.parametrize("name", STUDENT)
-def test_a_compiled_gradient_to_the_student_alone_is_the_eager_one(name: str, upstream: float) -> None:
-    compiled = torch.compile(STUDENT[name], fullgraph=True, backend="aot_eager")
-    expected = _of_student(STUDENT[name], upstream)
-    got = _of_student(compiled, upstream)
-    torch.testing.assert_close(got[0], expected[0], rtol=3e-7, atol=0)
-    if upstream == float("inf"):  # 0 in tokens that do not count, infinite or NaN elsewhere
-        assert torch.equal(got[1].isfinite(), expected[1].isfinite())
-    else:
-        torch.testing.assert_close(got[1], expected[1], rtol=3e-7, atol=0)
-
-
-@pytest.mark.parametrize("upstream", [float("nan"), float("inf")])
-def test_a_compiled_gradient_of_equal_rows_passes_on_what_is_not_finite_but_not_to_ignored_tokens(
-    upstream: float,
-) -> None:
-    s = torch.randn(3, 7, device=DEVICE, requires_grad=True)
-    labels = torch.tensor([1, -100, 2], device=DEVICE)
-    torch.compile(lucid.torch.distillation_loss, fullgraph=True, backend="aot_eager")(
-        s, s.detach().clone(), labels=labels
-    ).backward(torch.tensor(upstream, device=DEVICE))
-    assert s.grad is not None
-    assert s.grad[[0, 2]].isnan().all()
-    assert not s.grad[1].any()
-
-
-@pytest.mark.parametrize("name", STUDENT)
-def test_a_graph_without_a_compiler_behind_it_refuses_second_derivatives(name: str) -> None:
-    s, t = (tensor.detach() for tensor in _logits(4, torch.float32))
-    labels = torch.tensor([3, -100, 6, -100], device=DEVICE)
-    loss = torch.compile(STUDENT[name], fullgraph=True, backend="eager")(s.requires_grad_(), t, labels).sum()
-
-    def penalized() -> None:
-        (gradient,) = torch.autograd.grad(loss, s, create_graph=True)
-        (loss + gradient.square().sum()).backward()
-
-    with pytest.raises(RuntimeError, match="has no second derivatives"):
-        penalized()
-
-
-def _called(loss: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> list[str]:
-    """Operators of ours in the graphs of a compiled loss, forward and backward."""
-    from torch._dynamo.backends.common import aot_autograd
-    from torch._functorch.aot_autograd import make_boxed_func
-
-    called: list[str] = []
-
-    def compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        called.extend(str(node.target).split(".")[1] for node in graph.graph.nodes if "lucid" in str(node.target))
-        return make_boxed_func(graph.forward)
-
-    _of_student(torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=compiler)), 1.0, dtype)
-    return called
-
-
-def test_a_graph_calculates_a_gradient_to_the_student_alone_in_the_forward_pass_on_the_cpu(implementation: str) -> None:
-    """Not so by kernels, nor where it would be rounded twice."""
-    forward, both = ["divergence_and_gradient"], ["divergence", "divergence_backward"]
-    assert _called(STUDENT["distillation"]) == (both if implementation == "kernels" else forward)
-    assert _called(STUDENT["distillation"], torch.bfloat16) == both
-
-
 @pytest.mark.parametrize(
     "option",
     [
@@ -263,6 +180,11 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     _, ce_rows, ce_factor = ops.cross_entropy.default(s, kept, classes, -100, 0.1, True, True, torch.float64)
     _, soft_rows, soft_factor = ops.soft_cross_entropy.default(s, p, classes, 0.1, True, 3, torch.float64)
     s_, t_ = s.detach(), t.detach()
+
+    def here(logits: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """On the CPU, whose operators make a gradient with the loss."""
+        return logits.detach().cpu().requires_grad_(), *(other.cpu() for other in others)
+
     return {
         "kl_div": (ops.kl_div, (x, p, False, True, 3, torch.float64)),
         "kl_div, none, transposed": (
@@ -284,18 +206,18 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         ),
         "divergence_and_gradient": (
             ops.divergence_and_gradient,
-            (s, t_, weight, kept, None, *kind, -100, False, True, True, 1, 1.0),
+            (*here(s, t_, weight, kept), None, *kind, -100, False, True, True, 1, 1.0),
         ),
         "divergence_and_gradient, none": (
             ops.divergence_and_gradient,
-            (s, t_, None, None, None, *kind[:4], 0.0, 5, 0, False, False, False, 1, 1.0),
+            (*here(s, t_), None, None, None, *kind[:4], 0.0, 5, 0, False, False, False, 1, 1.0),
         ),
         "divergence_backward": (ops.divergence_backward, (s_, t_, kept, rows, factor, one, *kind, True, True)),
         "divergence_backward_": (ops.divergence_backward_, (s_.clone(), t_, kept, rows, factor, one, *kind, True)),
         "cross_entropy": (ops.cross_entropy, (s, kept, classes, -100, 0.1, True, True, torch.float64)),
         "cross_entropy_and_gradient": (
             ops.cross_entropy_and_gradient,
-            (s, kept, classes, -100, 0.1, True, True, torch.float64),
+            (*here(s, kept, classes), -100, 0.1, True, True, torch.float64),
         ),
         "cross_entropy_backward": (
             ops.cross_entropy_backward,
@@ -304,7 +226,7 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "soft_cross_entropy": (ops.soft_cross_entropy, (s, p, classes, 0.1, True, 3, torch.float64)),
         "soft_cross_entropy_and_gradient": (
             ops.soft_cross_entropy_and_gradient,
-            (s, p.detach(), classes, 0.1, True, 3, torch.float64),
+            (*here(s, p.detach(), classes), 0.1, True, 3, torch.float64),
         ),
         "soft_cross_entropy_backward": (
             ops.soft_cross_entropy_backward,

@@ -23,7 +23,7 @@ def check(folder: Path) -> None:
     Parameters
     ----------
     folder : Path
-        The folder that has both packages. One into which pip did not write them, such as a checkout, is not looked at.
+        The folder that has both packages. One that pip did not install them into, such as a checkout, is not checked.
     """
     for package, installed in _installed(folder).items():
         there = {entry.name for entry in os.scandir(folder / package) if _importable(entry)}

@@ -14,7 +14,6 @@ import triton_kernels as tk
 from lucid.ops.memory import report
 from lucid.torch import cpu
 from lucid.torch.cpu import step
-from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.rows import number
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
@@ -68,17 +67,7 @@ def _parts(
             in_loss = None if factor is None else number(factor.value, weights.dtype)
             return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
 
-    return step.Parts((x, labels, class_weight), loss_and_gradient, again)
-
-
-def _with_gradient(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, ...]:
-    counts = labels != options[0]
-    if launchers(x) is not cpu:  # the mode was another one when the graph was compiled
-        loss, statistics, factor = _cross_entropy(x, labels, class_weight, *options)
-        in_loss, dloss = factor if options[2] else None, torch.ones_like(loss)
-        return loss, _to_logits(x, labels, class_weight, statistics, in_loss, dloss, *options[:2]), counts
-    gradient = empty_as(x, x.dtype)
-    return _parts(x, labels, class_weight, *options).loss_and_gradient(gradient), gradient, counts
+    return step.Parts((x, labels, class_weight), loss_and_gradient, again, lambda: labels != ignore_index)
 
 
 def _cross_entropy(
@@ -186,16 +175,6 @@ def _soft_parts(
             )[0]
 
     return step.Parts((x, target, class_weight), loss_and_gradient, again)
-
-
-def _soft_with_gradient(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, ...]:
-    counts = x.new_ones(x.shape[:-1], dtype=torch.bool)
-    if launchers(x) is not cpu:  # the mode was another one when the graph was compiled
-        loss, statistics, factor = _soft_cross_entropy(x, target, class_weight, *options)
-        in_loss, dloss = factor if options[1] else None, torch.ones_like(loss)
-        return loss, _to_both(x, target, class_weight, statistics, in_loss, dloss, options[0], True, False)[0], counts
-    gradient = empty_as(x, x.dtype)
-    return _soft_parts(x, target, class_weight, *options).loss_and_gradient(gradient), gradient, counts
 
 
 def _soft_cross_entropy(
@@ -322,14 +301,14 @@ _soft_cross_entropy_operator = operator(
 
 _cross_entropy_and_gradient = with_gradient(
     f"cross_entropy_and_gradient({_ARGUMENTS})",
-    _with_gradient,
+    _parts,
     lambda *arguments: _cross_entropy_fake(*arguments)[0],
     "cross_entropy has no second derivatives",
 )
 
 _soft_cross_entropy_and_gradient = with_gradient(
     f"soft_cross_entropy_and_gradient({_SOFT_ARGUMENTS})",
-    _soft_with_gradient,
+    _soft_parts,
     lambda *arguments: _soft_cross_entropy_fake(*arguments)[0],
     "cross_entropy has no second derivatives",
 )

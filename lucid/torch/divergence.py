@@ -15,7 +15,6 @@ import triton_kernels as tk
 from lucid.ops.memory import report
 from lucid.torch import cpu
 from lucid.torch.cpu import step
-from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.rows import number
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
@@ -69,20 +68,8 @@ def _parts(
             in_loss = None if factor is None else number(factor.value, weights.dtype)
             return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
 
-    return step.Parts((student, teacher, labels if of.hard_label_weight else None), loss_and_gradient, again)
-
-
-def _with_gradient(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, ...]:
-    if launchers(student) is not cpu:  # the mode was another one when the graph was compiled
-        loss, statistics, factor = _divergence(student, teacher, *options)
-        in_loss, dloss = factor if options[11] else None, torch.ones_like(loss)
-        given: list[Any] = [student, teacher, options[1], statistics, in_loss, dloss, *options[3:9], True, False]
-        return loss, _backward(*given)[0], (statistics[0] != 0).view(student.shape[:-1])
-    weight, labels, *_, V, ignore_index, _, _, _, _, _ = options
-    weights = cpu.divergence.token_weights(student, teacher, weight, labels, ignore_index, V)
-    gradient = empty_as(student, student.dtype)
-    loss = _parts(student, teacher, *options).loss_and_gradient(gradient)
-    return loss, gradient, (weights != 0).view(student.shape[:-1])
+    needed = (student, teacher, labels if of.hard_label_weight else None)
+    return step.Parts(needed, loss_and_gradient, again, lambda: weights != 0)
 
 
 def _divergence(
@@ -247,7 +234,7 @@ _divergence_operator = operator(
 
 _divergence_and_gradient = with_gradient(
     f"divergence_and_gradient({_ARGUMENTS})",
-    _with_gradient,
+    _parts,
     lambda *arguments: _divergence_fake(*arguments)[0],
     "distillation_loss has no second derivatives",
 )

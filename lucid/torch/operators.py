@@ -76,6 +76,7 @@ def operator(
     fake: Callable[..., Any],
     setup: Callable[..., None],
     backward: Callable[..., Any],
+    devices: tuple[str, ...] = ("CPU", "CUDA"),
 ) -> Callable[..., Any]:
     """Define ``lucid::NAME`` and return what calls it, with all arguments by position.
 
@@ -90,10 +91,12 @@ def operator(
     setup, backward
         As `torch.autograd.Function.setup_context` and ``backward``. Where nothing is differentiable, `backward` raises
         why.
+    devices
+        Of what kernel takes.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    for key in ("CPU", "CUDA"):
+    for key in devices:
         _LIBRARY.impl(name, kernel, key)
     torch.library.register_fake(f"lucid::{name}", fake, lib=_LIBRARY)
     overload = getattr(torch.ops.lucid, name).default

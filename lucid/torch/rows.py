@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
+from lucid.torch.cpu.divergence import empty_as
+from lucid.torch.cpu.step import Parts
 from lucid.torch.operators import launchers, operator
 from lucid.torch.saving import save, saved
 
@@ -37,9 +39,9 @@ def fake_like(logits: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def with_gradient(
-    schema: str, kernel: Callable[..., Any], loss_fake: Callable[..., Tensor], error: str
+    schema: str, parts: Callable[..., Parts], loss_fake: Callable[..., Tensor], error: str
 ) -> Callable[..., Any]:
-    """Define an operator of arguments (logits, ...): a loss, its gradient to the logits, and which rows count.
+    """Define an operator of CPU tensors (logits, ...): a loss, its gradient to the logits, and which rows count.
 
     It is for graphs of the compiler, which have no second derivatives: the gradient is a constant in backward.
 
@@ -47,14 +49,21 @@ def with_gradient(
     ----------
     schema
         ``NAME(arguments)``.
-    kernel
-        Gives the loss, its gradient for an upstream gradient of 1, and a bool for each row.
+    parts
+        Gives what the loss of the arguments consists of.
     loss_fake
         Gives the loss without values.
     error
         What is said where backward is to be differentiated.
     """
     count = schema.count(",") + 1
+
+    def kernel(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        of = parts(logits, *arguments)
+        gradient = empty_as(logits, logits.dtype)
+        loss = of.loss_and_gradient(gradient)
+        counts = logits.new_ones(logits.shape[:-1], dtype=torch.bool)
+        return loss, gradient, counts if of.counts is None else of.counts().view(counts.shape)
 
     def fake(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         counts = logits.new_empty(logits.shape[:-1], dtype=torch.bool)
@@ -75,4 +84,6 @@ def with_gradient(
         g = torch.where(counts, dloss.to(gradient.dtype), 1.0)
         return gradient * g.unsqueeze(-1), *(None,) * (count - 1)
 
-    return operator(f"{schema} -> (Tensor, Tensor, Tensor)", kernel, fake=fake, setup=setup, backward=backward)
+    return operator(
+        f"{schema} -> (Tensor, Tensor, Tensor)", kernel, fake=fake, setup=setup, backward=backward, devices=("CPU",)
+    )

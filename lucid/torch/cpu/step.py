@@ -34,11 +34,14 @@ class Parts(NamedTuple):
         Writes the gradient, for an upstream gradient of 1, to the given tensor, and returns the loss.
     again
         Calculates the gradient anew from an upstream gradient and `needed`.
+    counts
+        Gives which rows count, as bool; None where all do.
     """
 
     needed: tuple[Tensor | None, ...]
     loss_and_gradient: Callable[[Tensor], Tensor]
     again: Callable[..., Tensor]
+    counts: Callable[[], Tensor] | None = None
 
 
 def _wanted(logits: Tensor, others: tuple[Tensor | None, ...]) -> bool:
