@@ -19,7 +19,7 @@ test: $(STAMP)
 # many cases of a test function.
 standin:
 	@if [ -x ../shared/fakegpu/run ]; then SAMPLE=$${SAMPLE:-3} ../shared/fakegpu/run ptx -n 2 \
-	  $(or $(ARGS),tests --ignore=tests/test_offline.py --ignore=tests/test_perf_static.py); \
+	  $(or $(ARGS),tests --ignore=tests/test_aot.py --ignore=tests/test_perf_static.py); \
 	else echo "standin: skipped, ../shared/fakegpu is not there"; fi
 
 # The same stand-in, whose launches compute nothing here: the host time of a call, compared with torch's in one run.

@@ -16,8 +16,9 @@ import lucid.torch
 import triton_kernels
 from tests.compiling import Compiler, some_targets
 from tests.device import DEVICE
-from triton_kernels import backend, offline, replay, trace
-from triton_kernels.launch import Launch
+from triton_kernels.devtools import aot, trace
+from triton_kernels.runtime import backend, replay
+from triton_kernels.runtime.launch import Launch
 
 #: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
 collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/trainer.py"]
@@ -71,12 +72,12 @@ def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
     one_at_a_time = threading.Lock()
 
     def record(launched: Launch) -> None:
-        description = json.dumps(offline.describe(launched))
+        description = json.dumps(aot.describe(launched))
         with one_at_a_time:
             if description not in _seen:
                 _seen.add(description)
                 assert _compiler is not None
-                _compiler.send(description, tuple(offline.TARGETS) if every else some_targets(description))
+                _compiler.send(description, tuple(aot.TARGETS) if every else some_targets(description))
 
     with trace.planned(record):
         yield
@@ -163,5 +164,5 @@ def tiles(request: pytest.FixtureRequest) -> Iterator[str]:
     gpu = request.param == "GPU's tiles"
     if not gpu and not backend.INTERPRETED:
         pytest.skip("the interpreter's tiles are too large for a GPU")
-    with triton_kernels.launch.tables(interpreted=not gpu):
+    with triton_kernels.tile_configs.tables(interpreted=not gpu):
         yield request.param

@@ -21,8 +21,8 @@ import lucid.nn.functional as lucid_functional
 import lucid.torch
 from perf import labels, logits
 from perf.errors import NotOfferedError, require_liger
-from triton_kernels import cost
-from triton_kernels.cost import Cost
+from triton_kernels.devtools import cost
+from triton_kernels.devtools.cost import Cost
 
 #: Elements that are made, or compared with the truth, at a time: what bounds the memory that float64 takes.
 CHUNK = 2**23

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lucid.torch.operators import KERNELS
-from triton_kernels import trace
-from triton_kernels.cost import distinct_bytes
+from triton_kernels.devtools import trace
+from triton_kernels.devtools.cost import distinct_bytes
 
 #: Aten operations that hand a value to the host, which waits for it.
 SYNCS = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}

@@ -25,7 +25,7 @@ from perf.errors import UsageError
 from perf.output import Row
 from perf.progress import progress
 from perf.variants import variants
-from triton_kernels import offline
+from triton_kernels.devtools import aot
 
 ROOT = Path(__file__).parent.parent
 BUDGET = Path(__file__).parent / "results" / "predicted" / "static.csv"
@@ -197,8 +197,8 @@ def diff(revision: str, tasks: Sequence[tuple[int, str]], jobs: int, keep: Path 
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(folder, filter="data")
         # Both are compiled and read in the same manner: today's.
-        compiler = Path(offline.__file__)
-        (Path(folder) / "triton_kernels" / compiler.name).write_bytes(compiler.read_bytes())
+        compiler = Path(aot.__file__)
+        (Path(folder) / "triton_kernels/devtools" / compiler.name).write_bytes(compiler.read_bytes())
         before, refused = measure(tasks, jobs, source=Path(folder))
     after, faults = measure(tasks, jobs, keep=keep)
     for fault in refused:

@@ -16,8 +16,8 @@ import lucid.nn.functional as lucid_functional
 import lucid.torch
 from lucid.typing import LabelReduction
 from perf.errors import NotOfferedError, require_liger
-from triton_kernels import cost
-from triton_kernels.cost import Cost
+from triton_kernels.devtools import cost
+from triton_kernels.devtools.cost import Cost
 
 if TYPE_CHECKING:
     from perf.cases import Expected, Point, Tensors

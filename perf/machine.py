@@ -17,7 +17,7 @@ from typing import Any
 
 from perf import sass
 from perf.variants import Variant, variants
-from triton_kernels import offline
+from triton_kernels.devtools import aot
 
 #: What a program's number of elements is made of; the first that is more than 1 is halved.
 _TILES = ("TILES", "BLOCK", "BLOCK_V", "BLOCK_N")
@@ -35,9 +35,9 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> Reading:
     program's other instructions are `fixed`, and `total` are all of them per element. None where the code has no way
     with exactly the wide accesses that the variant needs.
     """
-    description = offline.describe(variant.launched())
-    compiled = offline.compile_for(description, target)
-    report = offline.report(compiled, target)
+    description = aot.describe(variant.launched())
+    compiled = aot.compile_for(description, target)
+    report = aot.report(compiled, target)
     found: dict[str, Any] = {
         "registers": report.registers,
         "spills": report.spills,
@@ -70,7 +70,7 @@ def figures(variant: Variant, target: str, keep: Path | None = None) -> Reading:
     for size in (description["args"][tile] // 2, description["args"][tile] * 2):
         resized = copy.deepcopy(description)
         resized["args"][tile] = size
-        compiled = offline.compile_for(resized, target)
+        compiled = aot.compile_for(resized, target)
         difference = elements - _elements(resized)
         others = sass.ways(sass.parse((yield compiled.asm["cubin"])))
         other = others.get(round((elements - difference) * (variant.bytes or 0)))
@@ -124,7 +124,7 @@ def answers(numbers: Sequence[int], target: str, keep: Path | None = None) -> It
                 yield number, {"figures": done.value}
             except Exception as error:  # whatever a compiler raises is the finding
                 yield number, {"error": f"{type(error).__name__}: {error}"}
-        read = sass.disassemble(list(cubins.values()), int(offline.TARGETS[target][1])) if cubins else []
+        read = sass.disassemble(list(cubins.values()), int(aot.TARGETS[target][1])) if cubins else []
         texts = dict(zip(cubins, read, strict=True))
 
 

@@ -119,9 +119,9 @@ def overhead(
 
 def _counted(point: Point, provider: str, mode: str) -> dict[str, Any]:
     from perf import counting
-    from triton_kernels import launch
+    from triton_kernels.runtime import tile_configs
 
-    with launch.tables(interpreted=False):
+    with tile_configs.tables(interpreted=False):
         subject, status = traffic.prepared(point, provider, mode)
         if subject is None:
             return {"status": status}

@@ -54,12 +54,12 @@ def run(options: argparse.Namespace) -> int:
     """The subcommand."""
     from perf import figures  # not before it is needed: it imports triton, of which `traffic` wants the interpreter
     from perf.variants import variants
-    from triton_kernels import offline
+    from triton_kernels.devtools import aot
 
     output.check_writable(options.csv, options.json, figures.BUDGET if options.accept else None)
     kernels = _chosen("kernels", options.kernels, [variant.kernel for variant in variants()])
     dtypes = _chosen("dtypes", options.dtypes, tuple(selection.DTYPES))
-    targets = _chosen("targets", options.targets, tuple(offline.TARGETS))
+    targets = _chosen("targets", options.targets, tuple(aot.TARGETS))
     if options.accept and (options.kernels or options.dtypes or options.targets):
         raise UsageError("--accept takes all kernels, dtypes and targets: leave --kernels, --dtypes and --targets out")
     tasks = [

@@ -108,7 +108,7 @@ class Cuda:
 
 def compiled() -> bool:
     """Whether kernels are compiled here, as they must be to be timed; says so in one line where they are not."""
-    from triton_kernels import backend
+    from triton_kernels.runtime import backend
 
     if backend.INTERPRETED:
         print("kernels are interpreted here, which has no speed: unset TRITON_INTERPRET", file=sys.stderr)

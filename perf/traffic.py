@@ -98,7 +98,7 @@ def interpret() -> bool:
     """Switch Triton's interpreter on, on any machine; says so in one line where it is too late."""
     if "triton" not in sys.modules:
         os.environ["TRITON_INTERPRET"] = "1"
-    from triton_kernels import backend
+    from triton_kernels.runtime import backend
 
     if not backend.INTERPRETED:
         print("bytes are counted in Triton's interpreter: set TRITON_INTERPRET=1 before Python starts", file=sys.stderr)
@@ -109,12 +109,12 @@ def count(point: Point, provider: str, mode: str, interpreted: bool) -> tuple[Ro
     """A row without the environment, and what is wrong with it, if anything."""
     import lucid.torch
     from perf import cases, counting
-    from triton_kernels import launch
+    from triton_kernels.runtime import launch, tile_configs
 
     least = cases.least_cost(point, mode)
     row: Row = {**shared.identity(point, provider, mode), "status": "ok"} | dict.fromkeys(COUNTED)
     row |= {"least_read": least.read, "least_written": least.written, "least_allocated": least.written}
-    with launch.tables(interpreted=interpreted), lucid.torch.kernels_on_cpu():
+    with tile_configs.tables(interpreted=interpreted), lucid.torch.kernels_on_cpu():
         subject, row["status"] = prepared(point, provider, mode)
         if subject is None:
             return row, ""

@@ -15,9 +15,9 @@ import torch
 
 import triton_kernels as tk
 from perf.selection import DTYPES
-from triton_kernels import launch
-from triton_kernels.divergence_math import STATISTICS
-from triton_kernels.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
+from triton_kernels.losses.distillation.terms import STATISTICS
+from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
+from triton_kernels.runtime import launch
 
 MAIN = ("bf16", "fp32")
 

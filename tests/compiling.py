@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from triton_kernels import offline
+from triton_kernels.devtools import aot
 
 #: The target that every launch is compiled for.
 MAIN = "cuda:90"
@@ -24,7 +24,7 @@ OTHERS = 4
 
 def some_targets(description: str) -> tuple[str, ...]:
     """`MAIN`, and for some launches one of the others, always the same: launches that are alike see all of them."""
-    number, others = zlib.crc32(description.encode()), [target for target in offline.TARGETS if target != MAIN]
+    number, others = zlib.crc32(description.encode()), [target for target in aot.TARGETS if target != MAIN]
     return (MAIN,) if number % OTHERS else (MAIN, others[number // OTHERS % len(others)])
 
 
@@ -39,7 +39,7 @@ class Compiler:
             thread.start()
         self.sent = 0
 
-    def send(self, description: str, targets: Sequence[str] = tuple(offline.TARGETS)) -> None:
+    def send(self, description: str, targets: Sequence[str] = tuple(aot.TARGETS)) -> None:
         """Have one launch compiled for these targets."""
         self._queue.put({**json.loads(description), "targets": targets})
         self.sent += len(targets)
@@ -59,7 +59,7 @@ class Compiler:
 
     def _work(self) -> None:
         """Hand one description at a time to a process of its own."""
-        command = [sys.executable, "-m", "triton_kernels.offline"]
+        command = [sys.executable, "-m", "triton_kernels.devtools.aot"]
         environment = {**os.environ, "TRITON_INTERPRET": "0"}
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from triton_kernels import backend
+from triton_kernels.runtime import backend
 
 DEVICE = backend.default_device()

@@ -11,7 +11,7 @@ import pytest
 import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 #: Names of the kernels that work straight from logits.
 FORWARD, BACKWARD = "_divergence_kernel", "_divergence_backward_kernel"

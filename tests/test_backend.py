@@ -15,7 +15,7 @@ import torch
 import lucid
 import triton_kernels as tk
 from tests.device import DEVICE
-from triton_kernels import backend, interpreter, launch
+from triton_kernels.runtime import backend, interpreter, launch, tile_configs
 
 without_gpu = pytest.mark.skipif(backend.HAS_GPU, reason="about machines without a GPU")
 with_gpu = pytest.mark.skipif(not backend.HAS_GPU, reason="about machines with a GPU")
@@ -47,7 +47,7 @@ import os
 {before}
 environment = dict(os.environ)
 import {package}, torch, triton_kernels
-print(triton_kernels.backend.INTERPRETED, triton_kernels.sum(torch.ones(300), [0]).item(), end=" ")
+print(triton_kernels.runtime.backend.INTERPRETED, triton_kernels.sum(torch.ones(300), [0]).item(), end=" ")
 print(dict(os.environ) == environment)
 """
     assert _run(program).stdout.split() == ["True", "300.0", "True"], _run(program).stderr
@@ -103,7 +103,7 @@ def test_launches_from_several_threads_do_not_meet() -> None:
     rows = torch.randn(4, 3, 12000).to(DEVICE)
 
     def run(x: torch.Tensor) -> list[float]:
-        with launch.tables(interpreted=False):
+        with tile_configs.tables(interpreted=False):
             return [tk.divergence_forward(x, 2 * x)[0].sum().item() for _ in range(3)]
 
     every = sys.getswitchinterval()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import triton_kernels as tk
-from triton_kernels import cost, trace
-from triton_kernels.cost import Cost
+from triton_kernels.devtools import cost, trace
+from triton_kernels.devtools.cost import Cost
 
 SHAPE = (41, 1271)
 N = 41 * 1271

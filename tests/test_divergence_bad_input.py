@@ -13,7 +13,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.ops import memory
 from tests.device import DEVICE
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("launchers")
 

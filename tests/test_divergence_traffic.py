@@ -13,8 +13,9 @@ import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.logits import DIVERGENCES
-from triton_kernels import launch, trace
-from triton_kernels.divergence_math import STATISTICS
+from triton_kernels.devtools import trace
+from triton_kernels.losses.distillation.terms import STATISTICS
+from triton_kernels.runtime import launch, tile_configs
 
 #: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = [pytest.mark.interpreter_only, pytest.mark.usefixtures("unrecorded")]
@@ -78,7 +79,7 @@ def test_kl_reads_logits_once_forward_and_all_read_them_once_backward(
 def test_js_and_total_variation_read_short_rows_twice_in_all(kind: str) -> None:
     s, t = _pair(torch.bfloat16, 16, 8192)
     s.requires_grad_()
-    with launch.tables(interpreted=False), trace.traffic() as moved:
+    with tile_configs.tables(interpreted=False), trace.traffic() as moved:
         loss = F.distillation_loss(s, t, divergence=kind)
         loss.backward(lucid.ones_like(loss))
     one = 16 * 8192 * 2
@@ -132,7 +133,7 @@ def test_nothing_as_large_as_the_logits_is_allocated_but_the_gradient_and_in_pla
 ) -> None:
     s, t = _pair(dtype)
     s.requires_grad_()
-    with launch.tables(interpreted=False), _allocations() as made:
+    with tile_configs.tables(interpreted=False), _allocations() as made:
         loss = F.distillation_loss(s, t, divergence=kind, inplace_gradient=in_place)
         loss.backward(lucid.ones_like(loss))
     size = N * V * dtype.itemsize

@@ -19,7 +19,8 @@ import lucid.nn.functional as F
 from lucid.autograd import grad
 from tests.device import DEVICE
 from tests.fusing import BACKWARD, FORWARD, LOGS, TEMPERATURES, Case, both_ways, compare, kernels, message
-from triton_kernels import backend, launch, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import backend, launch
 
 # Logits that change
 

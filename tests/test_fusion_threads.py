@@ -13,7 +13,8 @@ import pytest
 import lucid
 import lucid.nn.functional as F
 from tests.fusing import FORWARD, kernels
-from triton_kernels import launch, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import launch
 
 
 def test_each_thread_has_its_own_switch() -> None:

@@ -14,7 +14,7 @@ import lucid
 import lucid.nn.functional as F
 import lucid.torch
 from tests.device import DEVICE
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 X = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]], device=DEVICE)
 LABELS, WEIGHT = torch.tensor([2, 0], device=DEVICE), torch.tensor([1.0, 0.5], device=DEVICE)

@@ -15,6 +15,7 @@ import triton_kernels as tk
 from tests.device import DEVICE
 from tests.hardware import DIRECTIONS, worst_case
 from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
+from triton_kernels.losses import kl_div
 
 pytestmark = pytest.mark.usefixtures("launchers")
 
@@ -117,13 +118,13 @@ def test_loss_and_gradients_are_true(
 def test_loss_and_gradients_are_true_with_the_tiles_of_a_gpu(
     dtype: torch.dtype, reduction: str, log_target: bool
 ) -> None:
-    with tk.launch.tables(interpreted=False):
+    with tk.tile_configs.tables(interpreted=False):
         _check(_draw((41, 171), dtype), _draw((41, 171), dtype, log_target), log_target, reduction)
 
 
 def test_a_program_may_sum_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tk.launch.Config({"BLOCK": 256, "TILES": 4})
-    monkeypatch.setattr(tk.launch, "pointwise_sum", lambda itemsize, numel, dims: config)
+    config = tk.tile_configs.Config({"BLOCK": 256, "TILES": 4})
+    monkeypatch.setattr(tk.tile_configs, "pointwise_sum", lambda itemsize, numel, dims: config)
     x, log_p = _draw((41, 171), torch.float64), _draw((41, 171), torch.float64)
     loss = tk.kl_div_forward(x, log_p, log_target=True)
     terms = kl_terms(exact(x), exact(log_p), True)
@@ -205,7 +206,7 @@ def test_the_logarithm_is_good_to_a_few_roundings_for_every_probability(directio
 @pytest.mark.interpreter_only
 @pytest.mark.kernels_only
 def test_without_the_rest_near_1_the_worst_errors_exceed_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tk.kl_div.math, "NEAR_1_FROM", tk.kl_div.tl.constexpr(float("inf")))
+    monkeypatch.setattr(kl_div.math, "NEAR_1_FROM", kl_div.tl.constexpr(float("inf")))
     x, log_p = _rows_of_every_kind(torch.float32)
     with worst_case("up"), pytest.raises(AssertionError, match="exceeds its budget"):
         _check(x[-1], log_p[-1].double().exp().float(), False, "sum")

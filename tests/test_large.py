@@ -10,7 +10,8 @@ import torch
 import triton_kernels as tk
 from tests import logits
 from tests.device import DEVICE
-from triton_kernels import launch, layout, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import strides
 
 FAR = 2**31 + 2**20
 
@@ -72,7 +73,7 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
     n = 2**31 + 12345
     x, p = (torch.tensor([value], dtype=torch.float16, device=DEVICE).expand(n) for value in (-1.0, 0.5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "INTERPRETER_TILE", 2**20)
+        patch.setattr(tile_configs, "INTERPRETER_TILE", 2**20)
         with trace.launches() as made:
             loss = tk.kl_div_forward(x, p, scale=1 / n)
     assert made[0].args["WIDE"]
@@ -86,7 +87,7 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
 )
 def test_offsets_are_wide_only_where_a_program_could_reach_2_to_the_31(numel: int, stride: int, wide: bool) -> None:
     tensor = torch.empty(0, device="meta").as_strided((numel,), (stride,))
-    assert layout.walk((numel,), tensor).wide(overhang=2**16) is wide
+    assert strides.walk((numel,), tensor).wide(overhang=2**16) is wide
 
 
 def test_ordinary_launches_are_not_wide() -> None:

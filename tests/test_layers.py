@@ -98,36 +98,33 @@ def test_every_room_of_lucid_is_in_the_order() -> None:
     assert homeless == ["lucid"]
 
 
-OPS = (
-    *("kl_div", "softmax", "elementwise", "reduce", "matmul", "embedding", "optimizer", "divergence"),
-    *("divergence_backward", "cross_entropy", "soft_cross_entropy", "token_mean"),
-)
-BELOW = (
-    "math",
-    "launch",
-    "partials",
-    "layout",
-    "cost",
-    "backend",
-    "installation",
-    "interpreter",
-    "reports",
-    "rows",
-    "divergence_math",
-    "divergence_rows",
-    "cross_entropy_rows",
-)
+#: From the top down: a folder of kernels imports only folders below it.
+KERNEL_LAYERS = [("devtools",), ("ops", "losses"), ("jit",), ("runtime",)]
 
 
-def test_kernel_files_do_not_import_each_other() -> None:
-    for op in OPS:
-        others = [f"triton_kernels.{other}" for other in OPS if other != op]
-        assert not _offences(_of(f"triton_kernels.{op}"), *others)
+@pytest.mark.parametrize("depth", range(1, len(KERNEL_LAYERS)), ids=lambda depth: KERNEL_LAYERS[depth][0])
+def test_a_folder_of_kernels_imports_nothing_from_above(depth: int) -> None:
+    above = [f"triton_kernels.{folder}" for folders in KERNEL_LAYERS[:depth] for folder in folders]
+    files = _of(*(f"triton_kernels.{folder}" for folder in KERNEL_LAYERS[depth]))
+    assert len(files) > len(KERNEL_LAYERS[depth])
+    assert not _offences(files, *above)
 
 
-def test_what_kernel_files_share_lies_below_them() -> None:
-    for file in BELOW:
-        assert not _offences(_of(f"triton_kernels.{file}"), *(f"triton_kernels.{op}" for op in OPS))
+def test_every_file_of_kernels_is_in_a_folder() -> None:
+    folders = [f"triton_kernels.{folder}" for layer in KERNEL_LAYERS for folder in layer]
+    others = {_module(file) for file in _of("triton_kernels") if not _within(_module(file), *folders)}
+    assert others == {"triton_kernels", "triton_kernels.installation"}
+
+
+def test_files_of_kernels_do_not_import_each_other() -> None:
+    """A loss of several files is a folder; `losses.cross_entropy_rows` is shared by two losses."""
+    kernels = {
+        ".".join(_module(file).split(".")[:3]): file for file in _of("triton_kernels.ops", "triton_kernels.losses")
+    }
+    units = sorted(unit for unit in kernels if unit.count(".") == 2 and not unit.endswith("cross_entropy_rows"))
+    assert len(units) > 9
+    for unit in units:
+        assert not _offences(_of(unit), *(other for other in units if other != unit))
 
 
 def test_the_packages_are_ours_and_not_namesakes() -> None:

@@ -17,7 +17,7 @@ import lucid.nn.functional as F
 from lucid.dtype import dtype as DType
 from tests.hardware import DIRECTIONS, worst_case
 from tests.values import DTYPES, FLOATS, check, torch_of, values_of
-from triton_kernels import backend
+from triton_kernels.runtime import backend
 
 ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
 COMPARISONS = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}

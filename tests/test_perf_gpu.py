@@ -36,7 +36,7 @@ from perf.gpu import (
 )
 from perf.gpu.runner import Step
 from perf.timing import Device, Timing
-from triton_kernels import launch
+from triton_kernels.runtime import launch, tile_configs
 
 pytestmark = pytest.mark.interpreter_only
 
@@ -481,7 +481,7 @@ def test_the_cache_is_what_a_stand_in_compiled(tmp_path: Path) -> None:
 def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launched: list[launch.Config] = []
+    launched: list[tile_configs.Config] = []
 
     def measure(device: Any, subjects: Sequence[Any], budget_ms: float) -> Timing:
         with launch.observed(lambda made: launched.append(made.config)):

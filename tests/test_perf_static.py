@@ -80,12 +80,12 @@ class TestSass:
         script = f"""
 import json
 from perf import sass
-from triton_kernels import offline
+from triton_kernels.devtools import aot
 cubins = []
 for block in (1024, 2048):
     tensor = {{"tensor": "float32", "aligned": True}}
     args = {{"x_ptr": tensor, "y_ptr": tensor, "BLOCK": block}}
-    compiled = offline.compile_for({{"kernel": "tests.planted:copy", "args": args, "num_warps": 4}}, {target!r})
+    compiled = aot.compile_for({{"kernel": "tests.planted:copy", "args": args, "num_warps": 4}}, {target!r})
     cubins.append(compiled.asm["cubin"])
 for block, text in zip((1024, 2048), sass.disassemble(cubins, {target.partition(":")[2]})):
     way = sass.ways(sass.parse(text))[2 * 4 * block // 128]
@@ -212,8 +212,9 @@ def test_a_batch_is_of_one_target_and_leaves_work_for_the_others(jobs: int) -> N
 
 @pytest.mark.usefixtures("unrecorded")
 def test_every_kernel_that_is_shipped_has_a_variant() -> None:
-    files = (file.stem for file in (ROOT / "triton_kernels").glob("*.py") if file.stem != "__init__")
-    names = (name for file in files for name in vars(importlib.import_module(f"triton_kernels.{file}")))
+    files = (ROOT / "triton_kernels").rglob("*.py")
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if file.stem != "__init__"]
+    names = (name for module in modules for name in vars(importlib.import_module(module)))
     shipped = {name for name in names if name.startswith("_") and name.endswith("_kernel")}
     assert len(shipped) > 8
     assert {variant.launched().kernel.__name__ for variant in variants()} == shipped

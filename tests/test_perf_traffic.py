@@ -15,7 +15,7 @@ from perf import output
 from perf.__main__ import main
 from perf.cases import OPS, Point
 from perf.environment import COLUMNS as ENV
-from triton_kernels import launch
+from triton_kernels.runtime import tile_configs
 
 pytestmark = [pytest.mark.interpreter_only, pytest.mark.usefixtures("unrecorded")]
 
@@ -145,7 +145,7 @@ def test_check_fails_where_ours_does_more_than_it_must(
     kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kind == "a second pass":
-        monkeypatch.setattr(launch, "rows", lambda *a, **k: launch.Config({"BLOCK_N": 1, "BLOCK_V": 256}))
+        monkeypatch.setattr(tile_configs, "rows", lambda *a, **k: tile_configs.Config({"BLOCK_N": 1, "BLOCK_V": 256}))
     else:
         monkeypatch.setitem(OPS, "softmax", dataclasses.replace(OPS["softmax"], ours=lambda point: _planted(kind)))
     arguments = "softmax --shapes 3x5000 --dtypes fp32 --modes forward --providers ours --check"

@@ -15,7 +15,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.device import DEVICE
 from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
-from triton_kernels import layout
+from triton_kernels.runtime import strides
 
 COMMON = settings(
     deadline=None,
@@ -135,17 +135,17 @@ def test_a_walk_meets_every_element_once(data: st.DataObject) -> None:
     """Whatever is merged and reordered: element numbers lead to the operands' own elements."""
     shape = data.draw(st.lists(st.integers(1, 4), max_size=5).map(tuple))
     operands = [data.draw(strided(shape, [0.0])) for _ in range(data.draw(st.integers(1, 3)))]
-    walk = layout.walk(shape, *operands)
+    walk = strides.walk(shape, *operands)
     dense = walk.empty(shape, torch.float64, torch.device("cpu"))
     where = dense.as_strided((walk.numel,), (1,)).copy_(torch.arange(walk.numel, dtype=torch.float64))
     assert where.numel() == dense.numel()
-    for operand, strides in zip(operands, walk.strides, strict=True):
+    for operand, merged in zip(operands, walk.strides, strict=True):
         offsets = torch.zeros(shape, dtype=torch.int64)
         number = dense.to(torch.int64)
-        for inner, stride in zip(reversed(walk.inner_sizes), reversed((strides or ())[1:]), strict=False):
+        for inner, stride in zip(reversed(walk.inner_sizes), reversed((merged or ())[1:]), strict=False):
             offsets += number % inner * stride
             number = number // inner
-        offsets += number * ((strides or (0,))[0])
+        offsets += number * ((merged or (0,))[0])
         expected = sum(
             (
                 torch.arange(n).reshape([-1 if i == d else 1 for i in range(len(shape))]) * operand.stride(d)

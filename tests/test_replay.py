@@ -12,7 +12,8 @@ import torch
 
 import triton_kernels as tk
 from tests.device import DEVICE
-from triton_kernels import backend, launch, replay
+from triton_kernels.jit import partials
+from triton_kernels.runtime import backend, launch, replay, tile_configs
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ CALLS: list[Callable[[int], Any]] = [
 @pytest.mark.parametrize("calls", CALLS, ids=lambda f: f.__name__[1:])
 @pytest.mark.parametrize("interpreted", [pytest.param(True, marks=pytest.mark.interpreter_only), False])
 def test_a_repeated_call_gives_the_bits_of_a_first_one(calls: Callable[[int], Any], interpreted: bool) -> None:
-    with launch.tables(interpreted=interpreted):
+    with tile_configs.tables(interpreted=interpreted):
         first = []
         for seed in range(3):
             replay.clear()
@@ -192,10 +193,10 @@ def test_a_launcher_that_passes_a_view_of_an_argument_is_not_repeated() -> None:
     @replay.repeated
     def halved(x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        tk.kl_div.launch.run(
-            tk.partials._finalize_kernel,
+        launch.run(
+            partials._finalize_kernel,
             (x.shape[0],),
-            launch.finalize(x.shape[1]),
+            tile_configs.finalize(x.shape[1]),
             partials_ptr=x.view(-1),
             out_ptr=out[:, 0],
             columns=x.shape[1],

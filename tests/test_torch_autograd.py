@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import lucid.torch
 from tests.device import DEVICE
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 #: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lucid.torch
 from tests.device import DEVICE
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
 

@@ -19,7 +19,8 @@ from lucid.torch.cpu.rows import CHUNK
 from tests import logits
 from tests.logits import DIVERGENCES
 from tests.reference import exact
-from triton_kernels import backend, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import backend
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

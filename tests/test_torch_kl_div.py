@@ -195,7 +195,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named_before_any_launch(case: str) -> None:
     args, kwargs, error, message = BAD[case]
-    from triton_kernels import trace
+    from triton_kernels.devtools import trace
 
     with trace.launches() as made, pytest.raises(error, match=message):
         lucid.torch.kl_div(*args, **{"reduction": "sum", **kwargs})

@@ -19,7 +19,7 @@ from tests import logits
 from tests.device import DEVICE
 from tests.logits import DIVERGENCES
 from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
-from triton_kernels import trace
+from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
@@ -294,9 +294,9 @@ def test_values_that_kernels_find_wrong_are_errors_where_somebody_waits() -> Non
 
 
 def test_errors_are_found_in_and_after_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton_kernels import reports
+    from triton_kernels.runtime import device_errors
 
-    monkeypatch.setattr(reports, "_buffers", {})  # as before the first call of all
+    monkeypatch.setattr(device_errors, "_buffers", {})  # as before the first call of all
     bad = torch.full_like(LABELS, 9)
     with torch.inference_mode():
         lucid.torch.cross_entropy(S, LABELS)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lucid.torch
 from lucid.torch.operators import KERNELS
 from tests.device import DEVICE
-from triton_kernels import backend, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import backend
 
 pytestmark = [pytest.mark.usefixtures("implementation"), pytest.mark.kernels_only]
 
@@ -133,10 +134,10 @@ def test_strided_inputs_are_not_copied() -> None:
 )
 def test_launches_of_a_call(name: str, forward: int, backward: int) -> None:
     """With a GPU's tiles: partial results and their merging, the mean over tokens; one backward."""
-    from triton_kernels import launch
+    from triton_kernels.runtime import tile_configs
 
     s, t = _inputs(torch.float32)
-    with launch.tables(interpreted=False):
+    with tile_configs.tables(interpreted=False):
         with trace.launches() as made:
             loss = LOSSES[name](s, t)
         assert len(made) == forward

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import lucid.torch
 from tests.device import DEVICE
 from tests.processes import leave
-from triton_kernels import backend
+from triton_kernels.runtime import backend
 
 #: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")

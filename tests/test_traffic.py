@@ -8,7 +8,8 @@ import torch
 import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
-from triton_kernels import launch, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import launch, tile_configs
 
 pytestmark = pytest.mark.interpreter_only
 
@@ -106,7 +107,7 @@ def test_softmax_reads_and_writes_a_row_once_where_it_fits_a_tile(columns: int, 
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax_reads_a_longer_row_twice(log: bool) -> None:
     x = torch.randn(2, 70000)
-    with launch.tables(interpreted=False), trace.traffic() as moved:
+    with tile_configs.tables(interpreted=False), trace.traffic() as moved:
         tk.softmax_forward(x, 1, log=log)
     statistics = 2 * 2 * 3 * 4  # rows, m and d, chunks, bytes
     assert moved.read == 2 * x.nbytes + statistics * 3  # every chunk's program merges all chunks

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import triton_kernels as tk
-from triton_kernels import offline
+from triton_kernels.devtools import aot
 
 
 def _step(length: int, columns: int, dtype: torch.dtype) -> None:
@@ -42,7 +42,7 @@ def _new_variants(lengths: list[int], step: Callable[[int], None]) -> list[int]:
     new = []
     for length in lengths:
         before = len(seen)
-        with tk.launch.planned(lambda launched: seen.add(json.dumps(offline.describe(launched)))):
+        with tk.launch.planned(lambda launched: seen.add(json.dumps(aot.describe(launched)))):
             step(length)
         new.append(len(seen) - before)
     return new

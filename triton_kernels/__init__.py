@@ -6,23 +6,23 @@ On a machine without a GPU they run on CPU tensors, in Triton's interpreter.
 # First of all, since the rest may not be lucid-triton's.
 from . import installation as installation  # isort: split
 
-from . import backend
+from .runtime import backend
 
 with backend.decorating():
-    from . import launch, layout
-    from .cross_entropy import cross_entropy_backward, cross_entropy_forward
-    from .divergence import divergence_forward
-    from .divergence_backward import divergence_backward
-    from .elementwise import pointwise
-    from .embedding import embedding_backward, embedding_forward
-    from .kl_div import kl_div_backward, kl_div_forward
-    from .matmul import matmul
-    from .optimizer import adam_step, sgd_step
-    from .reduce import sum
-    from .reports import check_indices
-    from .soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
-    from .softmax import softmax_backward, softmax_forward
-    from .token_mean import token_mean
+    from .losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
+    from .losses.distillation.backward import divergence_backward
+    from .losses.distillation.forward import divergence_forward
+    from .losses.kl_div import kl_div_backward, kl_div_forward
+    from .losses.reduction import token_mean
+    from .losses.soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
+    from .ops.elementwise import pointwise
+    from .ops.embedding import embedding_backward, embedding_forward
+    from .ops.matmul import matmul
+    from .ops.optimizer import adam_step, sgd_step
+    from .ops.reduce import sum
+    from .ops.softmax import softmax_backward, softmax_forward
+    from .runtime import launch, strides, tile_configs
+    from .runtime.device_errors import check_indices
 
 __all__ = [
     "adam_step",
@@ -37,7 +37,8 @@ __all__ = [
     "kl_div_backward",
     "kl_div_forward",
     "launch",
-    "layout",
+    "strides",
+    "tile_configs",
     "matmul",
     "pointwise",
     "sgd_step",

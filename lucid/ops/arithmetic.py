@@ -38,7 +38,7 @@ def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
         places = " and ".join(str(tensor.device) for tensor in tensors)
         raise RuntimeError(f"operands of {name} must be on one device, got {places}")
     try:
-        tk.layout.broadcast(*(tensor.shape for tensor in tensors))
+        tk.strides.broadcast(*(tensor.shape for tensor in tensors))
     except RuntimeError:
         shapes = " and ".join(str(tensor.shape) for tensor in tensors)
         raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {shapes}") from None

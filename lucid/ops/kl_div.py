@@ -65,7 +65,7 @@ class KLDivBackward(Function):
     ) -> tuple[Tensor | None, ...]:
         ctx.log_target, ctx.scale, ctx.wanted = log_target, scale, wanted
         ctx.save_for_backward(x, target, dloss)
-        ctx.shape = shape = tk.layout.broadcast(tuple(x_meta.shape), target.shape)
+        ctx.shape = shape = tk.strides.broadcast(tuple(x_meta.shape), target.shape)
         compute = tk.launch.arithmetic(x_meta.dtype.torch, target._buffer.dtype)
         # A broadcast operand's gradient is summed afterwards, and rounded only then.
         dtypes = [

@@ -19,6 +19,8 @@ from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
 from lucid.torch.rows import fake_like, fake_results, row_loss, with_gradient
 from lucid.torch.saving import save, saved
+from triton_kernels.losses.cross_entropy import STATISTICS
+from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
 
 
 def cross_entropy(
@@ -62,7 +64,7 @@ def _parts(
 
     def again(dloss: Tensor, x: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
         with kernels_on_cpu(False):
-            statistics = weights.new_zeros((tk.cross_entropy.STATISTICS, weights.numel()))
+            statistics = weights.new_zeros((STATISTICS, weights.numel()))
             statistics[0] = weights
             in_loss = None if factor is None else number(factor.value, weights.dtype)
             return cross_entropy_backward(x, labels, class_weight, statistics, in_loss, dloss, *of[1:])
@@ -90,7 +92,7 @@ def _cross_entropy(
 
 def _cross_entropy_fake(x: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, reduce, _, dtype = options
-    return fake_results(x, tk.launch.arithmetic(x.dtype), tk.cross_entropy.STATISTICS, reduce, dtype)
+    return fake_results(x, tk.launch.arithmetic(x.dtype), STATISTICS, reduce, dtype)
 
 
 def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -196,7 +198,7 @@ def _soft_cross_entropy(
 def _soft_cross_entropy_fake(x: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, reduce, _, dtype = options
     arithmetic = tk.launch.arithmetic(x.dtype, target.dtype)
-    return fake_results(x, arithmetic, tk.soft_cross_entropy.STATISTICS, reduce, dtype)
+    return fake_results(x, arithmetic, SOFT_STATISTICS, reduce, dtype)
 
 
 def _soft_cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -20,6 +20,7 @@ from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator
 from lucid.torch.rows import fake_like, fake_results, row_loss, with_gradient
 from lucid.torch.saving import save, saved
+from triton_kernels.losses.distillation.terms import STATISTICS
 
 
 def divergence(
@@ -63,7 +64,7 @@ def _parts(
 
     def again(dloss: Tensor, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         with kernels_on_cpu(False):
-            statistics = weights.new_zeros((tk.divergence.STATISTICS, weights.numel()))
+            statistics = weights.new_zeros((STATISTICS, weights.numel()))
             statistics[0] = weights
             in_loss = None if factor is None else number(factor.value, weights.dtype)
             return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
@@ -112,7 +113,7 @@ def _divergence(
 
 def _divergence_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     arithmetic = tk.launch.arithmetic(student.dtype, teacher.dtype)
-    return fake_results(student, arithmetic, tk.divergence.STATISTICS, options[11], arithmetic)
+    return fake_results(student, arithmetic, STATISTICS, options[11], arithmetic)
 
 
 def _divergence_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -52,7 +52,7 @@ def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: i
 def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
     if reduce:
         return torch.empty((), dtype=dtype, device=x.device)
-    return tk.layout.fake(x.shape, (x, target), dtype)
+    return tk.strides.fake(x.shape, (x, target), dtype)
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -104,7 +104,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor]:
     operands = (target, dloss) if x is None else (target, dloss, x)
     dx, dtarget = (
-        tk.layout.fake(target.shape, operands, dtype) if wanted else target.new_empty(0)
+        tk.strides.fake(target.shape, operands, dtype) if wanted else target.new_empty(0)
         for wanted, dtype in ((to_x, dtype), (to_target, target.dtype))
     )
     return dx, dtarget

@@ -16,7 +16,7 @@ from torch.autograd import Function
 import triton_kernels
 from lucid.modes import Block, Mode
 from lucid.torch import cpu
-from triton_kernels import backend
+from triton_kernels.runtime import backend
 
 _LIBRARY = torch.library.Library("lucid", "DEF")
 

@@ -17,7 +17,7 @@ import torch
 
 import triton_kernels as tk
 from perf.selection import DTYPES
-from triton_kernels import backend, launch
+from triton_kernels.runtime import backend, launch, tile_configs
 
 #: Short rows, and rows of several chunks; neither a multiple of a tile.
 SHAPES = ((3, 1000), (2, 9001))
@@ -123,7 +123,7 @@ def main(dtypes: Sequence[str]) -> int:
     launched: set[str] = set()
     failed = 0
     observed = launch.observed(lambda made: launched.add(made.kernel.__name__))
-    with launch.tables(interpreted=False), observed:
+    with tile_configs.tables(interpreted=False), observed:
         for dtype in dtypes:
             for name, call in calls(DTYPES[dtype], device):
                 try:

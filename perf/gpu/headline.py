@@ -15,7 +15,8 @@ import torch
 
 import triton_kernels as tk
 from perf.selection import DTYPES
-from triton_kernels import backend, launch, trace
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import backend, tile_configs
 
 #: A case: its name, the call, and for each launch how many times it should read or write a whole tensor; None for
 #: launches that move little.
@@ -55,7 +56,7 @@ def main(shape: str, dtype: str, file: str) -> int:
     n, v = map(int, shape.split("x"))
     device = backend.default_device()
     cuda = device.type == "cuda"
-    with Path(file).open("w") as out, launch.tables(interpreted=False):
+    with Path(file).open("w") as out, tile_configs.tables(interpreted=False):
         for name, call, passes in cases(n, v, DTYPES[dtype], device):
             if cuda:
                 call()  # compiles

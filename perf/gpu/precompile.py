@@ -16,7 +16,7 @@ from perf import cases, overhead, providers, selection, sweep
 from perf.cases import Point
 from perf.errors import NotOfferedError
 from perf.gpu import every_kernel, graphs, steps, tiles
-from triton_kernels import backend
+from triton_kernels.runtime import backend
 
 
 def points() -> Iterator[tuple[Point, tuple[str, ...], tuple[str, ...]]]:

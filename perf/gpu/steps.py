@@ -15,7 +15,7 @@ TESTS = (
     *(
         f"--ignore=tests/test_{name}.py"
         for name in (
-            "offline",
+            "aot",
             "namesakes",
             "packaging",
             "variants",

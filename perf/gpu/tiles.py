@@ -20,8 +20,9 @@ import triton_kernels as tk
 from perf.environment import environment
 from perf.selection import DTYPES
 from perf.timing import Cuda, Device, measure
-from triton_kernels import launch, replay, trace
-from triton_kernels.launch import Config
+from triton_kernels.devtools import trace
+from triton_kernels.runtime import launch, replay, tile_configs
+from triton_kernels.runtime.tile_configs import Config
 
 #: BLOCK_V and warps, by the table of `launch` that they replace.
 TILES = {
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, device: Device | None = None) -
     around = {column: environment()[column] for column in ABOUT}
     device = device or Cuda()
     measured = 0
-    with options.file.open("w", newline="") as out, launch.tables(interpreted=False):
+    with options.file.open("w", newline="") as out, tile_configs.tables(interpreted=False):
         writer = csv.DictWriter(out, (*COLUMNS, *ABOUT), lineterminator="\n")
         writer.writeheader()
         out.flush()

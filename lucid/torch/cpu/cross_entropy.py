@@ -1,7 +1,8 @@
 """Cross-entropy of rows of logits with labels, and its gradient, with torch's operators.
 
-The formulas are those of `triton_kernels.cross_entropy`; m, z, e and d of a row are as in `lucid.torch.cpu.divergence`,
-at T = 1. Loss and gradient come from one pass over chunks of rows, each where it is asked for.
+The formulas are those of `triton_kernels.losses.cross_entropy`; m, z, e and d of a row are as in
+`lucid.torch.cpu.divergence`, at T = 1. Loss and gradient come from one pass over
+chunks of rows, each where it is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
-from triton_kernels.cross_entropy import STATISTICS
+from triton_kernels.losses.cross_entropy import STATISTICS
 
 
 def cross_entropy_forward(

@@ -1,6 +1,7 @@
 """Divergences of rows of student logits s and teacher logits t, and their gradients, with torch's operators.
 
-The formulas are those of `triton_kernels.divergence`. With p = softmax(t/T), q = softmax(s/T), c = log₂e/T, of a row
+The formulas are those of `triton_kernels.losses.distillation`. With p = softmax(t/T), q = softmax(s/T),
+c = log₂e/T, of a row
 
     m = max x,   z = c·(x − m),   e = 2^z,   d = Σ e        so that q = e_s/d_s and log₂ q = z_s − log₂ d_s
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
-from triton_kernels.divergence_math import STATISTICS
+from triton_kernels.losses.distillation.terms import STATISTICS
 
 
 class Options(NamedTuple):
@@ -127,7 +128,7 @@ def divergence_backward(
 
 def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """A fresh tensor laid out as logits are, without gaps."""
-    return tk.layout.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+    return tk.strides.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
 
 
 def token_weights(

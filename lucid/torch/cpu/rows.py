@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from triton_kernels import reports
+from triton_kernels.runtime import device_errors
 
 #: Elements of a chunk for each of torch's threads, up to so many: a few buffers of that size fit in a cache, and it
 #: is worth the call of an operator.
@@ -236,4 +236,4 @@ def check_labels(labels: Tensor, columns: int) -> None:
     """Raise an IndexError where a label is no column."""
     bad = (labels < 0) | (labels >= columns)
     if bad.any():
-        raise reports.error(reports.LABELS.value, int(labels[bad][0]), columns)
+        raise device_errors.error(device_errors.LABELS.value, int(labels[bad][0]), columns)

@@ -1,6 +1,6 @@
 """Cross-entropy of rows of logits with class probabilities, and its gradients, with torch's operators.
 
-The formulas are those of `triton_kernels.soft_cross_entropy`; m, z, e and d of a row are as in
+The formulas are those of `triton_kernels.losses.soft_cross_entropy`; m, z, e and d of a row are as in
 `lucid.torch.cpu.cross_entropy`. Loss and gradients come from one pass over chunks of rows, each where it is asked for.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, rebase, total
-from triton_kernels.soft_cross_entropy import STATISTICS
+from triton_kernels.losses.soft_cross_entropy import STATISTICS
 
 
 def soft_cross_entropy_forward(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lucid.torch.cpu.rows import number
-from triton_kernels import reports
+from triton_kernels.runtime import device_errors
 
 
 class Factor(NamedTuple):
@@ -38,7 +38,7 @@ def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) 
         return Factor(0.0, False)
     if denominator is not None:
         if not denominator > 0:
-            raise reports.error(reports.NORMALIZER.value, 0, 1)
+            raise device_errors.error(device_errors.NORMALIZER.value, 0, 1)
         scale /= denominator.item()
     elif weights is not None:
         total = weights.sum(dtype=torch.float64).item()

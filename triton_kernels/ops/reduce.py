@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, partials
-from .layout import offsets, row_offsets
-from .rows import place
+from ..jit import partials
+from ..jit.tiles import offsets, place, row_offsets
+from ..runtime import launch, strides, tile_configs
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "programs"])
@@ -83,21 +83,21 @@ def sum(
     kept = [dim for dim in range(x.dim()) if dim not in summed]
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
     compute = launch.arithmetic(x.dtype) if x.dtype.is_floating_point else torch.int64
-    row_walk, column_walk = layout.walk_dims(kept, x), layout.walk_dims(summed, x)
+    row_walk, column_walk = strides.walk_dims(kept, x), strides.walk_dims(summed, x)
     row_strides = [x.stride(dim) for dim in kept]
     unit = 16 if all(stride % 16 == 0 for stride in row_strides) else 1
-    coded = layout.walk_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
+    coded = strides.walk_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
     rows, columns = row_walk.numel, column_walk.numel
     column_strides = column_walk.strides[0]
-    config = launch.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
+    config = tile_configs.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
     chunk = config["BLOCK_V"] * config["TILES"]
-    programs = max(1, launch.cdiv(columns, chunk))
+    programs = max(1, tile_configs.cdiv(columns, chunk))
     # Dense in the order in which the walk numbers the rows, whatever the order of the dimensions.
     out = row_walk.empty([x.shape[dim] for dim in kept], dtype, x.device)
     sums = partials.allocate(rows, programs, compute, x.device) if programs > 1 else out
     launch.run(
         _sum_kernel,
-        (launch.cdiv(rows, config["BLOCK_N"]) * programs,),
+        (tile_configs.cdiv(rows, config["BLOCK_N"]) * programs,),
         config,
         x_ptr=x,
         out_ptr=sums,

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 
 Strides = tuple[int, ...] | None
 
@@ -246,76 +244,3 @@ def _memory_order(
                 break
             order[j - 1], order[j] = order[j], order[j - 1]
     return (*(dim for dim, size in enumerate(shape) if is_1(size)), *order)
-
-
-@triton.jit
-def offsets(index, inner_sizes, strides):
-    """Element numbers of a walk to an operand's offsets."""
-    result = tl.zeros_like(index)
-    for i in tl.static_range(len(inner_sizes), 0, -1):
-        result += (index % inner_sizes[i - 1]) * strides[i]
-        index = index // inner_sizes[i - 1]
-    return result + index * strides[0]
-
-
-@triton.jit
-def row_offsets(index, sizes, strides, UNIT: tl.constexpr):
-    """Numbers of rows to an operand's offsets: `offsets` for what `walk_rows` encoded, strides in UNITs of elements."""
-    result = tl.zeros_like(index)
-    for i in tl.static_range(len(sizes), 0, -1):
-        size = (sizes[i - 1] >> 1) + 1
-        result += (index % size) * ((strides[i] >> 1) + 1)
-        index = index // size
-    return (result + index * ((strides[0] >> 1) + 1)) * UNIT
-
-
-@triton.jit
-def read(operand, index, inner_sizes, n, DTYPE: tl.constexpr):
-    """Load elements of an operand, (pointer, strides), and upcast them.
-
-    Elements from n on are not there and read as 0. None for n says that all are: a kernel calls its body with None for
-    whole tiles and with n for the last one, so that whole tiles make wide accesses and execute nothing of a mask.
-    """
-    ptr = operand[0]
-    if operand[1] is None:
-        value = tl.full(index.shape, tl.load(ptr), ptr.dtype.element_ty)
-    else:
-        at = ptr + offsets(index, inner_sizes, operand[1])
-        if n is None:
-            value = tl.load(at)
-        else:
-            value = tl.load(at, mask=index < n, other=0)
-    return value.to(DTYPE)
-
-
-@triton.jit
-def write(ptr, index, value, n):
-    """Round once and store to a dense output, element `index` of the walk; n as for `read`."""
-    _store(ptr, ptr + index, index, value, n)
-
-
-@triton.jit
-def update(operand, index, inner_sizes, value, n):
-    """Round once and store in place, to an operand of its own strides (None: its only element); n as for `read`."""
-    ptr = operand[0]
-    if operand[1] is None:
-        _store(ptr, ptr + index, index, value, n)
-    else:
-        _store(ptr, ptr + offsets(index, inner_sizes, operand[1]), index, value, n)
-
-
-@triton.jit
-def _store(ptr, at, index, value, n):
-    value = value.to(ptr.dtype.element_ty)
-    if n is None:
-        tl.store(at, value)
-    else:
-        tl.store(at, value, mask=index < n)
-
-
-@triton.jit
-def there(value, index, n):
-    """The values of elements that are there, and 0 for others; n as for `read`."""
-    if n is not None:
-        value = tl.where(index < n, value, 0.0)
-    return value

@@ -16,8 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import math
-from .math import LN_2, exp2
+from ...jit import math
+from ...jit.math import LN_2, exp2
 
 #: What is kept of a row: its weight; m and d of student and teacher; two sums; d of the student at temperature 1.
 STATISTICS = 8

@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, math
-from .layout import read, write
+from ..jit import math
+from ..jit.tiles import read, write
+from ..runtime import launch, strides, tile_configs
 
 
 @triton.jit
@@ -239,21 +240,21 @@ def pointwise(
         raise TypeError(f"{op} takes {count} operands, got {len(operands)}")
     tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
     number = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
-    shape = layout.broadcast(*(tensor.shape for tensor in tensors))
-    walk = layout.walk(shape, *tensors)
+    shape = strides.broadcast(*(tensor.shape for tensor in tensors))
+    walk = strides.walk(shape, *tensors)
     if compute is None:
         compute = launch.arithmetic(dtype) if dtype.is_floating_point else dtype
-    strides = iter(walk.strides)
-    by_operand = [next(strides) if isinstance(operand, torch.Tensor) else None for operand in operands]
+    merged = iter(walk.strides)
+    by_operand = [next(merged) if isinstance(operand, torch.Tensor) else None for operand in operands]
     slots = [operand if isinstance(operand, torch.Tensor) else None for operand in operands]
     absent = [None] * (3 - count)
     out = walk.empty(shape, dtype, tensors[0].device)
-    config = launch.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), walk.numel, walk.dims)
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), walk.numel, walk.dims)
     a, b, c = slots + absent
     a_strides, b_strides, c_strides = by_operand + absent
     launch.run(
         _pointwise_kernel,
-        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
         config,
         a_ptr=a,
         b_ptr=b,

@@ -13,14 +13,14 @@ import torch
 import triton_kernels
 from tests.compiling import Compiler
 from tests.device import DEVICE
-from triton_kernels import offline, trace
+from triton_kernels.devtools import aot, trace
 
-#: Modules by their full names: some are shadowed by functions of the package.
 KERNEL_FILES = [
     importlib.import_module(f"triton_kernels.{name}")
     for name in (
-        *("elementwise", "embedding", "kl_div", "matmul", "optimizer", "partials", "reduce", "softmax", "divergence"),
-        *("divergence_backward", "cross_entropy", "soft_cross_entropy", "token_mean"),
+        *(f"ops.{op}" for op in ("elementwise", "embedding", "matmul", "optimizer", "reduce", "softmax")),
+        *(f"losses.{loss}" for loss in ("kl_div", "cross_entropy", "soft_cross_entropy", "reduction")),
+        *("losses.distillation.forward", "losses.distillation.backward", "jit.partials"),
     )
 ]
 
@@ -192,19 +192,19 @@ def planted() -> dict[tuple[str, bool, str], dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("target", offline.TARGETS)
+@pytest.mark.parametrize("target", aot.TARGETS)
 def test_a_kernel_that_the_compiler_refuses_is_found(planted: Any, target: str) -> None:
     assert "error" in planted["refused", True, target]
     assert "report" in planted["copy", True, target]
 
 
-@pytest.mark.parametrize("target", offline.TARGETS)
+@pytest.mark.parametrize("target", aot.TARGETS)
 def test_a_planted_spill_is_found(planted: Any, target: str) -> None:
     assert planted["spill", True, target]["report"]["spills"] > 0
     assert planted["copy", True, target]["report"]["spills"] == 0
 
 
-@pytest.mark.parametrize("target", [target for target in offline.TARGETS if target.startswith("cuda")])
+@pytest.mark.parametrize("target", [target for target in aot.TARGETS if target.startswith("cuda")])
 def test_narrow_accesses_are_found(planted: Any, target: str) -> None:
     wide, narrow = (planted["copy", aligned, target]["report"] for aligned in (True, False))
     assert _wide(wide["loads"]) == _wide(wide["stores"]) == 1024 * 4 // 128
@@ -215,10 +215,10 @@ class TestDescriptions:
     def _describe(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         with trace.launches() as made:
             triton_kernels.kl_div_forward(*args, **kwargs)
-        return [offline.describe(launched) for launched in made]
+        return [aot.describe(launched) for launched in made]
 
     def test_launches_that_differ_only_in_sizes_are_the_same(self) -> None:
-        with triton_kernels.launch.tables(interpreted=False):
+        with triton_kernels.tile_configs.tables(interpreted=False):
             first = self._describe(torch.zeros(50).to(DEVICE), torch.zeros(50).to(DEVICE))
             second = self._describe(torch.zeros(7, 9).to(DEVICE), torch.zeros(7, 9).to(DEVICE))
         assert first == second

@@ -3,7 +3,7 @@
 `describe` turns a launch into plain data, equal for launches that Triton would compile to the same code; `compile_for`
 turns that into machine code with Triton's own argument specialisation, in a process where the interpreter is off:
 
-    TRITON_INTERPRET=0 python -m triton_kernels.offline < descriptions.jsonl > reports.jsonl
+    TRITON_INTERPRET=0 python -m triton_kernels.devtools.aot < descriptions.jsonl > reports.jsonl
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch
+from ..runtime import launch
 
 #: Targets by name: backend, architecture, threads per warp.
 TARGETS: dict[str, tuple[str, int | str, int]] = {

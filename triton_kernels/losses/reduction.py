@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, math, reports
-from .replay import repeated
+from ..jit import math
+from ..runtime import device_errors, launch, tile_configs
+from ..runtime.replay import repeated
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -78,7 +79,7 @@ def _token_mean_kernel(
         denominator = tl.load(denominator_ptr).to(COMPUTE)
         bad = ((denominator > 0) == 0) & (none_counts == 0)
         one = tl.arange(0, 1).to(tl.int64)
-        reports.report(report_ptr, reports.NORMALIZER, one, 1, (one == 0) & bad)
+        device_errors.report(report_ptr, device_errors.NORMALIZER, one, 1, (one == 0) & bad)
         factor = tl.where(bad, float("nan"), math.div(factor, denominator))
     elif weights_ptr is not None:
         factor = math.div(factor, tl.sum(weights, axis=0))
@@ -125,10 +126,10 @@ def token_mean(
     """
     compute = launch.tl_dtype(losses.dtype)
     n, counting = losses.numel(), None
-    config = launch.token_sum(n)
+    config = tile_configs.token_sum(n)
     chunk = config["BLOCK"] * config["TILES"]
     if n > chunk:
-        programs = launch.cdiv(n, chunk)
+        programs = tile_configs.cdiv(n, chunk)
         sums = torch.empty((3, programs), dtype=losses.dtype, device=losses.device)
         launch.run(
             _token_sum_kernel,
@@ -148,12 +149,12 @@ def token_mean(
     launch.run(
         _token_mean_kernel,
         (1,),
-        launch.finalize(n),
+        tile_configs.finalize(n),
         losses_ptr=losses,
         weights_ptr=weights,
         counting_ptr=counting,
         denominator_ptr=denominator,
-        report_ptr=reports.buffer(losses.device),
+        report_ptr=device_errors.buffer(losses.device),
         out_ptr=out,
         factor_ptr=factor,
         n=n,

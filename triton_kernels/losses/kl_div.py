@@ -17,9 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, math, partials
-from .layout import read, there, write
-from .replay import repeated
+from ..jit import math, partials
+from ..jit.tiles import read, there, write
+from ..runtime import launch, strides, tile_configs
+from ..runtime.replay import repeated
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -148,16 +149,16 @@ def kl_div_forward(
     >>> round(kl_div_forward(x, p).item(), 4)
     0.8069
     """
-    shape = layout.broadcast(x.shape, target.shape)
-    walk = layout.walk(shape, x, target)
+    shape = strides.broadcast(x.shape, target.shape)
+    walk = strides.walk(shape, x, target)
     compute = launch.arithmetic(x.dtype, target.dtype)
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
     itemsize = max(x.dtype.itemsize, target.dtype.itemsize)
     # One number beside many elements takes registers, as offsets from several dimensions do.
     dims = walk.dims + (None in walk.strides)
-    config = (launch.pointwise_sum if reduce else launch.pointwise)(itemsize, walk.numel, dims)
+    config = (tile_configs.pointwise_sum if reduce else tile_configs.pointwise)(itemsize, walk.numel, dims)
     chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)
-    programs = launch.cdiv(walk.numel, chunk)
+    programs = tile_configs.cdiv(walk.numel, chunk)
     out = torch.empty((), dtype=dtype, device=x.device) if reduce else walk.empty(shape, dtype, x.device)
     sums = partials.allocate(1, programs, compute, x.device) if reduce and programs != 1 else out
     launch.run(
@@ -275,17 +276,17 @@ def kl_div_backward(
     operands = (target, dloss) if dtarget_dtype is None or x is None else (target, dloss, x)
     if dtarget_dtype is not None and x is None:
         raise ValueError("x must be given for the gradient to the target, got None")
-    walk = layout.walk(shape, *operands)
+    walk = strides.walk(shape, *operands)
     compute = launch.arithmetic(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
     dx, dtarget = (
         None if dtype is None else walk.empty(shape, dtype, target.device) for dtype in (dx_dtype, dtarget_dtype)
     )
-    config = launch.pointwise(
+    config = tile_configs.pointwise(
         max(t.dtype.itemsize for t in (target, x, dx, dtarget) if t is not None), walk.numel, walk.dims
     )
     launch.run(
         _kl_div_backward_kernel,
-        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
         config,
         x_ptr=None if dtarget is None else x,
         y_ptr=target,

@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, reports
-from .rows import place
+from ..jit.tiles import place
+from ..runtime import device_errors, launch, tile_configs
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -38,7 +38,7 @@ def _embedding_kernel(
     at = table_ptr + (row * stride_tr)[:, None] + (offs_d * stride_td)[None, :]
     value = tl.load(at, mask=good[:, None] & mask_d[None, :], other=float("nan"))
     tl.store(out_ptr + (offs_n * width)[:, None] + offs_d[None, :], value, mask=mask_n[:, None] & mask_d[None, :])
-    reports.report(report_ptr, reports.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
+    device_errors.report(report_ptr, device_errors.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
 
 
 def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -66,15 +66,15 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
     flat = indices.reshape(-1)
     out = torch.empty((*indices.shape, width), dtype=table.dtype, device=table.device)
     tokens = flat.numel()
-    config = launch.embedding(table.dtype.itemsize, width)
+    config = tile_configs.embedding(table.dtype.itemsize, width)
     launch.run(
         _embedding_kernel,
-        (launch.cdiv(tokens, config["BLOCK_N"]) * launch.cdiv(width, config["BLOCK_D"]),),
+        (tile_configs.cdiv(tokens, config["BLOCK_N"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat.contiguous(),
         table_ptr=table,
         out_ptr=out,
-        report_ptr=reports.buffer(table.device),
+        report_ptr=device_errors.buffer(table.device),
         tokens=tokens,
         rows=rows,
         width=width,
@@ -135,10 +135,10 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
     flat, dout = indices.reshape(-1).contiguous(), dout.reshape(-1, width)
     tokens = flat.numel()
     dtable = torch.empty((rows, width), dtype=dout.dtype, device=dout.device)
-    config = launch.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
+    config = tile_configs.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
     launch.run(
         _embedding_backward_kernel,
-        (launch.cdiv(rows, config["BLOCK_R"]) * launch.cdiv(width, config["BLOCK_D"]),),
+        (tile_configs.cdiv(rows, config["BLOCK_R"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat,
         dout_ptr=dout,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton.language.target_info import is_cuda
 
-from . import backend
+from ..runtime import backend
 
 _COMPILED = tl.constexpr(not backend.INTERPRETED)
 LN_2 = tl.constexpr(0.6931471805599453)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import launch, reports
+from . import device_errors, launch, tile_configs
 
 #: Layouts that are remembered; the oldest makes room.
 MOST = 1024
@@ -63,7 +63,7 @@ class _Recording(NamedTuple):
 
     def repeat(self, tensors: list[Any]) -> Any:
         device = self.device
-        tensors.append(reports.buffer(device))
+        tensors.append(device_errors.buffer(device))
         for shape, dtype in self.allocations:
             tensors.append(torch.empty(shape, dtype=dtype, device=device))
         if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -99,7 +99,7 @@ def repeated(launcher: Callable[..., Any]) -> Callable[..., Any]:
         if launch.planning() or launch.recording():  # its launches belong to who plans, or to a launcher that calls it
             return launcher(*args, **options)
         tensors: list[Any] = []
-        key: list[Any] = [launcher, launch.interpreted()]
+        key: list[Any] = [launcher, tile_configs.interpreted()]
         for arg in (*args, *options.values()):
             if isinstance(arg, torch.Tensor):
                 tensors.append(arg)
@@ -158,8 +158,8 @@ def _record(
     with launch.recorded() as made:
         results = launcher(*args, **options)
     device = tensors[0].device
-    slots: dict[int, int] = {id(tensor): slot for slot, tensor in enumerate([*tensors, reports.buffer(device)])}
-    known = {tensor.untyped_storage()._cdata for tensor in [*tensors, reports.buffer(device)]}
+    slots: dict[int, int] = {id(tensor): slot for slot, tensor in enumerate([*tensors, device_errors.buffer(device)])}
+    known = {tensor.untyped_storage()._cdata for tensor in [*tensors, device_errors.buffer(device)]}
     storages: dict[int, int] = {}
     allocations: list[tuple[tuple[int, ...], torch.dtype]] = []
 

@@ -16,12 +16,14 @@ import torch
 import triton
 import triton.language as tl
 
-from . import divergence_math as of
-from . import launch, math, reports
-from .divergence_math import D_1, D_S, D_T, M_S, M_T, STATISTICS, W
-from .divergence_rows import finish, look, look_again, put_statistics, scalars_of
-from .replay import repeated
-from .rows import Rows, get, place, put, row_jit, token_weights
+from ...jit import math
+from ...jit.tiles import get, place, put, token_weights
+from ...runtime import device_errors, launch, tile_configs
+from ...runtime.replay import repeated
+from ...runtime.row_tiling import Rows, row_jit
+from . import terms as of
+from .rows import finish, look, look_again, put_statistics, scalars_of
+from .terms import D_1, D_S, D_T, M_S, M_T, STATISTICS, W
 
 #: Name in the API: terms; how a chunk's are moved, None where the terms need d; finish.
 _FORWARD = {
@@ -340,7 +342,7 @@ def divergence_forward(
     s = {"s_ptr": student, "s_row_strides": plan.strides[0], "stride_sv": student.stride(-1)}
     t = {"t_ptr": teacher, "t_row_strides": plan.strides[1], "stride_tv": teacher.stride(-1)}
     tokens = {"weight_ptr": weight, "weight_strides": plan.row_strides[0], "ignore_index": ignore_index}
-    tokens |= {"report_ptr": reports.buffer(student.device)}
+    tokens |= {"report_ptr": device_errors.buffer(student.device)}
     label = {"labels_ptr": labels, "labels_strides": plan.row_strides[1]}
     launch.run(
         _divergence_kernel,
@@ -356,8 +358,8 @@ def divergence_forward(
     )
     if partials is None:
         return losses, stats
-    merge = launch.merge(compute.itemsize, plan.rows, plan.chunks)
-    grid = (launch.cdiv(plan.rows, merge["BLOCK_N"]),)
+    merge = tile_configs.merge(compute.itemsize, plan.rows, plan.chunks)
+    grid = (tile_configs.cdiv(plan.rows, merge["BLOCK_N"]),)
     launch.run(
         _merge_kernel,
         grid,

@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout
-from .layout import read, update
+from ..jit.tiles import read, update
+from ..runtime import launch, strides, tile_configs
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -101,11 +101,11 @@ def sgd_step(
     [0.5]
     """
     tensors = [param, grad] if buffer is None else [param, grad, buffer]
-    walk = layout.walk(param.shape, *tensors)
-    config = launch.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
+    walk = strides.walk(param.shape, *tensors)
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
     launch.run(
         _sgd_kernel,
-        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
         config,
         param_ptr=param,
         grad_ptr=grad,
@@ -220,11 +220,11 @@ def adam_step(
     0.75
     """
     tensors = (param, grad, m, v)
-    walk = layout.walk(param.shape, *tensors)
-    config = launch.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
+    walk = strides.walk(param.shape, *tensors)
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
     launch.run(
         _adam_kernel,
-        (launch.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
         config,
         param_ptr=param,
         grad_ptr=grad,

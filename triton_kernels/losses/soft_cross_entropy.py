@@ -17,10 +17,12 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, math
+from ..jit import math
+from ..jit.tiles import get, load_row, load_tile, place, put, store_tile
+from ..runtime import launch, strides, tile_configs
+from ..runtime.replay import repeated
+from ..runtime.row_tiling import Rows, row_jit
 from .cross_entropy_rows import classes, merge_chunks
-from .replay import repeated
-from .rows import Rows, get, load_row, load_tile, place, put, row_jit, store_tile
 
 #: What is kept of a row: m, d, W.
 STATISTICS = 3
@@ -179,8 +181,8 @@ def soft_cross_entropy_forward(
         UNIT=plan.unit,
     )
     if partials is not None:
-        merge = launch.merge(compute.itemsize, plan.rows, plan.chunks)
-        grid = (launch.cdiv(plan.rows, merge["BLOCK_N"]),)
+        merge = tile_configs.merge(compute.itemsize, plan.rows, plan.chunks)
+        grid = (tile_configs.cdiv(plan.rows, merge["BLOCK_N"]),)
         launch.run(_soft_cross_entropy_merge_kernel, grid, merge, **common)
     return losses, stats
 
@@ -308,16 +310,16 @@ def soft_cross_entropy_backward(
     """
     dx = dy = None
     if dx_dtype is not None:
-        dx = layout.walk(x.shape, x).empty(x.shape, dx_dtype, x.device)
+        dx = strides.walk(x.shape, x).empty(x.shape, dx_dtype, x.device)
     if dy_dtype is not None:
-        dy = layout.walk(y.shape, y).empty(y.shape, dy_dtype, x.device)
+        dy = strides.walk(y.shape, y).empty(y.shape, dy_dtype, x.device)
     tensors = {"x": x, "y": y, "dx": dx, "dy": dy}
     used = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     plan = Rows(x.shape[-1], tuple(used.values()), (dloss,), whole_rows=False)
-    strides = dict(zip(used, plan.strides, strict=True))
+    operand_strides = dict(zip(used, plan.strides, strict=True))
     args: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        args[f"{name}_ptr"], args[f"{name}_row_strides"] = tensor, strides.get(name)
+        args[f"{name}_ptr"], args[f"{name}_row_strides"] = tensor, operand_strides.get(name)
         args[f"stride_{name}v"] = 1 if tensor is None else tensor.stride(-1)
     launch.run(
         _soft_cross_entropy_backward_kernel,

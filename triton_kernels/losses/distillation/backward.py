@@ -16,11 +16,13 @@ import torch
 import triton
 import triton.language as tl
 
-from . import divergence_math as of
-from . import launch, layout, math
-from .divergence_math import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
-from .replay import repeated
-from .rows import Rows, get, load_row, load_tile, place, row_jit, store_tile
+from ...jit import math
+from ...jit.tiles import get, load_row, load_tile, place, store_tile
+from ...runtime import launch, strides
+from ...runtime.replay import repeated
+from ...runtime.row_tiling import Rows, row_jit
+from . import terms as of
+from .terms import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
 
 _GRADIENTS = {
     "forward_kl": of.forward_kl_gradients,
@@ -189,9 +191,9 @@ def divergence_backward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds, dt = student_out, None
     if ds is None and dstudent_dtype is not None:
-        ds = layout.walk(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
+        ds = strides.walk(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
     if dteacher_dtype is not None:
-        dt = layout.walk(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
+        dt = strides.walk(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
     widest = max(g.shape[-1] for g in (ds, dt, student) if g is not None)
     tensors = (student, teacher, *(g for g in (ds, dt) if g is not None))
     plan = Rows(widest, tensors, (labels, dloss), whole_rows=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import triton_kernels
-from triton_kernels import backend, launch
+from triton_kernels.runtime import backend, launch
 
 
 @contextmanager

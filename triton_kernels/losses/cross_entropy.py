@@ -13,11 +13,12 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, math, reports
+from ..jit import math
+from ..jit.tiles import get, load_row, load_tile, place, put, row_offsets, store_tile
+from ..runtime import device_errors, launch, strides, tile_configs
+from ..runtime.replay import repeated
+from ..runtime.row_tiling import Rows, row_jit
 from .cross_entropy_rows import classes, merge_chunks
-from .layout import row_offsets
-from .replay import repeated
-from .rows import Rows, get, load_row, load_tile, place, put, row_jit, store_tile
 
 #: What is kept of a row: the weight of its label's class, m, d, C.
 STATISTICS = 4
@@ -30,7 +31,7 @@ def _labels(labels_operand, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
     label = load_row(labels_operand, offs_n, sizes, mask_n, 0, tl.int64)
     kept = mask_n & (label != ignore_index)
     valid = kept & (label >= 0) & (label < V)
-    reports.report(report_ptr, reports.LABELS, label, V, kept & (valid == 0))
+    device_errors.report(report_ptr, device_errors.LABELS, label, V, kept & (valid == 0))
     return label, kept, valid
 
 
@@ -203,7 +204,7 @@ def cross_entropy_forward(
         "x_ptr": x,
         "labels_ptr": labels,
         "class_ptr": class_weight,
-        "report_ptr": reports.buffer(x.device),
+        "report_ptr": device_errors.buffer(x.device),
         "losses_ptr": losses,
         "stats_ptr": stats,
         "partials_ptr": partials,
@@ -224,8 +225,8 @@ def cross_entropy_forward(
     }
     launch.run(_cross_entropy_kernel, plan.grid, plan.config, **args)
     if partials is not None:
-        merge = launch.merge(compute.itemsize, plan.rows, plan.chunks)
-        launch.run(_cross_entropy_merge_kernel, (launch.cdiv(plan.rows, merge["BLOCK_N"]),), merge, **args)
+        merge = tile_configs.merge(compute.itemsize, plan.rows, plan.chunks)
+        launch.run(_cross_entropy_merge_kernel, (tile_configs.cdiv(plan.rows, merge["BLOCK_N"]),), merge, **args)
     return losses, stats
 
 
@@ -346,7 +347,7 @@ def cross_entropy_backward(
     >>> cross_entropy_backward(x, labels, statistics, torch.tensor(1.0).to(DEVICE)).tolist()
     [[0.5, -0.5]]
     """
-    dx = layout.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
+    dx = strides.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
     plan = Rows(x.shape[-1], (x, dx), (labels, dloss), whole_rows=False)
     launch.run(
         _cross_entropy_backward_kernel,

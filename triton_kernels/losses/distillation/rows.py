@@ -5,10 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import math
-from .divergence_math import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
-from .layout import row_offsets
-from .rows import load_row, load_tile, put
+from ...jit import math
+from ...jit.tiles import load_row, load_tile, put, row_offsets
+from .terms import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
 
 
 @triton.jit

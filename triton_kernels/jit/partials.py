@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch
+from ..runtime import launch, tile_configs
 
 
 def allocate(rows: int, programs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -43,7 +43,7 @@ def finalize(partials: torch.Tensor, out: torch.Tensor, scale: float) -> torch.T
     launch.run(
         _finalize_kernel,
         (rows,),
-        launch.finalize(columns, rows),
+        tile_configs.finalize(columns, rows),
         partials_ptr=partials,
         out_ptr=out,
         columns=columns,

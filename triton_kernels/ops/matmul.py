@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch
+from ..runtime import launch, tile_configs
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -78,11 +78,11 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
     (m, k), n = a.shape, b.shape[1]
     compute = launch.arithmetic(a.dtype)
     out = torch.empty((m, n), dtype=a.dtype, device=a.device)
-    config = launch.matmul(a.dtype.itemsize, m, n, k)
+    config = tile_configs.matmul(a.dtype.itemsize, m, n, k)
     extents = [(size + 2048) * stride for t in (a, b) for size, stride in zip(t.shape, t.stride(), strict=True)]
     launch.run(
         _matmul_kernel,
-        (launch.cdiv(m, config["BLOCK_M"]) * launch.cdiv(n, config["BLOCK_N"]),),
+        (tile_configs.cdiv(m, config["BLOCK_M"]) * tile_configs.cdiv(n, config["BLOCK_N"]),),
         config,
         a_ptr=a,
         b_ptr=b,

@@ -6,7 +6,7 @@
 A program takes a tile of rows. A row that fits the tile is read once. A longer one is read chunk by chunk for its
 statistics, merged in order, and again, last chunk first, for its results: what was read last is most likely in the L2
 cache. Where such rows are too few to fill the chip, each chunk gets a program of its own, in two launches: statistics
-per chunk, then results, which merge the same statistics in the same order. A row has at most `launch.MOST_CHUNKS`
+per chunk, then results, which merge the same statistics in the same order. A row has at most `tile_configs.MOST_CHUNKS`
 chunks, of as many tiles as that takes, so that merging stays cheap. How a row is cut depends on its length, its stride
 and the dtype; its result does not depend on how many rows there are.
 """
@@ -17,10 +17,11 @@ import torch
 import triton
 import triton.language as tl
 
-from . import launch, layout, math, partials
-from .layout import row_offsets
-from .replay import repeated
-from .rows import place, row_jit
+from ..jit import math, partials
+from ..jit.tiles import place, row_offsets
+from ..runtime import launch, strides, tile_configs
+from ..runtime.replay import repeated
+from ..runtime.row_tiling import row_jit
 
 
 @triton.jit
@@ -161,7 +162,7 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
     """
     if x.dim() == 0:
         return softmax_forward(x.view(1), 0, log=log).view(())
-    y = layout.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
+    y = strides.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
     plan = _Plan(dim, x, y)
     compute = launch.tl_dtype(launch.arithmetic(x.dtype))
     shared = {**plan.shared, "x_ptr": x, "stride_xv": x.stride(dim), "stride_yv": y.stride(dim), "COMPUTE": compute}
@@ -285,7 +286,7 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool =
     """
     if y.dim() == 0:
         return softmax_backward(y.view(1), dy.view(1), 0, log=log).view(())
-    dx = layout.walk(y.shape, y).empty(y.shape, y.dtype, y.device)
+    dx = strides.walk(y.shape, y).empty(y.shape, y.dtype, y.device)
     plan = _Plan(dim, y, dy, dx, tiles=2)
     compute = launch.arithmetic(y.dtype)
     shared = {**plan.shared, "y_ptr": y, "dy_ptr": dy, "COMPUTE": launch.tl_dtype(compute), "LOG": log}
@@ -306,15 +307,15 @@ class _Plan:
         first = tensors[0]
         dim %= first.dim()
         lead = [d for d in range(first.dim()) if d != dim]
-        strides = [tuple(tensor.stride(d) for d in lead) for tensor in tensors]
-        unit = layout.row_unit(tensors, dim)
-        walk = layout.walk_rows([first.shape[d] for d in lead], strides, [unit] * len(tensors), in_order=False)
+        given_strides = [tuple(tensor.stride(d) for d in lead) for tensor in tensors]
+        unit = strides.row_unit(tensors, dim)
+        walk = strides.walk_rows([first.shape[d] for d in lead], given_strides, [unit] * len(tensors), in_order=False)
         columns = first.shape[dim]
         self.rows, self.strides = walk.rows, walk.strides
-        self.config = launch.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, tiles)
-        self.chunks, per_chunk = launch.chunks(self.config, columns)
-        self.split = launch.split_rows(self.config, self.rows, columns)
-        blocks = launch.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
+        self.config = tile_configs.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, tiles)
+        self.chunks, per_chunk = tile_configs.chunks(self.config, columns)
+        self.split = tile_configs.split_rows(self.config, self.rows, columns)
+        blocks = tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
         self.grid = (blocks * (self.chunks if self.split else 1),)
         reach = max(tensor.stride(dim) for tensor in tensors) * (columns + per_chunk * self.config["BLOCK_V"])
         wide = max((self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import math
-from .rows import get
+from ..jit import math
+from ..jit.tiles import get
 
 
 @triton.jit

@@ -1,0 +1,1 @@
+"""Kernels of what the facade's own arithmetic needs, and their launchers."""
