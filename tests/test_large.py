@@ -11,7 +11,7 @@ import triton_kernels as tk
 from tests import logits
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import strides
+from triton_kernels.runtime import strides, tile_configs
 
 FAR = 2**31 + 2**20
 

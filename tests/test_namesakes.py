@@ -81,7 +81,7 @@ def test_another_triton_kernels_over_ours_is_named_with_its_file(statement: str,
 @pytest.mark.parametrize("package", PACKAGES)
 def test_ours_over_another_package_is_refused_with_the_others_files(package: str, statement: str, site: Path) -> None:
     _write(site, package, over=False)
-    others = {"triton_kernels": "matmul_ogs.py, topk_details", "lucid": "_tensor.py, models"}
+    others = {"triton_kernels": "matmul_ogs.py, reduce.py, topk_details", "lucid": "_tensor.py, models"}
     _check(_error(statement, site), str(site / package), others[package], "no environment can have both")
 
 

@@ -125,7 +125,7 @@ with_the_accepted_triton = pytest.mark.skipif(
 class TestCheck:
     @with_the_accepted_triton
     def test_a_software_logarithm_is_found(self, tmp_path: Path) -> None:
-        tree = _tree(tmp_path, "triton_kernels/math.py", "        y = log2_approx(p)\n", "        y = tl.log2(p)\n")
+        tree = _tree(tmp_path, "triton_kernels/jit/math.py", "        y = log2_approx(p)\n", "        y = tl.log2(p)\n")
         done = _static(tree, "--check", "--kernels", "kl_div", "--dtypes", "bf16", "--targets", "cuda:90")
         assert done.returncode == 1
         assert "kl_div, forward, probabilities, summed, bf16, cuda:90: instructions" in done.stderr
@@ -133,7 +133,7 @@ class TestCheck:
 
     @with_the_accepted_triton
     def test_a_spill_is_found(self, tmp_path: Path) -> None:
-        tree = _tree(tmp_path, "triton_kernels/launch.py", "limit = 32768 //", "limit = 131072 //")
+        tree = _tree(tmp_path, "triton_kernels/runtime/tile_configs.py", "limit = 32768 //", "limit = 131072 //")
         done = _static(tree, "--check", "--kernels", "softmax", "--dtypes", "fp32", "--targets", "cuda:90")
         assert done.returncode == 1
         assert "softmax, forward, long rows, fp32, cuda:90: spills" in done.stderr
@@ -188,14 +188,14 @@ class TestCheck:
 
 def test_a_revision_is_compared_with_what_is_there(tmp_path: Path) -> None:
     finalize = 'return Config({"BLOCK": 4096}, num_warps='
-    tree = _tree(tmp_path, "triton_kernels/launch.py", finalize, finalize)
+    tree = _tree(tmp_path, "triton_kernels/runtime/tile_configs.py", finalize, finalize)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "triton_kernels"], ["commit", "-qm", "before"]):
         subprocess.run([*git, *command], cwd=tree, check=True)
     which = ("--kernels", "finalize", "--targets", "cuda:90")
     done = _static(tree, "--diff", "HEAD", *which)
     assert (done.returncode, done.stdout.strip()) == (0, "no figure has changed since HEAD"), done.stderr
-    file = tree / "triton_kernels/launch.py"
+    file = tree / "triton_kernels/runtime/tile_configs.py"
     file.write_text(file.read_text().replace(finalize + "8)", finalize + "2)"))
     done = _static(tree, "--diff", "HEAD", *which)
     assert done.returncode == 0, done.stderr
