@@ -17,11 +17,12 @@ Examples
 
 from importlib import metadata
 
-from lucid import namesakes as namesakes  # isort: split
+from lucid import _namesakes as _namesakes  # isort: split
 
 from lucid import autograd, nn, ops, optim
+from lucid._flags import check_values
+from lucid._lazy import fusion
 from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from lucid.checked import check_values
 from lucid.device import device, get_default_device, set_default_device
 from lucid.dtype import (
     bfloat16,
@@ -58,7 +59,6 @@ from lucid.factories import (
     zeros,
     zeros_like,
 )
-from lucid.fusion import fusion
 from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
 from lucid.random import manual_seed
 from lucid.tensor import Tensor

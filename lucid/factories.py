@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucid.arguments import check_dense, type_name
+from lucid._arguments import check_dense, type_name
+from lucid._lazy import hand_out
 from lucid.device import device as DeviceType
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DTypeType
 from lucid.dtype import float32
-from lucid.fusion import hand_out
 from lucid.random import generator
 from lucid.tensor import Tensor
 

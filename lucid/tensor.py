@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucid.arguments import type_name
+from lucid._arguments import type_name
+from lucid._clobbered import check_unspent
+from lucid._hooks import RemovableHandle, register
+from lucid._lazy import Deferred, filled, hand_out, settle
 from lucid.device import device as Device
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DType
-from lucid.fusion import Deferred, filled, hand_out, settle
-from lucid.hooks import RemovableHandle, register
-from lucid.spent import check_unspent
 
 
 def room(name: str) -> Any:

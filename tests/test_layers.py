@@ -70,19 +70,18 @@ ROOMS = [
     ("lucid.factories", "lucid.printing"),
     ("lucid.tensor",),
     (
-        "lucid.arguments",
-        "lucid.checked",
+        "lucid._arguments",
         "lucid.device",
         "lucid.dtype",
-        "lucid.fusion",
-        "lucid.hooks",
-        "lucid.logits",
-        "lucid.namesakes",
+        "lucid._lazy",
+        "lucid._hooks",
+        "lucid._loss_args",
+        "lucid._namesakes",
         "lucid.random",
-        "lucid.spent",
+        "lucid._clobbered",
         "lucid.typing",
     ),
-    ("lucid.modes",),
+    ("lucid._flags",),
 ]
 
 

@@ -18,7 +18,7 @@ import torch
 
 import lucid
 from lucid import nn
-from lucid.hooks import RemovableHandle
+from lucid._hooks import RemovableHandle
 
 X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]], np.float32)
 Pair = namedtuple("Pair", "first second")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lucid import nn
-from lucid.hooks import RemovableHandle, register
+from lucid._hooks import RemovableHandle, register
 
 
 def test_handles_have_ids_of_their_own_and_hold_nothing() -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lucid.arguments import type_name
+from lucid._arguments import type_name
 from lucid.autograd.function import FREED, Edge, Node
 from lucid.autograd.grad_mode import set_grad_enabled
 from lucid.tensor import Tensor, check_like, room

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lucid._lazy import version_of
 from lucid.autograd.grad_mode import is_grad_enabled, no_grad
-from lucid.fusion import version_of
 from lucid.tensor import Tensor
 
 FREED = (

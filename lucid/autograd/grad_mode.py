@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from lucid.modes import Block, Mode
+from lucid._flags import Block, Mode
 
 _mode = Mode(True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lucid.arguments import Tensors
+from lucid._arguments import Tensors
 from lucid.tensor import Tensor
 
 LUCID = Tensors(

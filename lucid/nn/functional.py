@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lucid import ops
-from lucid.arguments import boolean, one_of
+from lucid._arguments import boolean, one_of
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
 from lucid.nn.losses import cross_entropy, distillation_loss

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucid.arguments import type_name
+from lucid._arguments import type_name
 from lucid.random import generator
 from lucid.tensor import Tensor
 

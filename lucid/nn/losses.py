@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid import logits, ops
+from lucid import _loss_args, ops
 from lucid.nn.checks import LUCID
 from lucid.tensor import Tensor
 from lucid.typing import Divergence, LabelReduction, Reduction
@@ -107,7 +107,7 @@ def distillation_loss(
     >>> student.grad[1].tolist()
     [0.0, 0.0, 0.0]
     """
-    options, how, denominator = logits.distillation(
+    options, how, denominator = _loss_args.distillation(
         LUCID,
         student_logits,
         teacher_logits,
@@ -125,7 +125,7 @@ def distillation_loss(
         inplace_gradient=inplace_gradient,
     )
     if options.inplace_gradient:
-        logits.check_writable(student_logits._buffer, teacher_logits._buffer)
+        _loss_args.check_writable(student_logits._buffer, teacher_logits._buffer)
     return ops.distillation_loss(
         student_logits,
         teacher_logits,
@@ -198,7 +198,7 @@ def cross_entropy(
     >>> F.cross_entropy(x, lucid.tensor([[0.5, 0.5], [0.9, 0.1]]))
     tensor(0.5556)
     """
-    of = logits.cross_entropy(
+    of = _loss_args.cross_entropy(
         LUCID, x, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
     return ops.cross_entropy(of, class_weight=weight)

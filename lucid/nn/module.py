@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from lucid.autograd import no_grad
-from lucid.nn.calling import Hooked
-from lucid.nn.layout import indented, layout
-from lucid.nn.members import Members
+from lucid.nn._attribute_mixin import Members
+from lucid.nn._hook_mixin import Hooked
+from lucid.nn._repr import indented, layout
 from lucid.nn.parameter import Parameter
 from lucid.nn.state import IncompatibleKeys, load_state, named_state
 from lucid.tensor import Tensor, parse_to

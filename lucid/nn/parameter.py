@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid.arguments import type_name
+from lucid._arguments import type_name
 from lucid.tensor import Tensor
 
 __all__ = ["Parameter"]

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._clobbered import spend
+from lucid._loss_args import CrossEntropy, Distillation, Reduction
 from lucid.autograd.function import Function
-from lucid.logits import CrossEntropy, Distillation, Reduction
 from lucid.ops.memory import report
-from lucid.spent import spend
 from lucid.tensor import Tensor
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 import triton_kernels as tk
-from lucid.fusion import Deferred, filled, is_fusion_enabled, is_shared
+from lucid._lazy import Deferred, filled, is_fusion_enabled, is_shared
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
 

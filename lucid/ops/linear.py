@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import triton_kernels as tk
-from lucid.arguments import type_name
+from lucid._arguments import type_name
 from lucid.autograd.function import Function
 from lucid.ops.memory import permute, reshape
 from lucid.ops.reduction import sum

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._flags import is_checking
 from lucid.autograd.function import Function
-from lucid.checked import is_checking
 from lucid.device import device
 from lucid.dtype import dtype
 from lucid.tensor import Tensor

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._lazy import Deferred, filled, is_source
 from lucid.autograd.grad_mode import is_grad_enabled
-from lucid.fusion import Deferred, filled, is_source
 from lucid.tensor import Tensor
 
 #: Numbers that are taken for temperatures or their inverses: far from where float32 ends.

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._lazy import Deferred, filled, is_fusion_enabled, is_source
 from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
-from lucid.fusion import Deferred, filled, is_fusion_enabled, is_source
 from lucid.ops.arithmetic import exp, mul, neg, sub
 from lucid.ops.reduction import sum
 from lucid.ops.scaled import Scaled

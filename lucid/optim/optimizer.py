@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lucid.arguments import type_name
+from lucid._arguments import type_name
 from lucid.tensor import Tensor
 
 

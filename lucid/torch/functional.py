@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucid import logits
-from lucid.arguments import Tensors, boolean, check_dense, one_of
+from lucid import _loss_args
+from lucid._arguments import Tensors, boolean, check_dense, one_of
 from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import cross_entropy as entropies
 from lucid.torch import divergence as of_logits
@@ -181,7 +181,7 @@ def distillation_loss(
     if torch.compiler.is_compiling() and isinstance(normalizer, int) and isinstance(student_logits, Tensor):
         # A count of tokens differs from step to step, and the compiler takes an operator's numbers for constants.
         normalizer = torch.full((), normalizer, device=student_logits.device)
-    options, how, denominator = logits.distillation(
+    options, how, denominator = _loss_args.distillation(
         TORCH,
         student_logits,
         teacher_logits,
@@ -200,7 +200,7 @@ def distillation_loss(
     )
     in_place = options.inplace_gradient and not torch.compiler.is_compiling()
     if in_place:
-        logits.check_writable(student_logits, teacher_logits)
+        _loss_args.check_writable(student_logits, teacher_logits)
     return of_logits.divergence(
         student_logits,
         teacher_logits,
@@ -291,7 +291,7 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _deprecated(size_average, reduce)
-    of = logits.cross_entropy(
+    of = _loss_args.cross_entropy(
         TORCH,
         input,
         target,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lucid.arguments import boolean, one_of
-from lucid.logits import DistillationOptions, check_cross_entropy
+from lucid._arguments import boolean, one_of
+from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 

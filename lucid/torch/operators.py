@@ -14,7 +14,7 @@ import torch
 from torch.autograd import Function
 
 import triton_kernels
-from lucid.modes import Block, Mode
+from lucid._flags import Block, Mode
 from lucid.torch import cpu
 from triton_kernels.runtime import backend
 

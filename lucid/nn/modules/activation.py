@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lucid.nn import functional as F
 from lucid.nn.module import Module
-from lucid.nn.modules.arguments import optional_dim
+from lucid.nn.modules._arguments import optional_dim
 from lucid.tensor import Tensor
 
 __all__ = ["LogSoftmax", "ReLU", "Softmax", "Tanh"]

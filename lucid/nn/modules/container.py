@@ -8,7 +8,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Va
 from itertools import count
 from typing import Any, Self, SupportsIndex, TypeAlias, overload
 
-from lucid.nn.layout import indented, layout
+from lucid.nn._repr import indented, layout
 from lucid.nn.module import Module
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]

@@ -7,7 +7,7 @@ from lucid.dtype import dtype as DType
 from lucid.nn import functional as F
 from lucid.nn import init
 from lucid.nn.module import Module
-from lucid.nn.modules.arguments import empty_parameter, positive_int
+from lucid.nn.modules._arguments import empty_parameter, positive_int
 from lucid.nn.parameter import Parameter
 from lucid.tensor import Tensor
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lucid.arguments import boolean, one_of
-from lucid.logits import DistillationOptions, check_cross_entropy
+from lucid._arguments import boolean, one_of
+from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lucid import typing
-from lucid.arguments import FLOATING, INTEGERS, Tensors, boolean, integer, number, one_of, same
+from lucid._arguments import FLOATING, INTEGERS, Tensors, boolean, integer, number, one_of, same
 
 #: Of a mixture and of labels, where none is given.
 DEFAULT_BETA, DEFAULT_IGNORED = 0.5, -100

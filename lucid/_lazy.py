@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from lucid.modes import Block, Mode
+from lucid._flags import Block, Mode
 
 _mode = Mode(True)
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from lucid.hooks import RemovableHandle, check_hook, register
+from lucid._hooks import RemovableHandle, check_hook, register
 from lucid.nn.backward_hooks import BackwardHooks
 
 __all__ = ["Hooked"]
