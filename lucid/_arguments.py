@@ -1,4 +1,4 @@
-"""Checks of arguments, for tensors of lucid and of torch: each raises one error that names the argument."""
+"""Validation of arguments, for tensors of lucid and of torch: each check raises one error that names the argument."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 
-#: What kernels calculate with, and what they take as labels.
+#: Dtypes of operands, and of labels.
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Tensors:
-    """Checks of tensors of one kind.
+class TensorValidator:
+    """Checks of tensors of one class, lucid's or torch's.
 
     Attributes
     ----------
     kind
-        Their class.
+        The accepted class.
     name
-        What errors call one of them.
+        The class's name in messages.
     like
-        One as a torch tensor of its shape, dtype, device and strides, without looking at values.
+        Return a torch tensor of the same shape, dtype, device and strides, without reading values.
     wrap
-        One over the memory of a torch tensor.
+        Make a tensor of the class on the memory of a torch tensor.
     others
-        Kinds of array that come in their place, and what makes one of those, with {} for the argument's name.
+        Other array classes, and the expression that converts them, with {} for the argument's name.
     """
 
     kind: type[Any]
@@ -42,7 +42,7 @@ class Tensors:
     others: dict[type[Any], str]
 
     def check(self, name: str, value: Any) -> None:
-        """A tensor of the kind."""
+        """Raise TypeError unless `value` is a tensor of the class."""
         if not isinstance(value, self.kind):
             remedy = next(
                 (f": pass {how.format(name)}" for kind, how in self.others.items() if isinstance(value, kind)), ""
@@ -50,41 +50,41 @@ class Tensors:
             raise TypeError(f"{name} must be {self.name}, got {type_name(value)}{remedy}")
 
     def check_floating(self, name: str, value: Any) -> None:
-        """A tensor of a floating dtype."""
+        """Raise TypeError unless `value` is a tensor of a floating dtype."""
         self.check(name, value)
         if self.like(value).dtype not in FLOATING:
             raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
     def check_device(self, name: str, value: Any, other_name: str, other: Any) -> None:
-        """On the device of another tensor."""
-        places = self.like(value).device, self.like(other).device
-        if places[0] != places[1]:
+        """Raise RuntimeError unless both tensors are on one device."""
+        devices = self.like(value).device, self.like(other).device
+        if devices[0] != devices[1]:
             raise RuntimeError(
-                f"{name} and {other_name} must be on one device, got {name} on {places[0]} and {other_name} on "
-                f"{places[1]}"
+                f"{name} and {other_name} must be on one device, got {name} on {devices[0]} and {other_name} on "
+                f"{devices[1]}"
             )
 
     def check_tokens(self, name: str, value: Any, logits: Any, accepted: str, dtypes: tuple[torch.dtype, ...]) -> None:
-        """None, or something for each row of logits, of one of some dtypes, without a gradient."""
+        """Raise unless `value` is None, or has one entry per row of logits, an accepted dtype, and requires no grad."""
         if value is None:
             return
         self.check(name, value)
         if self.like(value).dtype not in dtypes:
             raise TypeError(f"{name} must be {accepted}, got {value.dtype}")
         shape = tuple(logits.shape[:-1])
-        if not same(value.shape, shape):
+        if not same_shape(value.shape, shape):
             raise RuntimeError(f"{name} must have shape {shape}, one for each row of logits, got {tuple(value.shape)}")
         self.check_device(name, value, "logits", logits)
         self.check_constant(name, value)
 
     def check_constant(self, name: str, value: Any) -> None:
-        """Without a gradient."""
+        """Raise RuntimeError if `value` requires grad."""
         if value.requires_grad:
             raise RuntimeError(f"{name} must not require grad, as it gets no gradient: pass {name}.detach()")
 
 
-def same(shape: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether shapes are equal; of sizes that depend on data torch's compiler learns that only when the graph runs."""
+def same_shape(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether shapes are equal; data-dependent sizes are compared when the compiled graph runs."""
     if not torch.compiler.is_compiling():
         return tuple(shape) == tuple(other)
     from torch.fx.experimental.symbolic_shapes import guard_or_true  # which takes a second to import
@@ -97,41 +97,41 @@ def same(shape: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def type_name(value: Any) -> str:
-    """The name of a value's type, of whose library where others have one of that name."""
+    """Return the name of a value's type, qualified with its library where several have one of that name."""
     name, library = type(value).__name__, type(value).__module__.partition(".")[0]
     full = {"Tensor": "{}.Tensor", "Parameter": "{}.nn.Parameter", "ndarray": "{}.ndarray"}
     return full.get(name, name).format(library)
 
 
 def check_dense(name: str, value: torch.Tensor) -> None:
-    """A torch tensor whose elements lie in memory by strides."""
+    """Raise TypeError unless a torch tensor is strided."""
     if value.is_nested:
         remedy = f"torch.cat({name}.unbind())" if value.layout is torch.strided else f"{name}.values()"
-        raise TypeError(f"{name} must be no nested tensor: pass {remedy}, the elements of all its parts")
+        raise TypeError(f"{name} must not be a nested tensor: pass {remedy}, the elements of all its parts")
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be dense, got layout {value.layout}: pass {name}.to_dense()")
 
 
-def number(name: str, value: Any, accepted: str, fits: Callable[[Any], bool]) -> float:
-    """A real number that fits, as a float; `accepted` says which do."""
+def check_real(name: str, value: Any, accepted: str, predicate: Callable[[Any], bool]) -> float:
+    """Return `value` as a float; raise unless it is real and satisfies `predicate`, which `accepted` describes."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {accepted}, got {type_name(value)}")
     result = float(value)
-    # Compared with infinity, since the compiler of torch may know a number only as a symbol; NaN compares false.
-    if not (abs(result) < math.inf and fits(value)):
+    # Compared with infinity, since torch's compiler may know a number only as a symbol; NaN compares false.
+    if not (abs(result) < math.inf and predicate(value)):
         raise ValueError(f"{name} must be {accepted}, got {value}")
     return result
 
 
-def boolean(name: str, value: Any) -> bool:
-    """A bool, NumPy's included; other values are mix-ups of arguments, whatever their truth."""
+def check_bool(name: str, value: Any) -> bool:
+    """Return `value` as a bool; raise TypeError unless it is one, or NumPy's."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a bool, got {type_name(value)}")
     return bool(value)
 
 
-def integer(name: str, value: Any) -> int:
-    """An integer of 64 bits; a bool is a mix-up of arguments."""
+def check_int(name: str, value: Any) -> int:
+    """Return `value` as an int; raise unless it is an integer of 64 bits. A bool is rejected."""
     if not isinstance(value, bool | np.bool_):
         try:
             result = operator.index(value)
@@ -144,7 +144,7 @@ def integer(name: str, value: Any) -> int:
     raise TypeError(f"{name} must be an int, got {type_name(value)}")
 
 
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """One of some words."""
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Switches that hold for a thread, and blocks of code in which one is on or off."""
+"""Thread-local flags, and context managers that set one."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Mode(threading.local):
-    """A switch; each thread has its own, first as given."""
+class ThreadLocalFlag(threading.local):
+    """A flag; `enabled` is its initial value in each thread."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
 
 
-class Block:
-    """A context manager and decorator that holds a switch at one value; may be nested and reused."""
+class FlagScope:
+    """Context manager and decorator that sets a flag; reentrant and reusable."""
 
-    _mode: ClassVar[Mode]
+    _flag: ClassVar[ThreadLocalFlag]
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = bool(enabled)
         self._before: list[bool] = []
 
     def __enter__(self) -> None:
-        self._before.append(self._mode.enabled)
-        self._mode.enabled = self._enabled
+        self._before.append(self._flag.enabled)
+        self._flag.enabled = self._enabled
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._mode.enabled = self._before.pop()
+        self._flag.enabled = self._before.pop()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            block = copy(self)  # as calls may overlap, in several threads
-            block._before = []
-            with block:
+            scope = copy(self)  # calls may overlap, in several threads
+            scope._before = []
+            with scope:
                 return function(*args, **kwargs)
 
         return wrapped
 
 
-_checking = Mode(False)
+_checking = ThreadLocalFlag(False)
 
 
-class check_values(Block):
-    """Wait for each kernel that looks at values, as a context manager (``with lucid.check_values():``) or a decorator.
+class check_values(FlagScope):
+    """Synchronous checks of values, as a context manager (``with lucid.check_values():``) or decorator; per thread.
 
-    A label or an index out of range, or a normalizer in device memory that is not positive, is found by the kernel that
-    meets it. On a GPU nobody waits for that: the result is NaN, and the error comes when values are next read back.
-    Within, it comes from the call itself. Where kernels run on the CPU it always does. Per thread.
+    A kernel finds a label or an index out of range, or a normalizer in device memory that is not positive. On a GPU
+    such errors are asynchronous: the result is NaN, and the error is raised when values are next copied to the host.
+    Within this context the call itself synchronizes and raises. Kernels on the CPU are always synchronous.
 
     Parameters
     ----------
     enabled : bool
-        Whether to wait within. Nobody does, unless said otherwise.
+        Synchronize inside the block. Default: True.
 
     Examples
     --------
@@ -74,12 +74,12 @@ class check_values(Block):
     IndexError: labels must lie in 0 to 1, the columns of the logits, or be ignore_index, got 2
     """
 
-    _mode = _checking
+    _flag = _checking
 
     def __init__(self, enabled: bool = True) -> None:
         super().__init__(enabled)
 
 
 def is_checking() -> bool:
-    """Whether this thread waits for what kernels find wrong."""
+    """Return whether calls of this thread synchronize to raise errors of kernels."""
     return _checking.enabled

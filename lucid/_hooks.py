@@ -15,7 +15,7 @@ _ids = itertools.count()
 
 
 class RemovableHandle:
-    """The right to take one hook out of its collection again.
+    """Handle to remove a hook.
 
     The handle refers to the collection weakly: keeping a handle keeps neither a tensor nor a module alive.
 
@@ -89,7 +89,7 @@ def register(hooks: OrderedDict[int, Any], fn: Callable[..., Any], *, prepend: b
     fn : callable
         The hook.
     prepend : bool
-        Put `fn` before the hooks that are there already instead of behind them.
+        Put `fn` before the existing hooks instead of after them.
 
     Returns
     -------

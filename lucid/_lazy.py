@@ -1,8 +1,8 @@
-"""Values that are calculated when somebody looks at them, so that a fused kernel can do without; and the switch.
+"""Lazily computed values, which a fused kernel can do without, and the switch for fusion.
 
-A `Deferred` stands for memory that is not filled yet. Nobody can tell, but by the time and memory it saves: whoever is
-about to write to what it will be calculated from calls `settle` first, and of memory that others can write to unseen,
-because it was handed out to torch or NumPy or came from there, nothing is deferred.
+A `Deferred` stands for memory that is not computed yet. Laziness is unobservable except for time and memory. Code that
+is about to write to a source of a deferred value calls `realize_dependents` first. Values of memory that is shared with
+torch or NumPy, which others can write to without going through lucid, are never deferred.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import cast
 
 import torch
 
-from lucid._flags import Block, Mode
+from lucid._flags import FlagScope, ThreadLocalFlag
 
-_mode = Mode(True)
+_flag = ThreadLocalFlag(True)
 
-#: Held while what waits for memory is noted, moved or gone through: any thread may be the first to look.
-_noting = threading.Lock()
+#: Held while dependents are registered, moved or iterated over: any thread may be the first to read a value.
+_registry_lock = threading.Lock()
 
 
-class fusion(Block):
-    """Whether operations are fused, as a context manager (``with lucid.fusion(False):``) or a decorator; per thread.
+class fusion(FlagScope):
+    """Fusion of operations, as a context manager (``with lucid.fusion(False):``) or a decorator; per thread.
 
     The KL divergence of a ``log_softmax`` and a ``softmax``, or of two ``log_softmax`` with ``log_target=True``, over
-    the last dimension is calculated straight from the logits, also where these are divided or multiplied by a number,
-    the temperature. The quotients and softmaxes themselves are calculated if something else asks for their values. Only
-    rounding, time and memory differ. Without fusion everything is calculated where it is called. So is what is made
-    from memory that is shared with torch, NumPy or over DLPack, as it could change unseen; `Tensor.clone` gives a
+    the last dimension is computed from the logits in one kernel, also where these are divided or multiplied by a
+    number, the temperature. The quotients and softmaxes are computed only if their values are read. Only rounding, time
+    and memory differ. Without fusion each operation is computed when it is called. So are operations on memory that is
+    shared with torch, NumPy or over DLPack, which could be modified without lucid's knowledge; `Tensor.clone` gives a
     tensor memory of its own.
 
     Parameters
     ----------
     enabled : bool
-        Whether to fuse within. It is, unless said otherwise.
+        Fuse inside the block. Default: True.
 
     Examples
     --------
@@ -47,148 +47,148 @@ class fusion(Block):
     '0.011704'
     """
 
-    _mode = _mode
+    _flag = _flag
 
     def __init__(self, enabled: bool = True) -> None:
         super().__init__(enabled)
 
 
 def is_fusion_enabled() -> bool:
-    """Whether operations are fused now, in this thread."""
-    return _mode.enabled
+    """Return whether operations are fused, in this thread."""
+    return _flag.enabled
 
 
 class _Allocation:
-    """What is known of a piece of memory: whether others can write to it, and what is yet to be calculated from it."""
+    """State of an allocation: whether it is shared outside of lucid, and the deferred values that read it."""
 
     def __init__(self) -> None:
         self.shared = False
-        self.waiting: weakref.WeakSet[Deferred] = weakref.WeakSet()
+        self.dependents: weakref.WeakSet[Deferred] = weakref.WeakSet()
 
 
-def _waiting(memory: torch.Tensor | Deferred) -> weakref.WeakSet[Deferred]:
-    """What is to be calculated from it."""
+def _dependents_of(memory: torch.Tensor | Deferred) -> weakref.WeakSet[Deferred]:
+    """Return the deferred values that read `memory`."""
     if isinstance(memory, Deferred) and memory.pending:
-        return memory.waiting
-    return _allocation(filled(memory)).waiting
+        return memory.dependents
+    return _allocation(realize(memory)).dependents
 
 
 def _allocation(buffer: torch.Tensor) -> _Allocation:
-    # torch keeps a storage's Python object, with its attributes, as long as the memory: views meet here.
+    # torch keeps a storage's Python object, with its attributes, as long as the memory; all views have the same one.
     return cast(_Allocation, vars(buffer.untyped_storage()).setdefault("_lucid", _Allocation()))
 
 
 def is_shared(buffer: torch.Tensor) -> bool:
-    """Whether others can write to its memory unseen."""
+    """Return whether the memory can be written to without going through lucid."""
     return _allocation(buffer).shared
 
 
-def is_source(buffer: torch.Tensor) -> bool:
-    """Whether what is calculated from it, and as large, may be deferred."""
-    if not _mode.enabled or not buffer.numel() or is_shared(buffer):
+def can_defer(buffer: torch.Tensor) -> bool:
+    """Return whether a value of the same size that reads `buffer` may be deferred."""
+    if not _flag.enabled or not buffer.numel() or is_shared(buffer):
         return False
-    # A small part would keep the whole alive.
+    # A small view would keep the whole allocation alive.
     return 2 * buffer.numel() * buffer.itemsize >= buffer.untyped_storage().nbytes()
 
 
-def settle(buffer: torch.Tensor) -> torch.Tensor:
-    """The buffer, about to be written to: what is to be calculated from its memory is calculated first."""
-    with _noting:
-        waiting = tuple(_allocation(buffer).waiting)
-    for deferred in waiting:
+def realize_dependents(buffer: torch.Tensor) -> torch.Tensor:
+    """Compute all deferred values that read the memory of `buffer`, before it is written to; return `buffer`."""
+    with _registry_lock:
+        dependents = tuple(_allocation(buffer).dependents)
+    for deferred in dependents:
         deferred.buffer()
     return buffer
 
 
-def hand_out(buffer: torch.Tensor) -> torch.Tensor:
-    """The buffer, about to be shared with others, who may write to it at any time from now on."""
+def mark_shared(buffer: torch.Tensor) -> torch.Tensor:
+    """Mark the memory of `buffer` as shared outside of lucid, which may write to it from now on; return `buffer`."""
     _allocation(buffer).shared = True
-    return settle(buffer)
+    return realize_dependents(buffer)
 
 
 class Deferred:
-    """Memory that is filled when it is looked at, with what it would hold had it been filled at once.
+    """Memory that is computed when it is first read, with the values that it would have had at once.
 
-    Subclasses define `calculate`.
+    Subclasses define `compute`.
 
     Parameters
     ----------
     like
         A buffer of the shape, dtype and device that the memory will have.
     *sources
-        The buffers that `calculate` reads, not shared, and other deferred memory. They are kept until it has.
+        The buffers that `compute` reads, not shared, and other deferred memory; released when it has run.
     """
 
     def __init__(self, like: torch.Tensor, *sources: torch.Tensor | Deferred) -> None:
         self._buffer: torch.Tensor | None = None
         self._like = like
         self._lock = threading.RLock()
-        self.waiting: weakref.WeakSet[Deferred] = weakref.WeakSet()
-        with _noting:
+        self.dependents: weakref.WeakSet[Deferred] = weakref.WeakSet()
+        with _registry_lock:
             self._sources = tuple((source, version_of(source)) for source in sources)
             for source in sources:
-                _waiting(source).add(self)
+                _dependents_of(source).add(self)
 
-    def calculate(self) -> torch.Tensor:
-        """A fresh buffer with the values."""
+    def compute(self) -> torch.Tensor:
+        """Return a fresh buffer with the values."""
         raise NotImplementedError
 
     @property
     def pending(self) -> bool:
-        """Whether nobody has looked yet."""
+        """True until the values are computed."""
         return self._buffer is None
 
     @property
     def like(self) -> torch.Tensor:
-        """A buffer of its shape, dtype and device."""
+        """Buffer of the same shape, dtype and device, whose values are undefined."""
         return self._like
 
     def sources(self) -> tuple[torch.Tensor | Deferred, ...]:
-        """What it is to be calculated from; nothing once it has been, which another thread may see to at any time.
+        """Return the sources; empty once the values are computed, which another thread may do at any time.
 
         Raises
         ------
         RuntimeError
-            If that has changed, behind the back of `settle`.
+            If a source was modified without going through `realize_dependents`.
         """
         sources = self._sources
         if any(version_of(source) != version for source, version in sources):
             raise RuntimeError(
-                f"what a deferred tensor of shape {tuple(self._like.shape)} is calculated from was changed in place "
-                "unseen; lucid.fusion(False) calculates everything at once"
+                f"the source of a deferred tensor of shape {tuple(self._like.shape)} was modified in place; "
+                "with lucid.fusion(False) nothing is deferred"
             )
         return tuple(source for source, _ in sources)
 
     def buffer(self) -> torch.Tensor:
-        """The memory, filled."""
+        """Return the memory; compute the values first if they are pending."""
         with self._lock:
             if self._buffer is None:
-                buffer = self.calculate()
+                buffer = self.compute()
                 self._first_version = _version_of(buffer)
-                with _noting:
+                with _registry_lock:
                     for source, _ in self._sources:
-                        _waiting(source).discard(self)
-                    _allocation(buffer).waiting.update(self.waiting)
+                        _dependents_of(source).discard(self)
+                    _allocation(buffer).dependents.update(self.dependents)
                     self._like = self._buffer = buffer
                     self._sources = ()
             return self._buffer
 
     @property
     def version(self) -> int:
-        """How often it was changed in place since it was filled."""
+        """Number of in-place modifications since the values were computed."""
         return 0 if self._buffer is None else _version_of(self._buffer) - self._first_version
 
 
-def filled(memory: torch.Tensor | Deferred) -> torch.Tensor:
-    """A buffer, or that of deferred memory."""
+def realize(memory: torch.Tensor | Deferred) -> torch.Tensor:
+    """Return a buffer, or that of deferred memory, computed."""
     return memory.buffer() if isinstance(memory, Deferred) else memory
 
 
 def version_of(memory: torch.Tensor | Deferred) -> int:
-    """How often memory was changed in place."""
+    """Return the number of in-place modifications of `memory`."""
     return memory.version if isinstance(memory, Deferred) else _version_of(memory)
 
 
 def _version_of(buffer: torch.Tensor) -> int:
-    # torch counts, but not for inference tensors.
+    # torch keeps no count for inference tensors.
     return 0 if buffer.is_inference() else buffer._version

@@ -1,4 +1,4 @@
-"""Arguments of losses of rows of logits, checked and resolved, for lucid's tensors and for torch's."""
+"""Validation of the arguments of losses of logits, for lucid's tensors and for torch's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from typing import Any
 import torch
 
 from lucid import typing
-from lucid._arguments import FLOATING, INTEGERS, Tensors, boolean, integer, number, one_of, same
+from lucid._arguments import (
+    FLOATING,
+    INTEGERS,
+    TensorValidator,
+    check_bool,
+    check_choice,
+    check_int,
+    check_real,
+    same_shape,
+)
 
-#: Of a mixture and of labels, where none is given.
+#: Defaults of `beta` and `ignore_index`.
 DEFAULT_BETA, DEFAULT_IGNORED = 0.5, -100
-#: Of a distillation loss, but for tensors.
+#: Names of the options of a distillation loss that are not tensors.
 OPTIONS = (
     *("divergence", "beta", "temperature", "temperature_squared", "ignore_index", "hard_label_weight", "reduction"),
     *("vocab_size", "inplace_gradient"),
@@ -22,9 +31,10 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How losses of tokens become one.
+    """Reduction of per-token losses.
 
-    Not at all, or as their sum over that of weights (if `mean`), over `count` (of rows), and over `normalizer`.
+    None (`reduce` False), or their sum divided by the sum of weights (if `mean`), by `count` (number of rows) and by
+    `normalizer`.
     """
 
     reduce: bool
@@ -34,13 +44,13 @@ class Reduction:
 
     @property
     def scale(self) -> float:
-        """The factor on the sum that is known without looking at values."""
+        """Factor on the sum that does not depend on values in device memory."""
         return 1 / (self.count * self.normalizer)
 
 
 @dataclass(frozen=True, slots=True)
-class Distillation:
-    """What a divergence is of, but for tensors; see `triton_kernels.divergence_forward`."""
+class DistillationConfig:
+    """Non-tensor options of `triton_kernels.divergence_forward`, resolved."""
 
     divergence: str
     beta: float
@@ -121,17 +131,17 @@ def check_distillation(
     vocab_size: int | None,
     inplace_gradient: bool,
 ) -> tuple[float, float, float]:
-    """What options can be said to be wrong without tensors; beta, the temperature and the weight of hard labels."""
-    one_of("divergence", divergence, typing.DIVERGENCES)
-    one_of("reduction", reduction, typing.REDUCTIONS)
-    boolean("temperature_squared", temperature_squared)
-    boolean("inplace_gradient", inplace_gradient)
+    """Check the non-tensor options; return beta, the temperature and the weight of hard labels."""
+    check_choice("divergence", divergence, typing.DIVERGENCES)
+    check_choice("reduction", reduction, typing.REDUCTIONS)
+    check_bool("temperature_squared", temperature_squared)
+    check_bool("inplace_gradient", inplace_gradient)
     if ignore_index is not None:
-        integer("ignore_index", ignore_index)
-    if vocab_size is not None and integer("vocab_size", vocab_size) < 1:
+        check_int("ignore_index", ignore_index)
+    if vocab_size is not None and check_int("vocab_size", vocab_size) < 1:
         raise ValueError(f"vocab_size must be a positive int, got {vocab_size}")
-    temperature = number("temperature", temperature, "a positive number", lambda x: x > 0)
-    alpha = number("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    temperature = check_real("temperature", temperature, "a positive number", lambda x: x > 0)
+    alpha = check_real("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
     return _beta(divergence, beta), temperature, alpha
 
 
@@ -140,8 +150,8 @@ def _beta(divergence: str, beta: float | None) -> float:
         return DEFAULT_BETA
     if divergence != "js":
         raise ValueError(f"beta is of divergence 'js' alone, got beta={beta} for {divergence!r}: leave it out")
-    accepted = "a number between 0 and 1, not these"
-    beta = number("beta", beta, accepted, lambda x: 0 <= x <= 1)
+    accepted = "a number in the open interval (0, 1)"
+    beta = check_real("beta", beta, accepted, lambda x: 0 <= x <= 1)
     if beta in (0, 1):
         other = "reverse_kl" if beta else "forward_kl"
         raise ValueError(f"beta must be {accepted}, got {beta}: for that pass divergence={other!r} and no beta")
@@ -149,7 +159,7 @@ def _beta(divergence: str, beta: float | None) -> float:
 
 
 def distillation(
-    tensors: Tensors,
+    tensors: TensorValidator,
     student: Any,
     teacher: Any,
     *,
@@ -165,8 +175,8 @@ def distillation(
     normalizer: Any,
     vocab_size: int | None,
     inplace_gradient: bool,
-) -> tuple[Distillation, Reduction, Any]:
-    """What `distillation_loss` is to do; and the normalizer, where it is a tensor."""
+) -> tuple[DistillationConfig, Reduction, Any]:
+    """Check all arguments of `distillation_loss`; return the resolved options and the normalizer if it is a tensor."""
     beta, temperature, alpha = check_distillation(
         divergence=divergence,
         beta=beta,
@@ -183,7 +193,7 @@ def distillation(
         if not logits.ndim:
             raise RuntimeError(f"{name} must have a dimension of columns, got shape ()")
     tensors.check_device("student_logits", student, "teacher_logits", teacher)
-    if not same(student.shape[:-1], teacher.shape[:-1]):
+    if not same_shape(student.shape[:-1], teacher.shape[:-1]):
         raise RuntimeError(
             "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
             f"{tuple(student.shape)} and teacher_logits {tuple(teacher.shape)}"
@@ -195,12 +205,12 @@ def distillation(
         raise ValueError(f"labels must be given for a hard_label_weight of {alpha}, got None")
     if ignore_index is not None and labels is None:
         raise ValueError(f"labels must be given for an ignore_index of {ignore_index}, got None: or leave both out")
-    options = Distillation(
+    options = DistillationConfig(
         divergence=divergence,
         beta=beta,
         inv_temperature=1 / temperature,
         scale=temperature * temperature if temperature_squared else 1.0,
-        ignore_index=DEFAULT_IGNORED if ignore_index is None else integer("ignore_index", ignore_index),
+        ignore_index=DEFAULT_IGNORED if ignore_index is None else check_int("ignore_index", ignore_index),
         hard_label_weight=alpha,
         vocab_size=columns,
         inplace_gradient=bool(inplace_gradient) and student.requires_grad,
@@ -209,15 +219,15 @@ def distillation(
 
 
 def check_cross_entropy(*, ignore_index: int, reduction: str, label_smoothing: float) -> tuple[int, float]:
-    """What options can be said to be wrong without tensors; the label to ignore and the smoothing."""
-    one_of("reduction", reduction, typing.LABEL_REDUCTIONS)
-    smoothing = number("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
-    return integer("ignore_index", ignore_index), smoothing
+    """Check the non-tensor options; return the ignored label and the smoothing."""
+    check_choice("reduction", reduction, typing.LABEL_REDUCTIONS)
+    smoothing = check_real("label_smoothing", label_smoothing, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+    return check_int("ignore_index", ignore_index), smoothing
 
 
 @dataclass(frozen=True, slots=True)
-class CrossEntropy:
-    """What a cross-entropy is of: logits (..., C), and labels (...), or if `soft` probabilities (..., C)."""
+class CrossEntropyConfig:
+    """Resolved arguments: logits (..., C), and labels (...), or probabilities (..., C) if `soft`."""
 
     logits: Any
     target: Any
@@ -228,7 +238,7 @@ class CrossEntropy:
 
 
 def cross_entropy(
-    tensors: Tensors,
+    tensors: TensorValidator,
     x: Any,
     target: Any,
     weight: Any,
@@ -237,8 +247,8 @@ def cross_entropy(
     reduction: str,
     label_smoothing: float,
     name: str = "x",
-) -> CrossEntropy:
-    """What `cross_entropy` is to do; `name` is x's."""
+) -> CrossEntropyConfig:
+    """Check all arguments of `cross_entropy`; `name` is the name of x in messages."""
     ignored, smoothing = check_cross_entropy(
         ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
@@ -259,7 +269,7 @@ def cross_entropy(
             "target must be labels, int32 or int64, or class probabilities, float16, bfloat16, float32 or float64, got "
             f"{target.dtype}"
         )
-    elif same(target.shape, x.shape):
+    elif same_shape(target.shape, x.shape):
         raise TypeError(f"target of {name}'s shape is class probabilities, which must be floating, got {target.dtype}")
     else:
         tensors.check_tokens("target", target, logits, "int32 or int64", INTEGERS)
@@ -272,10 +282,10 @@ def cross_entropy(
             )
         tensors.check_constant("weight", weight)
     if soft and reduction == "mean":
-        how = Reduction(reduce=True, count=max(math.prod(logits.shape[:-1]), 1))
+        reduced = Reduction(reduce=True, count=max(math.prod(logits.shape[:-1]), 1))
     else:
-        how, _ = _reduction(tensors, reduction, None, logits)
-    return CrossEntropy(logits, target, soft, ignored, smoothing, how)
+        reduced, _ = _reduction(tensors, reduction, None, logits)
+    return CrossEntropyConfig(logits, target, soft, ignored, smoothing, reduced)
 
 
 def _classes_last(x: Any) -> Any:
@@ -283,8 +293,8 @@ def _classes_last(x: Any) -> Any:
     return x if x.ndim <= 2 else x.permute(0, *range(2, x.ndim), 1)
 
 
-def _check_probabilities(tensors: Tensors, target: Any, x: Any, name: str, ignored: int) -> None:
-    if not same(target.shape, x.shape):
+def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: str, ignored: int) -> None:
+    if not same_shape(target.shape, x.shape):
         raise RuntimeError(
             f"target of class probabilities must have {name}'s shape {tuple(x.shape)}, got {tuple(target.shape)} of "
             f"{target.dtype}: labels must be int32 or int64"
@@ -329,7 +339,7 @@ def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
         if not widths[0]:
             raise RuntimeError(f"student_logits must have at least one column, got shape {tuple(student.shape)}")
         return widths[0]
-    columns = integer("vocab_size", vocab_size)
+    columns = check_int("vocab_size", vocab_size)
     if columns > min(widths):
         raise ValueError(
             f"vocab_size must lie in 1 to {min(widths)}, got {columns}; student_logits have {widths[0]} columns and "
@@ -338,7 +348,7 @@ def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
     return columns
 
 
-def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -> tuple[Reduction, Any]:
+def _reduction(tensors: TensorValidator, reduction: str, normalizer: Any, logits: Any) -> tuple[Reduction, Any]:
     """The reduction, and the denominator where it is a tensor."""
     if reduction == "batchmean" and normalizer is None and logits.ndim < 2:
         raise RuntimeError(
@@ -349,10 +359,10 @@ def _reduction(tensors: Tensors, reduction: str, normalizer: Any, logits: Any) -
         count = max(logits.shape[0], 1) if reduction == "batchmean" else 1
         return Reduction(reduce=reduction != "none", mean=reduction == "mean", count=count), None
     if reduction not in ("mean", "batchmean"):
-        raise ValueError(f"normalizer is what 'mean' and 'batchmean' divide by, got one for reduction {reduction!r}")
+        raise ValueError(f"normalizer requires reduction 'mean' or 'batchmean', got {reduction!r}")
     if not any(isinstance(normalizer, kind) for kind in (tensors.kind, *tensors.others)):
         accepted = "a positive number, 0 where no token counts, or a 0-d Tensor"
-        divisor = number("normalizer", normalizer, accepted, lambda x: x >= 0)
+        divisor = check_real("normalizer", normalizer, accepted, lambda x: x >= 0)
         if divisor > 0:
             return Reduction(reduce=True, normalizer=divisor), None
         # Whether a token counts is known on the device.

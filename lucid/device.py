@@ -8,7 +8,7 @@ _TYPES = ("cpu", "cuda")
 
 
 class device:
-    """Where a tensor's memory is: ``'cpu'``, ``'cuda'`` or ``'cuda:1'`` (ROCm devices are called cuda, too).
+    """Device of a tensor's memory: ``'cpu'``, ``'cuda'`` or ``'cuda:1'`` (ROCm devices are called cuda, too).
 
     Raises
     ------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lucid._arguments import check_dense, type_name
-from lucid._lazy import hand_out
+from lucid._lazy import mark_shared
 from lucid.device import device as DeviceType
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DTypeType
@@ -57,7 +57,7 @@ def from_torch(source: torch.Tensor) -> Tensor:
     DTypeType.of(source.dtype, "source's dtype")
     DeviceType(source.device)
     _check_positive(source)
-    return Tensor._wrap(hand_out(source).detach())
+    return Tensor._wrap(mark_shared(source).detach())
 
 
 def _check_positive(source: torch.Tensor) -> None:
@@ -86,14 +86,15 @@ def from_numpy(source: np.ndarray) -> Tensor:
     [5.0, 0.0]
     """
     if not isinstance(source, np.ndarray):
-        raise TypeError(f"source must be a NumPy array, got {type(source).__name__}")
+        remedy = ": use lucid.from_torch" if isinstance(source, torch.Tensor) else ""
+        raise TypeError(f"source must be a NumPy array, got {type_name(source)}{remedy}")
     DTypeType.of(source.dtype, "source's dtype")
     if not source.flags.writeable or not source.dtype.isnative or any(stride < 0 for stride in source.strides):
         raise ValueError(
             "source must be a writable NumPy array of native byte order and positive strides to share its memory; "
             "lucid.tensor copies others"
         )
-    return Tensor._wrap(hand_out(torch.from_numpy(source)))
+    return Tensor._wrap(mark_shared(torch.from_numpy(source)))
 
 
 def from_dlpack(source: Any) -> Tensor:
@@ -114,7 +115,7 @@ def from_dlpack(source: Any) -> Tensor:
     (lucid.float64, [1.0, 1.0])
     """
     if not hasattr(source, "__dlpack__"):
-        raise TypeError(f"source must have __dlpack__, got {type(source).__name__}")
+        raise TypeError(f"source must have __dlpack__, got {type_name(source)}")
     if isinstance(source, torch.Tensor):  # whose negative bit does not travel
         _check_positive(source)
     return from_torch(torch.from_dlpack(source))
@@ -202,7 +203,7 @@ def full(
     tensor([0.5, 0.5])
     """
     if not isinstance(value, numbers.Real):
-        raise TypeError(f"value must be a number, got {type(value).__name__}")
+        raise TypeError(f"value must be a number, got {type_name(value)}")
     kind = Tensor(value, device="cpu").dtype if dtype is None else dtype
     return _made(torch.full(_shape((shape,)), value, **_place(kind, device)), requires_grad)
 
@@ -248,7 +249,7 @@ def arange(
     first, last = (0, start) if end is None else (start, end)
     for name, value in (("start", first), ("end", last), ("step", step)):
         if not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+            raise TypeError(f"{name} must be a number, got {type_name(value)}")
     if step == 0:
         raise ValueError("step must not be 0")
     values = np.arange(first, last, step)

@@ -1,4 +1,4 @@
-"""How tensors are shown."""
+"""Text representation of tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tensor_repr(tensor: Tensor) -> str:
     >>> lucid.tensor([1.0, 2.5], dtype="float64", requires_grad=True)
     tensor([1., 2.5], dtype=lucid.float64, requires_grad=True)
     """
-    parts = [_values(tensor._host_in_numpys_dtype().numpy())]
+    parts = [_values(tensor._numpy_compatible().numpy())]
     if tensor.device != get_default_device():
         parts.append(f"device='{tensor.device}'")
     if tensor.dtype.name != "float32":

@@ -1,4 +1,4 @@
-"""The generator behind random factories and initial weights."""
+"""The random number generator of factories and initial weights."""
 
 from __future__ import annotations
 

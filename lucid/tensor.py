@@ -1,9 +1,8 @@
-"""The Tensor: a buffer on a device, and its place in the graph."""
+"""The Tensor: a buffer on a device, and its node in the autograd graph."""
 
 from __future__ import annotations
 
 import builtins
-import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,20 +11,16 @@ import numpy as np
 import torch
 
 from lucid._arguments import type_name
-from lucid._clobbered import check_unspent
+from lucid._clobbered import check_valid
 from lucid._hooks import RemovableHandle, register
-from lucid._lazy import Deferred, filled, hand_out, settle
+from lucid._lazy import Deferred, mark_shared, realize, realize_dependents
+from lucid._tensor_methods import TensorMethods, lazy_import
 from lucid.device import device as Device
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DType
 
 
-def room(name: str) -> Any:
-    """The module ``lucid.<name>``, imported when first needed: tensors lie below what their operators call."""
-    return importlib.import_module(f"lucid.{name}")
-
-
-class Tensor:
+class Tensor(TensorMethods):
     """A multi-dimensional array on a device, with gradients.
 
     Parameters
@@ -37,7 +32,7 @@ class Tensor:
     device
         By default `lucid.get_default_device()`.
     requires_grad
-        Record what is done with it (floating dtypes only).
+        Record operations on it for autograd (floating dtypes only).
 
     Attributes
     ----------
@@ -83,15 +78,15 @@ class Tensor:
 
     @classmethod
     def _wrap(cls, memory: torch.Tensor | Deferred) -> Tensor:
-        """A tensor on `memory` itself."""
+        """Return a tensor on `memory`, without a copy."""
         tensor = Tensor.__new__(Tensor)
         tensor._attach(memory)
         return tensor
 
     @property
     def _buffer(self) -> torch.Tensor:
-        """Its memory, filled: to look at this calculates what was deferred, and is an error where values are gone."""
-        return check_unspent(filled(self._memory))
+        """The memory, computed if it was deferred; a RuntimeError if it was overwritten in place by a gradient."""
+        return check_valid(realize(self._memory))
 
     @_buffer.setter
     def _buffer(self, buffer: torch.Tensor) -> None:
@@ -99,14 +94,14 @@ class Tensor:
 
     @property
     def _like(self) -> torch.Tensor:
-        """A buffer of its shape, dtype and device, whatever its values and strides."""
+        """A buffer of the same shape, dtype and device, of undefined values and strides."""
         return self._memory.like if isinstance(self._memory, Deferred) else self._memory
 
-    def _writable(self) -> torch.Tensor:
-        """Its buffer, to be written to: what was deferred keeps the values it would have had."""
-        return settle(self._buffer)
+    def _buffer_for_write(self) -> torch.Tensor:
+        """Return the buffer for in-place writes; deferred values that read it are computed first."""
+        return realize_dependents(self._buffer)
 
-    # What it is
+    # Metadata
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,42 +110,42 @@ class Tensor:
 
     @property
     def ndim(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return self._like.dim()
 
     @property
     def dtype(self) -> DType:
-        """The type of its elements."""
+        """Type of the elements."""
         return DType.of(self._like.dtype)
 
     @property
     def device(self) -> Device:
-        """Where its memory is."""
+        """Device of the memory."""
         return Device(self._like.device)
 
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
-        """Its shape, or the size of one dimension."""
+        """Return the shape, or the size of one dimension."""
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """How many elements it has."""
+        """Return the number of elements."""
         return self._like.numel()
 
     def dim(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return self._like.dim()
 
     def stride(self) -> tuple[int, ...]:
-        """Elements from one index to the next, per dimension."""
+        """Return the strides in elements, per dimension."""
         return tuple(self._buffer.stride())
 
     def is_contiguous(self) -> bool:
-        """Whether its elements lie in memory without gaps, the last dimension fastest."""
+        """Return whether the memory is contiguous in row-major order."""
         return self._buffer.is_contiguous()
 
     def data_ptr(self) -> int:
-        """The address of its first element."""
-        return hand_out(self._buffer).data_ptr()
+        """Return the address of the first element."""
+        return mark_shared(self._buffer).data_ptr()
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -164,7 +159,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise RuntimeError(f"only a tensor of one element is true or false, got shape {self.shape}")
+            raise RuntimeError(
+                f"the truth value of a tensor of shape {self.shape} is ambiguous: it must have one element"
+            )
         return bool(self.item())
 
     def __float__(self) -> builtins.float:
@@ -174,21 +171,21 @@ class Tensor:
         return int(self.item())
 
     def __repr__(self) -> str:
-        return room("printing").tensor_repr(self)
+        return lazy_import("printing").tensor_repr(self)
 
     # Values on the host
 
     def _host(self) -> torch.Tensor:
-        """Its buffer on the CPU; on the way, reports what went wrong on the device."""
-        return room("ops").on_host(self._buffer)
+        """Return the buffer on the CPU; raises pending errors of kernels on the device."""
+        return lazy_import("ops").on_host(self._buffer)
 
-    def _host_in_numpys_dtype(self) -> torch.Tensor:
+    def _numpy_compatible(self) -> torch.Tensor:
         host = self._host()
         return host.float() if host.dtype is torch.bfloat16 else host
 
     def numpy(self) -> np.ndarray:
-        """Its values as a NumPy array, from any device; shares memory on the CPU. bfloat16 comes as float32."""
-        return hand_out(self._host_in_numpys_dtype()).numpy()
+        """Return the values as a NumPy array; shares memory on the CPU. bfloat16 is converted to float32."""
+        return mark_shared(self._numpy_compatible()).numpy()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and (self.device != "cpu" or self.dtype.name == "bfloat16"):
@@ -196,40 +193,40 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> Any:
-        """The only element as a Python number.
+        """Return the only element as a Python number.
 
         Raises
         ------
         RuntimeError
-            If there are more or none.
+            If the number of elements is not one.
         """
         if self.numel() != 1:
-            raise RuntimeError(f"only a tensor of one element is a Python number, got shape {self.shape}")
+            raise RuntimeError(f"only one-element tensors can be converted to Python scalars, got shape {self.shape}")
         return self._host().item()
 
     def tolist(self) -> Any:
-        """Its values as nested lists."""
+        """Return the values as nested lists."""
         return self._host().tolist()
 
     # Sharing memory
 
     def to_torch(self) -> torch.Tensor:
-        """A torch tensor on the same memory, without gradients."""
-        return hand_out(self._buffer).detach()
+        """Return a torch tensor on the same memory, detached from the graph."""
+        return mark_shared(self._buffer).detach()
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return hand_out(self._buffer).__dlpack__(**kwargs)
+        return mark_shared(self._buffer).__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[Any, int]:
         return self._like.__dlpack_device__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles are made of; hooks stay behind.
+        """Return the state for copies and pickles; hooks are not copied.
 
         Raises
         ------
         RuntimeError
-            If it is no leaf.
+            If the tensor is not a leaf.
         """
         if self._node is not None:
             raise RuntimeError("only a leaf can be copied or pickled; use detach() on the result of an operation")
@@ -239,7 +236,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether what is done with it is recorded."""
+        """Whether operations on the tensor are recorded for autograd."""
         return self._requires_grad or self._node is not None
 
     @requires_grad.setter
@@ -247,7 +244,7 @@ class Tensor:
         self.requires_grad_(flag)
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
-        """Switch recording on or off; leaves of a floating dtype only. Returns itself."""
+        """Set `requires_grad` of a leaf of a floating dtype; return the tensor."""
         if flag and not self.dtype.is_floating_point:
             raise RuntimeError(f"only tensors of a floating dtype can require gradients, got {self.dtype}")
         if self._node is not None:
@@ -266,18 +263,18 @@ class Tensor:
     def grad(self, value: Tensor | None) -> None:
         if value is not None:
             if not isinstance(value, Tensor):
-                raise TypeError(f"grad must be a lucid Tensor or None, got {type_name(value)}")
+                raise TypeError(f"grad must be a lucid.Tensor or None, got {type_name(value)}")
             check_like("grad must have the tensor's", value, self)
         self._grad = value
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it is no result of a recorded operation."""
+        """True unless the tensor is the result of a recorded operation."""
         return self._node is None
 
     @property
     def grad_fn(self) -> Any:
-        """The node that it came from, None for a leaf."""
+        """Node that computed the tensor, None for a leaf."""
         return self._node
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False, create_graph: bool = False) -> None:
@@ -288,21 +285,21 @@ class Tensor:
         gradient
             Of this tensor's shape; may be left out for a single element.
         retain_graph
-            Keep what backward needs, for another time through the same graph.
+            Keep what backward needs, for another backward pass through the same graph.
         create_graph
             Record the computation of the gradients, so that they can be differentiated.
 
         Raises
         ------
         TypeError
-            If `gradient` is no Tensor.
+            If `gradient` is not a lucid.Tensor.
         RuntimeError
             If it does not require grad, `gradient` is missing or does not fit, or the graph has been freed.
         """
-        room("autograd").backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph)
+        lazy_import("autograd").backward([self], [gradient], retain_graph=retain_graph, create_graph=create_graph)
 
     def detach(self) -> Tensor:
-        """The same memory, outside the graph."""
+        """Return a tensor on the same memory, detached from the graph."""
         return Tensor._wrap(self._memory)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
@@ -334,188 +331,6 @@ class Tensor:
         if self._node is not None:
             self._node.retain(self)
 
-    # Conversions
-
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """This tensor with another dtype, or on another device; itself where nothing changes.
-
-        Parameters
-        ----------
-        *args
-            A device, a dtype, both, or a Tensor to take both from; also by the names ``device`` and ``dtype``.
-        """
-        target_device, target_dtype = parse_to(*args, **kwargs)
-        return room("ops").to(self, target_device, target_dtype)
-
-    def float(self) -> Tensor:
-        """This tensor in float32."""
-        return self.to(DType.of("float32"))
-
-    def double(self) -> Tensor:
-        """This tensor in float64."""
-        return self.to(DType.of("float64"))
-
-    def half(self) -> Tensor:
-        """This tensor in float16."""
-        return self.to(DType.of("float16"))
-
-    def bfloat16(self) -> Tensor:
-        """This tensor in bfloat16."""
-        return self.to(DType.of("bfloat16"))
-
-    def cpu(self) -> Tensor:
-        """This tensor on the CPU."""
-        return self.to("cpu")
-
-    def cuda(self) -> Tensor:
-        """This tensor on the GPU."""
-        return self.to("cuda")
-
-    def clone(self) -> Tensor:
-        """A copy, in the graph."""
-        return room("ops").clone(self)
-
-    # Operations
-
-    def __add__(self, other: Any) -> Tensor:
-        return room("ops").add(self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Tensor:
-        return room("ops").sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return room("ops").sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return room("ops").mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return room("ops").div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return room("ops").div(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return room("ops").pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return room("ops").pow(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return room("ops").matmul(self, other)
-
-    def __neg__(self) -> Tensor:
-        return room("ops").neg(self)
-
-    def __abs__(self) -> Tensor:
-        return room("ops").abs(self)
-
-    def __eq__(self, other: Any) -> Any:
-        return room("ops").compare("eq", self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return room("ops").compare("ne", self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return room("ops").compare("lt", self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return room("ops").compare("le", self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return room("ops").compare("gt", self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return room("ops").compare("ge", self, other)
-
-    __hash__ = object.__hash__
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return room("ops").getitem(self, index)
-
-    def exp(self) -> Tensor:
-        """exp x."""
-        return room("ops").exp(self)
-
-    def log(self) -> Tensor:
-        """The natural logarithm."""
-        return room("ops").log(self)
-
-    def sqrt(self) -> Tensor:
-        """The square root."""
-        return room("ops").sqrt(self)
-
-    def abs(self) -> Tensor:
-        """The absolute value."""
-        return room("ops").abs(self)
-
-    def tanh(self) -> Tensor:
-        """The hyperbolic tangent."""
-        return room("ops").tanh(self)
-
-    def relu(self) -> Tensor:
-        """max(x, 0)."""
-        return room("ops").relu(self)
-
-    def pow(self, exponent: Any) -> Tensor:
-        """x to the power of `exponent`."""
-        return room("ops").pow(self, exponent)
-
-    def softmax(self, dim: int | None = None) -> Tensor:
-        """Softmax along `dim`, by default the last."""
-        return room("nn.functional").softmax(self, dim)
-
-    def log_softmax(self, dim: int | None = None) -> Tensor:
-        """Log-softmax along `dim`, by default the last."""
-        return room("nn.functional").log_softmax(self, dim)
-
-    def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-        """The sum over some dimensions, by default all."""
-        return room("ops").sum(self, dim, keepdim)
-
-    def mean(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-        """The mean over some dimensions, by default all."""
-        return room("ops").mean(self, dim, keepdim)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same elements in another shape; one size may be −1. Shares memory where possible."""
-        return room("ops").reshape(self, shape)
-
-    view = reshape
-
-    def permute(self, *dims: Any) -> Tensor:
-        """Its dimensions in another order; shares memory."""
-        return room("ops").permute(self, dims)
-
-    def transpose(self, dim0: int, dim1: int) -> Tensor:
-        """Two dimensions exchanged; shares memory."""
-        return room("ops").transpose(self, dim0, dim1)
-
-    @property
-    def T(self) -> Tensor:
-        """Its dimensions in reverse order; shares memory."""
-        return room("ops").permute(self, tuple(reversed(range(self.ndim))))
-
-    def expand(self, *shape: Any) -> Tensor:
-        """Dimensions of size 1 repeated, without copying."""
-        return room("ops").expand(self, shape)
-
-    def squeeze(self, dim: int | None = None) -> Tensor:
-        """Without dimensions of size 1; shares memory."""
-        return room("ops").squeeze(self, dim)
-
-    def unsqueeze(self, dim: int) -> Tensor:
-        """With a dimension of size 1 put in at `dim`; shares memory."""
-        return room("ops").unsqueeze(self, dim)
-
-    def contiguous(self) -> Tensor:
-        """Itself, or a copy without gaps."""
-        return room("ops").contiguous(self)
-
 
 def check_like(rule: str, tensor: Tensor, model: Tensor) -> None:
     """Raise a RuntimeError that starts with `rule` unless a tensor has the shape, device and dtype of another."""
@@ -526,7 +341,7 @@ def check_like(rule: str, tensor: Tensor, model: Tensor) -> None:
 
 
 def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device | str | None) -> torch.Tensor:
-    """A fresh buffer with the values of Python numbers, a NumPy array or a Tensor.
+    """Return a fresh buffer with the values of Python numbers, a NumPy array or a Tensor.
 
     Raises
     ------
@@ -545,7 +360,7 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
         raise ValueError("data must be nested lists of equal lengths, got unequal ones") from None
     if array.dtype.kind not in "fiub":
         got = f"{type(data).__name__} of {array.dtype}"
-        raise TypeError(f"data must be numbers, nested lists of numbers, a NumPy array or a lucid Tensor, got {got}")
+        raise TypeError(f"data must be numbers, nested lists of numbers, a NumPy array or a lucid.Tensor, got {got}")
     if wanted is None:
         of_numpy = isinstance(data, np.ndarray | np.generic)
         python = {"f": "float32", "i": "int64", "b": "bool_"}.get(array.dtype.kind, array.dtype)
@@ -556,7 +371,7 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
 
 
 def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:
-    """The device and dtype meant by the arguments of `Tensor.to`.
+    """Return the device and dtype given by the arguments of `Tensor.to`.
 
     Raises
     ------

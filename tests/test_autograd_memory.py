@@ -25,10 +25,11 @@ def test_a_second_backward_through_a_freed_graph_is_refused_and_changes_nothing(
     fresh = leaf([5.0, 6.0])
     for again in (shared.sum(), (shared * fresh).sum()):
         with pytest.raises(
-            RuntimeError, match=r"^backward a second time through a graph that has been freed: pass retain"
+            RuntimeError,
+            match=r"^trying to backward through the graph a second time, after it has been freed: pass retain",
         ):
             again.backward()
-        with pytest.raises(RuntimeError, match=r"^backward a second time through a graph that has been freed"):
+        with pytest.raises(RuntimeError, match=r"^trying to backward through the graph a second time"):
             grad(again, x)
     assert [x.grad.tolist(), w.grad.tolist()] == before
     assert fresh.grad is None
@@ -42,7 +43,7 @@ def test_a_freed_graph_that_saved_nothing_is_refused_as_well_and_before_any_hook
     again = shifted - 1
     again.register_hook(seen.append)
     for call in (lambda: again.sum().backward(), lambda: grad(again.sum(), x)):
-        with pytest.raises(RuntimeError, match=r"^backward a second time through a graph that has been freed"):
+        with pytest.raises(RuntimeError, match=r"^trying to backward through the graph a second time"):
             call()
     assert seen == []
     assert x.grad.tolist() == [1.0, 1.0]
@@ -55,7 +56,7 @@ def test_a_retained_graph_can_be_gone_through_again() -> None:
     y.backward(create_graph=True)
     y.backward()
     assert x.grad.tolist() == [6.0, 12.0]
-    with pytest.raises(RuntimeError, match=r"^backward a second time"):
+    with pytest.raises(RuntimeError, match=r"^trying to backward"):
         y.backward()
 
 
@@ -131,7 +132,9 @@ def test_a_saved_tensor_changed_in_place_is_noticed(change: Any) -> None:
     x.grad = lucid.ones(2)
     y, harmless = (x * x).sum(), (x + 1).sum()
     change(x)
-    with pytest.raises(RuntimeError, match=r"^a tensor of shape \(2,\) that backward needs was changed in place after"):
+    with pytest.raises(
+        RuntimeError, match=r"^a tensor of shape \(2,\) that backward needs was modified in place after"
+    ):
         y.backward()
     harmless.backward()
     assert x.grad.tolist() == [2.0, 2.0]
@@ -141,7 +144,7 @@ def test_a_saved_result_changed_in_place_is_noticed() -> None:
     x = leaf([1.0, 2.0])
     y = x.exp()
     y.to_torch().zero_()
-    with pytest.raises(RuntimeError, match=r"changed in place after it was used \(version \d, expected \d\)$"):
+    with pytest.raises(RuntimeError, match=r"modified in place after it was used \(version \d, expected \d\)$"):
         y.sum().backward()
 
 
@@ -217,7 +220,7 @@ def test_grad_takes_tensors_that_fit() -> None:
     for wrong, error, message in (
         (lucid.ones(3), RuntimeError, r"grad must have the tensor's shape \(2,\), got \(3,\)"),
         (lucid.ones(2).half(), RuntimeError, r"grad must have the tensor's dtype lucid.float32, got lucid.float16"),
-        ([1.0, 2.0], TypeError, "grad must be a lucid Tensor or None, got list"),
+        ([1.0, 2.0], TypeError, "grad must be a lucid.Tensor or None, got list"),
     ):
         with pytest.raises(error, match=f"^{message}$"):
             x.grad = wrong

@@ -188,11 +188,11 @@ X, Y = lucid.zeros(4, 6), lucid.tensor([0, 1, 2, 3])
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "reduction": ({"reduction": "batchmean"}, ValueError, r"reduction must be one of \('none', 'mean', 'sum'\)"),
     "smoothing": ({"label_smoothing": 1.5}, ValueError, "label_smoothing must be a number from 0 to 1, got 1.5"),
-    "x": ({"x": [1.0]}, TypeError, "x must be a lucid Tensor, got list"),
+    "x": ({"x": [1.0]}, TypeError, "x must be a lucid.Tensor, got list"),
     "integers": ({"x": lucid.tensor([[1, 2]])}, TypeError, "x must be float16, .* got lucid.int64"),
     "0-d": ({"x": lucid.tensor(1.0)}, RuntimeError, "x must have a dimension of classes"),
     "no classes": ({"x": lucid.zeros(4, 0)}, RuntimeError, "x must have at least one class"),
-    "target": ({"target": None}, TypeError, "target must be a lucid Tensor, got NoneType"),
+    "target": ({"target": None}, TypeError, "target must be a lucid.Tensor, got NoneType"),
     "target bool": ({"target": Y > 0}, TypeError, "target must be labels, int32 or int64, or class .* got lucid.bool"),
     "target shape": ({"target": lucid.tensor([1])}, RuntimeError, r"target must have shape \(4,\), .* got \(1,\)"),
     "weight shape": ({"weight": lucid.ones(4)}, RuntimeError, r"weight must have shape \(6,\), .* got \(4,\)"),

@@ -43,9 +43,9 @@ def test_a_tensor_of_another_library_is_named_with_what_converts_it(name: str) -
     theirs = {"classes": "weight"}.get(name, name)
     numpy = lambda x: np.ones(2)  # noqa: E731
     for functions, of, change, message in (
-        (F, lucid.from_torch, lambda x: x.to_torch(), f"{ours} must be a lucid Tensor, got torch.Tensor: "
+        (F, lucid.from_torch, lambda x: x.to_torch(), f"{ours} must be a lucid.Tensor, got torch.Tensor: "
          f"pass lucid.from_torch({ours})"),
-        (F, lucid.from_torch, numpy, f"{ours} must be a lucid Tensor, got numpy.ndarray: pass lucid.tensor({ours})"),
+        (F, lucid.from_torch, numpy, f"{ours} must be a lucid.Tensor, got numpy.ndarray: pass lucid.tensor({ours})"),
         (lucid.torch, torch.Tensor.detach, lucid.from_torch, f"{theirs} must be a torch.Tensor, got lucid.Tensor: "
          f"pass {theirs}.to_torch()"),
         (lucid.torch, torch.Tensor.detach, numpy, f"{theirs} must be a torch.Tensor, got numpy.ndarray: "
@@ -62,8 +62,11 @@ def _jagged(x: torch.Tensor) -> torch.Tensor:
 
 UNUSUAL: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "sparse": (torch.Tensor.to_sparse, "must be dense, got layout torch.sparse_coo: pass {}.to_dense()"),
-    "nested": (lambda x: torch.nested.nested_tensor([x, x]), "must be no nested tensor: pass torch.cat({}.unbind())"),
-    "jagged": (_jagged, "must be no nested tensor: pass {}.values()"),
+    "nested": (
+        lambda x: torch.nested.nested_tensor([x, x]),
+        "must not be a nested tensor: pass torch.cat({}.unbind())",
+    ),
+    "jagged": (_jagged, "must not be a nested tensor: pass {}.values()"),
 }
 
 

@@ -184,14 +184,14 @@ def test_results_are_bitwise_the_same_from_run_to_run(reduction: str, dtype: tor
 
 X, P = lucid.tensor([-1.0, -2.0]), lucid.tensor([0.5, 0.5])
 _BAD: dict[str, tuple[Any, ...]] = {
-    "x a list": (([1.0], P), {}, TypeError, r"^x must be a lucid Tensor, got list$"),
+    "x a list": (([1.0], P), {}, TypeError, r"^x must be a lucid.Tensor, got list$"),
     "x of torch": (
         (torch.zeros(2), P),
         {},
         TypeError,
-        r"^x must be a lucid Tensor, got torch.Tensor: pass lucid.from_torch\(x\)$",
+        r"^x must be a lucid.Tensor, got torch.Tensor: pass lucid.from_torch\(x\)$",
     ),
-    "target None": ((X, None), {}, TypeError, r"^target must be a lucid Tensor, got NoneType$"),
+    "target None": ((X, None), {}, TypeError, r"^target must be a lucid.Tensor, got NoneType$"),
     "target of integers": (
         (X, lucid.tensor([1, 0])),
         {},

@@ -68,7 +68,7 @@ ROOMS = [
     ("lucid.ops",),
     ("lucid.autograd",),
     ("lucid.factories", "lucid.printing"),
-    ("lucid.tensor",),
+    ("lucid.tensor", "lucid._tensor_methods"),
     (
         "lucid._arguments",
         "lucid.device",

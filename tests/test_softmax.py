@@ -180,7 +180,7 @@ def test_integers_become_float32() -> None:
 
 @pytest.mark.parametrize("function", [F.softmax, F.log_softmax])
 def test_bad_input_gets_one_clear_error(function: Callable[..., lucid.Tensor]) -> None:
-    with pytest.raises(TypeError, match=r"^x must be a lucid Tensor, got list$"):
+    with pytest.raises(TypeError, match=r"^x must be a lucid.Tensor, got list$"):
         function([1.0])
     with pytest.raises(IndexError, match=r"^dim must lie in -2 to 1 for shape \(2, 3\), got 2$"):
         function(lucid.zeros(2, 3), 2)

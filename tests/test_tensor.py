@@ -109,7 +109,7 @@ def test_a_tensor_of_a_tensor_is_a_copy_outside_the_graph() -> None:
 @pytest.mark.parametrize("data", [None, "1", ["a"], 1j, {"a": 1}, object(), 2**70])
 def test_what_holds_no_numbers_is_refused(data: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"^data must be numbers, nested lists of numbers, a NumPy array or a lucid Tensor"
+        TypeError, match=r"^data must be numbers, nested lists of numbers, a NumPy array or a lucid.Tensor"
     ):
         lucid.tensor(data)
 
@@ -208,6 +208,11 @@ def test_rand_is_even_below_one_and_randn_standard_normal(name: str) -> None:
             "device must be .* got device.type='meta'.",
         ),
         (lambda: lucid.from_numpy([1.0]), TypeError, "source must be a NumPy array, got list"),
+        (
+            lambda: lucid.from_numpy(torch.ones(1)),
+            TypeError,
+            "source must be a NumPy array, got torch.Tensor: use lucid.from_torch",
+        ),
         (lambda: lucid.from_dlpack(3), TypeError, "source must have __dlpack__, got int"),
     ],
 )

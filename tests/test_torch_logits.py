@@ -202,7 +202,7 @@ JS = {"divergence": "js"}
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "divergence": ({"divergence": "kl"}, ValueError, "divergence must be one of .* got 'kl'"),
     "reduction": ({"reduction": "avg"}, ValueError, "reduction must be one of .* got 'avg'"),
-    "beta 2": ({**JS, "beta": 2}, ValueError, "beta must be a number between 0 and 1, not these, got 2$"),
+    "beta 2": ({**JS, "beta": 2}, ValueError, r"beta must be a number in the open interval \(0, 1\), got 2$"),
     "beta 0": ({**JS, "beta": 0}, ValueError, "got 0.0: for that pass divergence='forward_kl' and no beta"),
     "beta 1": ({**JS, "beta": 1}, ValueError, "got 1.0: for that pass divergence='reverse_kl' and no beta"),
     "beta, forward_kl": ({"beta": 0.5}, ValueError, "beta is of divergence 'js' alone, got beta=0.5 for 'forward_kl'"),

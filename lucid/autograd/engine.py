@@ -1,7 +1,7 @@
 """Reverse-mode differentiation of recorded graphs, without recursion.
 
-A node runs when the gradients of all its outputs are complete, latest recorded first. So the order of additions, and
-with it every bit of a gradient, is the same each time. Gradients are stored in leaves only when all has gone well.
+A node runs when the gradients of all its outputs are complete, latest recorded first, so that the order of
+additions is fixed and gradients are deterministic. Gradients are stored in leaves only after the whole pass succeeded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lucid._arguments import type_name
+from lucid._tensor_methods import lazy_import
 from lucid.autograd.function import FREED, Edge, Node
 from lucid.autograd.grad_mode import set_grad_enabled
-from lucid.tensor import Tensor, check_like, room
+from lucid.tensor import Tensor, check_like
 
 Target = Node | Tensor
 Key = tuple[int, int]
@@ -38,7 +39,7 @@ def backward(
     grad_tensors
         One gradient per tensor, of its shape; may be left out for tensors of one element.
     retain_graph
-        Keep what backward needs, for another time through the same graph.
+        Keep what backward needs, for another backward pass through the same graph.
     create_graph
         Record the computation of the gradients, so that they can be differentiated; keeps the graph, too.
 
@@ -57,7 +58,7 @@ def backward(
     [4.0, 4.0]
     """
     roots = _roots("tensors", tensors, "grad_tensors", grad_tensors)
-    _Run(roots, retain_graph or create_graph, create_graph).backward()
+    GraphTask(roots, retain_graph or create_graph, create_graph).backward()
 
 
 def grad(
@@ -77,7 +78,7 @@ def grad(
     grad_outputs
         One gradient per output, of its shape; may be left out for tensors of one element.
     retain_graph
-        Keep the graph for another time; by default, if `create_graph`.
+        Keep the graph for another backward pass; default: `create_graph`.
     create_graph
         Record the computation of the gradients, so that they can be differentiated.
     allow_unused
@@ -106,7 +107,7 @@ def grad(
     for number, tensor in enumerate(wanted):
         if not tensor.requires_grad:
             raise RuntimeError(f"input {number} of autograd.grad does not require grad")
-    run = _Run(roots, create_graph if retain_graph is None else retain_graph, create_graph)
+    run = GraphTask(roots, create_graph if retain_graph is None else retain_graph, create_graph)
     return run.grad([Edge.to(tensor) for tensor in wanted], allow_unused)
 
 
@@ -136,14 +137,14 @@ def _roots(name: str, given: Any, grads_name: str, grads: Any) -> list[Root]:
 
 def _root(tensor: Tensor, grad: Tensor | None) -> Root:
     if not tensor.requires_grad:
-        raise RuntimeError("a tensor that does not require grad, and was not made from one that does, has no gradient")
+        raise RuntimeError("a tensor that does not require grad and has no grad_fn has no gradient")
     if grad is None:
         if tensor.numel() != 1:
             raise RuntimeError(
                 f"a gradient can be left out only for a tensor of one element, got shape {tensor.shape}; "
                 "pass one of the same shape"
             )
-        grad = room("factories").ones_like(tensor)
+        grad = lazy_import("factories").ones_like(tensor)
     elif not isinstance(grad, Tensor):
         raise TypeError(f"gradient must be a Tensor, got {type_name(grad)}")
     else:
@@ -151,8 +152,8 @@ def _root(tensor: Tensor, grad: Tensor | None) -> Root:
     return tensor._node or tensor, tensor._output_nr, grad
 
 
-class _Run:
-    """One pass over the graph behind some roots."""
+class GraphTask:
+    """One backward pass from some roots."""
 
     def __init__(self, roots: list[Root], retain_graph: bool, create_graph: bool) -> None:
         self.roots = roots
@@ -163,16 +164,16 @@ class _Run:
         self.pushes = itertools.count()
         self.results: list[tuple[Tensor, Tensor]] = []
         self.captured: dict[Key, Tensor | None] = {}
-        # In a run for some inputs, the targets that must get a gradient, and the nodes that must run; None: all.
-        self.receivers: set[int] | None = None
+        # For autograd.grad: targets that must receive a gradient, and nodes that must run. None: all.
+        self.capture_targets: set[int] | None = None
         self.needed: set[int] | None = None
-        # Memory that belongs to somebody already, so that no two tensors end up with one buffer as their .grad.
-        self.taken: set[int] = set()
-        self._explore()
+        # Storages already owned by a .grad or by the caller: no two tensors may share one as their .grad.
+        self.owned: set[int] = set()
+        self._count_dependencies()
 
-    def _explore(self) -> None:
-        """Find all nodes and count the edges into every target."""
-        self.waiting: Counter[int] = Counter()
+    def _count_dependencies(self) -> None:
+        """Collect all nodes and count the edges into each target."""
+        self.dependencies: Counter[int] = Counter()
         self.reached = {(id(target), number) for target, number, _ in self.roots}
         self.nodes: list[Node] = []
         seen: set[int] = set()
@@ -185,29 +186,29 @@ class _Run:
             self.nodes.append(target)
             for edge in target.edges:
                 if edge is not None:
-                    self.waiting[id(edge.target)] += 1
+                    self.dependencies[id(edge.target)] += 1
                     self.reached.add((id(edge.target), edge.number))
                     stack.append(edge.target)
 
     def backward(self) -> None:
-        """Run all, then store gradients in leaves and in tensors that retain theirs."""
+        """Run all nodes, then store gradients in leaves and in tensors that retain theirs."""
         _check_not_freed(self.nodes)
-        self.taken.update(_memory(grad) for _, _, grad in self.roots)
+        self.owned.update(_memory(grad) for _, _, grad in self.roots)
         with set_grad_enabled(self.create_graph):
             self._run()
             for tensor, grad in self.results:
                 self._store(tensor, grad)
 
     def grad(self, inputs: list[Edge], allow_unused: bool) -> tuple[Tensor | None, ...]:
-        """Run what leads to the inputs; return their gradients."""
+        """Run the nodes between roots and inputs; return the gradients of the inputs."""
         keys = [(id(edge.target), edge.number) for edge in inputs]
         _check_used([key in self.reached for key in keys], allow_unused)
         self.captured = dict.fromkeys(keys)
-        self.receivers, self.needed = {id(edge.target) for edge in inputs}, set()
+        self.capture_targets, self.needed = {id(edge.target) for edge in inputs}, set()
         needed = []
-        for node in sorted(self.nodes, key=lambda node: node.sequence):  # those that made a node's arguments first
-            if any(edge is not None and id(edge.target) in self.receivers for edge in node.edges):
-                self.receivers.add(id(node))
+        for node in sorted(self.nodes, key=lambda node: node.sequence):  # a node's arguments come before it
+            if any(edge is not None and id(edge.target) in self.capture_targets for edge in node.edges):
+                self.capture_targets.add(id(node))
                 self.needed.add(id(node))
                 needed.append(node)
         _check_not_freed(needed)
@@ -221,14 +222,14 @@ class _Run:
         for target, number, grad in self.roots:
             self._add(target, number, grad)
         for target in {id(target): target for target, _, _ in self.roots}.values():
-            if not self.waiting[id(target)]:
+            if not self.dependencies[id(target)]:
                 self._push(target)
         while self.ready:
             target = heapq.heappop(self.ready)[2]
             grads = self.grads.pop(id(target), {})
             if isinstance(target, Node):
                 self._run_node(target, grads)
-            elif grads and target.requires_grad:  # it may have been frozen since
+            elif grads and target.requires_grad:  # it may have been frozen since the forward pass
                 self.results.append((target, self._complete(target, 0, target._hooks, grads[0])))
 
     def _push(self, target: Target) -> None:
@@ -236,10 +237,10 @@ class _Run:
         heapq.heappush(self.ready, (-sequence, next(self.pushes), target))
 
     def _add(self, target: Target, number: int, grad: Tensor) -> None:
-        if self.receivers is not None and id(target) not in self.receivers:
+        if self.capture_targets is not None and id(target) not in self.capture_targets:
             return
         grads = self.grads.setdefault(id(target), {})
-        grads[number] = room("ops").add(grads[number], grad) if number in grads else grad
+        grads[number] = lazy_import("ops").add(grads[number], grad) if number in grads else grad
 
     def _run_node(self, node: Node, grads: dict[int, Tensor]) -> None:
         for number in sorted(grads):
@@ -257,21 +258,21 @@ class _Run:
                 continue
             if grad is not None:
                 self._add(edge.target, edge.number, grad)
-            self.waiting[id(edge.target)] -= 1
-            if not self.waiting[id(edge.target)]:
+            self.dependencies[id(edge.target)] -= 1
+            if not self.dependencies[id(edge.target)]:
                 self._push(edge.target)
 
     def _complete(self, target: Target, number: int, hooks: Any, grad: Tensor) -> Tensor:
-        """Pass a complete gradient through hooks, each of which may replace it, and capture it where it is wanted."""
+        """Pass a complete gradient through hooks, each of which may replace it, and capture it if it was asked for."""
         for hook in tuple(hooks.values()) if hooks else ():
-            self.taken.add(_memory(grad))
+            self.owned.add(_memory(grad))
             result = hook(grad)
             if result is None:
                 continue
             if not isinstance(result, Tensor):
                 raise RuntimeError(f"a tensor hook must return None or a Tensor, got {type_name(result)}")
             check_like("what a tensor hook returns must have the gradient's", result, grad)
-            self.taken.add(_memory(result))
+            self.owned.add(_memory(result))
             grad = result
         if (id(target), number) in self.captured:
             self.captured[id(target), number] = grad
@@ -279,19 +280,19 @@ class _Run:
 
     def _store(self, tensor: Tensor, grad: Tensor) -> None:
         if tensor.grad is not None:
-            tensor.grad = room("ops").add(tensor.grad, grad)
+            tensor.grad = lazy_import("ops").add(tensor.grad, grad)
             return
         memory = _memory(grad)
         buffer = grad._buffer
         overlaps = any(stride == 0 for size, stride in zip(buffer.shape, buffer.stride(), strict=True) if size > 1)
-        if memory in self.taken or overlaps:
+        if memory in self.owned or overlaps:
             grad = grad.clone()
-        self.taken.add(memory)
+        self.owned.add(memory)
         tensor.grad = grad if self.create_graph else grad.detach()
 
 
 def _memory(tensor: Tensor) -> int:
-    """The address of the allocation that a tensor is part of."""
+    """Return the address of the allocation of a tensor."""
     return tensor._buffer.untyped_storage().data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""Functions with a forward and a backward, and the nodes of the graph they leave behind."""
+"""Functions with a forward and a backward, and the nodes of the graph that they record."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lucid._arguments import type_name
 from lucid._lazy import version_of
 from lucid.autograd.grad_mode import is_grad_enabled, no_grad
 from lucid.tensor import Tensor
 
 FREED = (
-    "backward a second time through a graph that has been freed: pass retain_graph=True to the first backward() or "
-    "autograd.grad() to go through it again"
+    "trying to backward through the graph a second time, after it has been freed: pass retain_graph=True to the first "
+    "backward() or autograd.grad()"
 )
 
 _sequence = itertools.count()
 
 
 class Context:
-    """What a `Function`'s forward leaves for its backward.
+    """Context that a `Function`'s forward passes to its backward.
 
     Attributes
     ----------
     needs_input_grad : tuple of bool
-        For each argument of forward, whether its gradient will be asked for.
+        For each argument of forward, whether its gradient is needed.
     """
 
     needs_input_grad: tuple[bool, ...]
@@ -39,7 +40,7 @@ class Context:
         self._node: weakref.ref[Node] | None = None
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Keep inputs or outputs of forward; changing them in place before backward is then an error.
+        """Save inputs or outputs of forward; modifying them in place before backward is then an error.
 
         Raises
         ------
@@ -49,19 +50,19 @@ class Context:
         for tensor in tensors:
             if tensor is not None and not isinstance(tensor, Tensor):
                 raise TypeError(
-                    f"save_for_backward takes Tensors and Nones, got {type(tensor).__name__}; "
-                    "other values can be kept as attributes of ctx"
+                    f"save_for_backward takes Tensors and Nones, got {type_name(tensor)}; "
+                    "other values can be attributes of ctx"
                 )
         self._to_save = tensors
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
-        """The tensors saved, connected to the graph as they were.
+        """Saved tensors, connected to the graph as they were.
 
         Raises
         ------
         RuntimeError
-            If the graph has been freed, or one of them was changed in place.
+            If the graph has been freed, or one of them was modified in place.
         """
         if self._saved is None:
             raise RuntimeError(FREED)
@@ -70,7 +71,7 @@ class Context:
 
 
 class _Saved:
-    """A tensor kept for backward. Of an output only the memory is kept, lest it and its node keep each other alive."""
+    """A tensor saved for backward; of an output only the memory, to avoid a reference cycle with its node."""
 
     __slots__ = ("memory", "output_nr", "tensor", "version")
 
@@ -85,7 +86,7 @@ class _Saved:
         restored = Tensor._wrap(self.memory)
         if version != self.version:
             raise RuntimeError(
-                f"a tensor of shape {restored.shape} that backward needs was changed in place after it was used "
+                f"a tensor of shape {restored.shape} that backward needs was modified in place after it was used "
                 f"(version {version}, expected {self.version})"
             )
         if self.tensor is not None:
@@ -95,7 +96,7 @@ class _Saved:
 
 
 class Edge(NamedTuple):
-    """Where the gradient of an argument goes, and what it must look like there."""
+    """Receiver of an argument's gradient, and the shape, dtype and device that it must have."""
 
     target: Node | Tensor  # the node whose output the argument was, or a leaf
     number: int  # of that output; 0 for a leaf
@@ -105,13 +106,13 @@ class Edge(NamedTuple):
 
     @classmethod
     def to(cls, tensor: Tensor) -> Edge:
-        """The edge that leads to a tensor."""
+        """Return the edge that leads to a tensor."""
         like = tensor._like
         return cls(tensor._node or tensor, tensor._output_nr, tensor.shape, like.dtype, like.device)
 
 
 class Node:
-    """One recorded call: which function, what it saved, and where the gradients of its arguments go.
+    """One recorded call: the function, its saved values, and the receivers of its arguments' gradients.
 
     Attributes
     ----------
@@ -137,14 +138,14 @@ class Node:
 
     @property
     def name(self) -> str:
-        """The function's name, with Backward behind it."""
+        """Name of the function, with the suffix Backward."""
         return f"{self.function.__name__}Backward"
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
     def apply(self, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """The gradients of the arguments, one per edge, each in its argument's dtype."""
+        """Return the gradients of the arguments, one per edge, each in its argument's dtype."""
         result = self.function.backward(self.context, *grads)
         results = result if isinstance(result, tuple) else (result,)
         if len(results) != len(self.edges):
@@ -158,7 +159,7 @@ class Node:
 
     def _fit(self, grad: Tensor, edge: Edge) -> Tensor:
         if not isinstance(grad, Tensor):
-            raise TypeError(f"{self.name} must return Tensors and Nones, got {type(grad).__name__}")
+            raise TypeError(f"{self.name} must return Tensors and Nones, got {type_name(grad)}")
         if grad.shape != edge.shape:
             raise RuntimeError(
                 f"{self.name} returned a gradient of shape {grad.shape} for an argument of shape {edge.shape}"
@@ -220,7 +221,7 @@ class Function:
         made = result if isinstance(result, tuple) else (result,)
         for out in made:
             if out is not None and not isinstance(out, Tensor):
-                raise TypeError(f"{cls.__name__}.forward must return Tensors and Nones, got {type(out).__name__}")
+                raise TypeError(f"{cls.__name__}.forward must return Tensors and Nones, got {type_name(out)}")
         if not any(context.needs_input_grad):
             context._to_save = ()
             return result
@@ -242,7 +243,7 @@ def _position(tensor: Tensor, args: tuple[Any, ...], made: tuple[Any, ...]) -> i
 
 
 def _output(made: Tensor, node: Node, number: int) -> Tensor:
-    """What forward made, as a tensor of the graph: a fresh one, as forward may have handed through what was there."""
+    """Return a result of forward as a fresh tensor of the graph, as forward may have returned one of its inputs."""
     out = Tensor._wrap(made._memory)
     if out.dtype.is_floating_point:
         out._node, out._output_nr = node, number

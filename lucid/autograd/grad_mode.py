@@ -1,17 +1,17 @@
-"""Whether operations are recorded, per thread."""
+"""Thread-local switch for the recording of operations."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-from lucid._flags import Block, Mode
+from lucid._flags import FlagScope, ThreadLocalFlag
 
-_mode = Mode(True)
+_flag = ThreadLocalFlag(True)
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations on tensors that require grad are recorded now, in this thread."""
-    return _mode.enabled
+    """Return whether operations on tensors that require grad are recorded, in this thread."""
+    return _flag.enabled
 
 
 class set_grad_enabled:
@@ -33,8 +33,8 @@ class set_grad_enabled:
     """
 
     def __init__(self, mode: bool) -> None:
-        self._before = _mode.enabled
-        _mode.enabled = bool(mode)
+        self._before = _flag.enabled
+        _flag.enabled = bool(mode)
 
     def __enter__(self) -> None:
         pass
@@ -42,10 +42,10 @@ class set_grad_enabled:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _mode.enabled = self._before
+        _flag.enabled = self._before
 
 
-class no_grad(Block):
+class no_grad(FlagScope):
     """Record nothing within, as a context manager (``with lucid.no_grad():``) or a decorator (``@lucid.no_grad()``).
 
     Examples
@@ -57,13 +57,13 @@ class no_grad(Block):
     False
     """
 
-    _mode = _mode
+    _flag = _flag
 
     def __init__(self) -> None:
         super().__init__(False)
 
 
-class enable_grad(Block):
+class enable_grad(FlagScope):
     """Record within, also inside `no_grad`.
 
     Examples
@@ -75,7 +75,7 @@ class enable_grad(Block):
     True
     """
 
-    _mode = _mode
+    _flag = _flag
 
     def __init__(self) -> None:
         super().__init__(True)

@@ -1,4 +1,4 @@
-"""How a module keeps parameters, buffers and submodules: registered under the names of its attributes."""
+"""Parameters, buffers and submodules of a module, registered under the names of its attributes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from lucid.nn.parameter import Parameter
 from lucid.tensor import Tensor
 
-__all__ = ["Members"]
+__all__ = ["_AttributeMixin"]
 
 _KINDS = ("_parameters", "_buffers", "_modules")
 
 
-class Members:
+class _AttributeMixin:
     """The part of a module that has attributes; :class:`lucid.nn.Module` has the rest."""
 
     _parameters: dict[str, Parameter | None]
@@ -78,7 +78,7 @@ class Members:
         TypeError, KeyError
             If `module` is no Module, or `name` is no name or taken.
         """
-        if module is not None and not isinstance(module, Members):
+        if module is not None and not isinstance(module, _AttributeMixin):
             raise TypeError(f"{_type_name(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
         self._modules[name] = module
@@ -110,14 +110,14 @@ class Members:
     def __setattr__(self, name: str, value: Any) -> None:
         members = self.__dict__
         if isinstance(value, Parameter):
-            self._make_way("parameter", name, "_parameters")
+            self._drop_existing("parameter", name, "_parameters")
             self.register_parameter(name, value)
         elif name in members.get("_parameters", ()):
             if value is not None:
                 raise _assignment_error(value, "parameter", name, "lucid.nn.Parameter")
             self._parameters[name] = None
-        elif isinstance(value, Members):
-            self._make_way("module", name, "_modules")
+        elif isinstance(value, _AttributeMixin):
+            self._drop_existing("module", name, "_modules")
             self._modules[name] = value
         elif name in members.get("_modules", ()):
             if value is not None:
@@ -130,7 +130,7 @@ class Members:
         else:
             super().__setattr__(name, value)
 
-    def _make_way(self, kind: str, name: str, destination: str) -> None:
+    def _drop_existing(self, kind: str, name: str, destination: str) -> None:
         """Free `name` of whatever else it stands for, so that it can be registered."""
         if "_modules" not in self.__dict__:
             raise AttributeError(f"cannot assign {kind} before Module.__init__() call")

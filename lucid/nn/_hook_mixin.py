@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from lucid._arguments import type_name
 from lucid._hooks import RemovableHandle, check_hook, register
 from lucid.nn.backward_hooks import BackwardHooks
 
-__all__ = ["Hooked"]
+__all__ = ["_HookMixin"]
 
 Hook = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -34,8 +35,7 @@ class _PreHook:
             return args, kwargs
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise RuntimeError(
-                "forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                f"but got {type(returned).__name__}"
+                f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), but got {type_name(returned)}"
             )
         return returned
 
@@ -53,7 +53,7 @@ class _ForwardHook:
         return output if returned is None else returned
 
 
-class Hooked:
+class _HookMixin:
     """The part of a module that can be called and hooked; :class:`lucid.nn.Module` has the rest."""
 
     _forward_pre_hooks: OrderedDict[int, _PreHook]
@@ -107,7 +107,7 @@ class Hooked:
             of them, or the only one. With `with_kwargs`, ``hook(module, args, kwargs)``, which returns None
             or ``(args, kwargs)``.
         prepend : bool
-            Run `hook` before the hooks registered so far instead of behind them.
+            Run `hook` before the hooks registered so far instead of after them.
         with_kwargs : bool
             Whether `hook` gets, and returns, the keyword arguments as well.
 
@@ -124,7 +124,7 @@ class Hooked:
         return register(self._forward_pre_hooks, _PreHook(hook, with_kwargs), prepend=prepend)
 
     def register_forward_hook(self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False) -> RemovableHandle:
-        """Run `hook` behind every ``forward``.
+        """Run `hook` after every ``forward``.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class Hooked:
             ``hook(module, args, output)``; what it returns, unless None, replaces the output. With
             `with_kwargs`, ``hook(module, args, kwargs, output)``.
         prepend : bool
-            Run `hook` before the hooks registered so far instead of behind them.
+            Run `hook` before the hooks registered so far instead of after them.
         with_kwargs : bool
             Whether `hook` gets the keyword arguments as well.
 
@@ -157,7 +157,7 @@ class Hooked:
             ``hook(module, grad_output)`` with one gradient, or None, per output; returns None or a
             replacement. The output must be a Tensor or a tuple.
         prepend : bool
-            Run `hook` before the hooks registered so far instead of behind them.
+            Run `hook` before the hooks registered so far instead of after them.
 
         Returns
         -------
@@ -184,7 +184,7 @@ class Hooked:
             tuple. Where no input requires grad, `hook` runs when the gradients of the outputs are known,
             with None per input.
         prepend : bool
-            Run `hook` before the hooks registered so far instead of behind them.
+            Run `hook` before the hooks registered so far instead of after them.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""How a module prints."""
+"""Text representation of modules."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How a module's backward hooks see gradients: an identity before its forward and one behind it.
+"""Backward hooks of modules: one identity node before a module's forward and one after it.
 
-The identity behind the module runs first in a backward pass. It shows the outputs' gradients to the pre-hooks
+The identity after the module runs first in a backward pass. It shows the outputs' gradients to the pre-hooks
 and remembers them. The identity before the module runs last; it has the inputs' gradients at hand and calls
 the hooks with both. Both are ordinary Functions, so what the hooks see and return stays differentiable under
 ``create_graph=True``.
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lucid._arguments import type_name
 from lucid.autograd import Function, is_grad_enabled
 from lucid.tensor import Tensor
 
@@ -72,7 +73,7 @@ class BackwardHooks:
         if not isinstance(output, tuple):
             warnings.warn(
                 f"backward hooks of {type(self._module).__name__} are not called: its output should be a "
-                f"Tensor or a tuple of Tensors, got {type(output).__name__}",
+                f"Tensor or a tuple of Tensors, got {type_name(output)}",
                 stacklevel=3,
             )
             return output
@@ -143,10 +144,10 @@ class BackwardHooks:
             returned = tuple(returned)
         accepted = f"{self._name(kind)} must return None, a Tensor or a tuple of Tensors or None"
         if not isinstance(returned, tuple):
-            raise TypeError(f"{accepted}, got {type(returned).__name__}")
+            raise TypeError(f"{accepted}, got {type_name(returned)}")
         for place, grad in enumerate(returned):
             if grad is not None and not isinstance(grad, Tensor):
-                raise TypeError(f"{accepted}, got {type(grad).__name__} at {what}[{place}]")
+                raise TypeError(f"{accepted}, got {type_name(grad)} at {what}[{place}]")
         if len(returned) != len(grads):
             raise RuntimeError(
                 f"{self._name(kind)} returned an invalid number of {what}, "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lucid._arguments import Tensors
+from lucid._arguments import TensorValidator
 from lucid.tensor import Tensor
 
-LUCID = Tensors(
+LUCID = TensorValidator(
     Tensor,
-    "a lucid Tensor",
+    "a lucid.Tensor",
     lambda tensor: tensor._like,
     Tensor._wrap,
     {torch.Tensor: "lucid.from_torch({})", np.ndarray: "lucid.tensor({})"},

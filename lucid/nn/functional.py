@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lucid import ops
-from lucid._arguments import boolean, one_of
+from lucid._arguments import check_bool, check_choice
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
 from lucid.nn.losses import cross_entropy, distillation_loss
@@ -85,8 +85,8 @@ def kl_div(
     >>> f"{F.kl_div(x, target, reduction='batchmean').item():.6f}"
     '0.011704'
     """
-    one_of("reduction", reduction, REDUCTIONS)
-    boolean("log_target", log_target)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_bool("log_target", log_target)
     check_floating("x", x)
     check_floating("target", target)
     check_device("x", x, "target", target)
@@ -242,7 +242,7 @@ def _as_floating(x: Tensor) -> Tensor:
 
 
 def _dim(x: Tensor, dim: int | None) -> int:
-    return ops.memory.normal_dim(x, -1 if dim is None else dim)
+    return ops.memory.wrap_dim(x, -1 if dim is None else dim)
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -85,7 +85,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     tensor([0., 0.])
     """
     _check_tensor(tensor)
-    tensor._writable().zero_()
+    tensor._buffer_for_write().zero_()
     return tensor
 
 
@@ -105,5 +105,5 @@ def _draw_dtype(tensor: Tensor) -> type[np.float32] | type[np.float64]:
 def _fill(tensor: Tensor, values: np.ndarray[Any, Any], scale: float, shift: float) -> Tensor:
     values *= scale
     values += shift
-    tensor._writable().copy_(torch.from_numpy(values))
+    tensor._buffer_for_write().copy_(torch.from_numpy(values))
     return tensor

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from lucid.autograd import no_grad
-from lucid.nn._attribute_mixin import Members
-from lucid.nn._hook_mixin import Hooked
+from lucid.nn._attribute_mixin import _AttributeMixin
+from lucid.nn._hook_mixin import _HookMixin
 from lucid.nn._repr import indented, layout
 from lucid.nn.parameter import Parameter
 from lucid.nn.state import IncompatibleKeys, load_state, named_state
@@ -19,7 +19,7 @@ __all__ = ["Module"]
 _T = TypeVar("_T")
 
 
-class Module(Hooked, Members):
+class Module(_HookMixin, _AttributeMixin):
     """Base class of layers and models.
 
     A subclass calls ``super().__init__()``, assigns parameters and submodules as attributes and defines
@@ -56,8 +56,8 @@ class Module(Hooked, Members):
     _modules: dict[str, Module | None]
 
     def __init__(self) -> None:
-        Hooked.__init__(self)
-        Members.__init__(self)
+        _HookMixin.__init__(self)
+        _AttributeMixin.__init__(self)
         self.training = True
 
     def named_modules(
@@ -226,7 +226,7 @@ class Module(Hooked, Members):
                 continue
             if not gradient.is_leaf:
                 parameter.grad = gradient = gradient.detach()
-            gradient._writable().zero_()
+            gradient._buffer_for_write().zero_()
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move and convert parameters, their gradients and buffers; the objects stay the same.

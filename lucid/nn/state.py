@@ -16,7 +16,7 @@ __all__ = ["IncompatibleKeys", "load_state", "named_state"]
 
 
 class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict`` gives back: the keys on which state dict and module disagree.
+    """Result of ``load_state_dict``: the keys on which state dict and module disagree.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ def named_state(module: Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Loading:
-    """What a walk over a module and a state dict finds: the copies to make, and what is in their way."""
+    """Copies to make from a state dict into a module, and the errors that prevent them."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.state = state
@@ -131,5 +131,5 @@ def load_state(module: Module, state: Mapping[str, Any], strict: bool) -> Incomp
         name = type(module).__name__
         raise RuntimeError(f"Error(s) in loading state_dict for {name}:\n\t" + "\n\t".join(errors))
     for target, value in loading.copies:
-        target._writable().copy_(value._buffer)
+        target._buffer_for_write().copy_(value._buffer)
     return IncompatibleKeys(loading.missing, loading.unexpected)

@@ -25,8 +25,8 @@ Operand = Tensor | float
 
 
 def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
-    """The buffers and numbers behind operands, and their promoted dtype; raises unless they fit together."""
-    operands = tuple(_plain(operand) for operand in operands)
+    """Return the operands' buffers and numbers, and their promoted dtype; raise unless they are compatible."""
+    operands = tuple(_unwrap_numpy_scalar(operand) for operand in operands)
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
     values = [operand for operand in operands if not isinstance(operand, Tensor)]
     for value in values:
@@ -57,7 +57,7 @@ def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
     return [operand._buffer if isinstance(operand, Tensor) else operand for operand in operands], promoted
 
 
-def _plain(operand: Any) -> Any:
+def _unwrap_numpy_scalar(operand: Any) -> Any:
     """NumPy's scalars as Python's: as weak, and bool_ a bool."""
     return operand.item() if isinstance(operand, np.generic) else operand
 
@@ -88,13 +88,13 @@ def meta(operand: Operand) -> _Meta | None:
     return _Meta(operand) if isinstance(operand, Tensor) else None
 
 
-def _keep(ctx: Any, *operands: Operand | None) -> None:
+def _save_operands(ctx: Any, *operands: Operand | None) -> None:
     """Save tensors, and put numbers aside."""
     ctx.save_for_backward(*(operand if isinstance(operand, Tensor) else None for operand in operands))
     ctx.numbers = tuple(None if isinstance(operand, Tensor) else operand for operand in operands)
 
 
-def _kept(ctx: Any) -> tuple[Any, ...]:
+def _saved_operands(ctx: Any) -> tuple[Any, ...]:
     return tuple(n if t is None else t for t, n in zip(ctx.saved_tensors, ctx.numbers, strict=True))
 
 
@@ -149,7 +149,7 @@ class _Mul(Function):
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
         need_a, need_b = ctx.needs_input_grad
         ctx.shapes = _shapes(a, b)
-        _keep(ctx, a if need_b else None, b if need_a else None)
+        _save_operands(ctx, a if need_b else None, b if need_a else None)
         scaled = scale(ctx, "mul", a, b)
         return _binary("mul", a, b) if scaled is None else scaled
 
@@ -158,7 +158,7 @@ class _Mul(Function):
         unscaled = unscale(ctx, grad)
         if unscaled is not None:
             return unscaled, None
-        a, b = _kept(ctx)
+        a, b = _saved_operands(ctx)
         need_a, need_b = ctx.needs_input_grad
         return _summed(ctx.shapes, mul(grad, b) if need_a else None, mul(grad, a) if need_b else None)
 
@@ -167,7 +167,7 @@ class _Div(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
         ctx.shapes = _shapes(a, b)
-        _keep(ctx, a if ctx.needs_input_grad[1] else None, b)
+        _save_operands(ctx, a if ctx.needs_input_grad[1] else None, b)
         scaled = scale(ctx, "div", a, b)
         return _binary("div", a, b) if scaled is None else scaled
 
@@ -176,7 +176,7 @@ class _Div(Function):
         unscaled = unscale(ctx, grad)
         if unscaled is not None:
             return unscaled, None
-        a, b = _kept(ctx)
+        a, b = _saved_operands(ctx)
         need_a, need_b = ctx.needs_input_grad
         da = div(grad, b)
         return _summed(ctx.shapes, da if need_a else None, neg(mul(da, div(a, b))) if need_b else None)
@@ -188,19 +188,19 @@ class _Pow(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
         ctx.shapes = _shapes(a, b)
-        _keep(ctx, a, b)
+        _save_operands(ctx, a, b)
         return _binary("pow", a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = _kept(ctx)
+        a, b = _saved_operands(ctx)
         need_a, need_b = ctx.needs_input_grad
-        da = mul(grad, mul(pow(a, _lowered(b)), b)) if need_a else None
+        da = mul(grad, mul(pow(a, _exponent_minus_one(b)), b)) if need_a else None
         db = mul(grad, mul(pow(a, b), _log_or_zero(a))) if need_b else None
         return _summed(ctx.shapes, da, db)
 
 
-def _lowered(exponent: Any) -> Any:
+def _exponent_minus_one(exponent: Any) -> Any:
     """One less, but 0 for 0: its power is multiplied by 0, and must be finite then."""
     if isinstance(exponent, Tensor):
         return where(compare("eq", exponent, 0), 0, sub(exponent, 1))
@@ -220,7 +220,7 @@ class _Unary(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} takes a lucid Tensor, got {_type_name(x)}")
+            raise TypeError(f"{name} takes a lucid.Tensor, got {_type_name(x)}")
         floating, saves, _ = _UNARY[name]
         kind = _floating(x._buffer.dtype) if floating else x._buffer.dtype
         if kind is torch.bool:
@@ -307,7 +307,7 @@ def div(a: Operand, b: Operand) -> Tensor:
 
 def pow(a: Operand, b: Operand) -> Tensor:
     """a to the power of b; of integers only with a non-negative Python integer b."""
-    a, b = _plain(a), _plain(b)
+    a, b = _unwrap_numpy_scalar(a), _unwrap_numpy_scalar(b)
     if _is_integer(a) and _is_integer(b):
         return _integer_pow(a, b)
     return _Pow.apply(a, b)
@@ -434,8 +434,8 @@ def where(condition: Tensor, a: Operand, b: Operand) -> Tensor:
     """
     if not isinstance(condition, Tensor) or condition._buffer.dtype is not torch.bool:
         got = condition.dtype if isinstance(condition, Tensor) else _type_name(condition)
-        raise TypeError(f"condition must be a lucid Tensor of bool_, got {got}")
-    a, b = _plain(a), _plain(b)
+        raise TypeError(f"condition must be a lucid.Tensor of bool_, got {got}")
+    a, b = _unwrap_numpy_scalar(a), _unwrap_numpy_scalar(b)
     if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
         a = Tensor(a, device=condition.device)  # of two numbers, kernels take one
     return _Where.apply(condition, a, b)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._clobbered import spend
-from lucid._loss_args import CrossEntropy, Distillation, Reduction
+from lucid._clobbered import mark_clobbered
+from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
-from lucid.ops.memory import report
+from lucid.ops.memory import raise_device_errors
 from lucid.tensor import Tensor
 
 
@@ -44,7 +44,7 @@ class DistillationLoss(Function):
         weight: Tensor | None,
         labels: Tensor | None,
         normalizer: Tensor | None,
-        options: Distillation,
+        options: DistillationConfig,
         reduction: Reduction,
     ) -> Tensor:
         ctx.options = options
@@ -57,15 +57,17 @@ class DistillationLoss(Function):
             **options.shared,
         )
         loss, factor = _reduced(losses, statistics[0], reduction, losses.dtype, normalizer)
-        report(student._buffer)
+        raise_device_errors(student._buffer)
         ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, labels, statistics, factor = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        grads = DistillationLossBackward.apply(student, teacher, labels, statistics, factor, dloss, ctx.options, wanted)
+        needs_grad = ctx.needs_input_grad[:2]
+        grads = DistillationLossBackward.apply(
+            student, teacher, labels, statistics, factor, dloss, ctx.options, needs_grad
+        )
         return (*grads, None, None, None, None, None)
 
 
@@ -81,10 +83,10 @@ class DistillationLossBackward(Function):
         statistics: Tensor,
         factor: Tensor | None,
         dloss: Tensor,
-        options: Distillation,
-        wanted: tuple[bool, bool],
+        options: DistillationConfig,
+        needs_grad: tuple[bool, bool],
     ) -> tuple[Tensor | None, ...]:
-        in_place = wanted[0] and options.inplace_gradient
+        in_place = needs_grad[0] and options.inplace_gradient
         dstudent, dteacher = tk.divergence_backward(
             student._buffer,
             teacher._buffer,
@@ -92,13 +94,13 @@ class DistillationLossBackward(Function):
             dloss._buffer,
             labels=None if labels is None or not options.hard_label_weight else labels._buffer,
             dloss_factor=None if factor is None else factor._buffer,
-            dstudent_dtype=student._buffer.dtype if wanted[0] else None,
-            dteacher_dtype=teacher._buffer.dtype if wanted[1] else None,
-            student_out=student._writable() if in_place else None,
+            dstudent_dtype=student._buffer.dtype if needs_grad[0] else None,
+            dteacher_dtype=teacher._buffer.dtype if needs_grad[1] else None,
+            student_out=student._buffer_for_write() if in_place else None,
             **options.shared,
         )
         if in_place:
-            dstudent = spend(student._buffer)
+            dstudent = mark_clobbered(student._buffer)
         return _wrapped(dstudent), _wrapped(dteacher)
 
     @staticmethod
@@ -123,7 +125,7 @@ class HardCrossEntropy(Function):
         weight = None if class_weight is None else class_weight._buffer.contiguous()
         losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
         loss, factor = _reduced(losses, statistics[0], reduction, x._buffer.dtype)
-        report(x._buffer)
+        raise_device_errors(x._buffer)
         ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
 
@@ -179,8 +181,8 @@ class SoftCrossEntropy(Function):
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:2]
-        grads = SoftCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options, wanted)
+        needs_grad = ctx.needs_input_grad[:2]
+        grads = SoftCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options, needs_grad)
         return (*grads, None, None, None)
 
 
@@ -197,7 +199,7 @@ class SoftCrossEntropyBackward(Function):
         factor: Tensor | None,
         dloss: Tensor,
         options: dict[str, Any],
-        wanted: tuple[bool, bool],
+        needs_grad: tuple[bool, bool],
     ) -> tuple[Tensor | None, ...]:
         dx, dy = tk.soft_cross_entropy_backward(
             x._buffer,
@@ -206,8 +208,8 @@ class SoftCrossEntropyBackward(Function):
             dloss._buffer,
             class_weight=None if class_weight is None else class_weight._buffer.contiguous(),
             dloss_factor=None if factor is None else factor._buffer,
-            dx_dtype=x._buffer.dtype if wanted[0] else None,
-            dy_dtype=y._buffer.dtype if wanted[1] else None,
+            dx_dtype=x._buffer.dtype if needs_grad[0] else None,
+            dy_dtype=y._buffer.dtype if needs_grad[1] else None,
             **options,
         )
         return _wrapped(dx), _wrapped(dy)
@@ -228,14 +230,14 @@ def distillation_loss(
     weight: Tensor | None,
     labels: Tensor | None,
     normalizer: Tensor | None,
-    options: Distillation,
+    options: DistillationConfig,
     reduction: Reduction,
 ) -> Tensor:
     """A divergence of student logits from teacher logits, (..., V), with weights and labels of the leading shape."""
     return DistillationLoss.apply(student, teacher, weight, labels, normalizer, options, reduction)
 
 
-def cross_entropy(of: CrossEntropy, *, class_weight: Tensor | None) -> Tensor:
+def cross_entropy(of: CrossEntropyConfig, *, class_weight: Tensor | None) -> Tensor:
     """Cross-entropy of logits with labels or probabilities."""
     if of.soft:
         return SoftCrossEntropy.apply(of.logits, of.target, class_weight, of.label_smoothing, of.reduction)

@@ -6,7 +6,7 @@ from typing import Any
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
-from lucid.ops.memory import report
+from lucid.ops.memory import raise_device_errors
 from lucid.tensor import Tensor
 
 
@@ -18,7 +18,7 @@ class Embedding(Function):
         ctx.rows = table.shape[0]
         ctx.save_for_backward(indices)
         out = Tensor._wrap(tk.embedding_forward(indices._buffer, table._buffer))
-        report(table._buffer)
+        raise_device_errors(table._buffer)
         return out
 
     @staticmethod

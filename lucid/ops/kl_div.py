@@ -10,7 +10,7 @@ from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.dtype import dtype
 from lucid.ops.arithmetic import add, compare, div, exp, log, meta, mul, neg, sub, where
-from lucid.ops.kl_div_fused import FusedBackward, fused_forward, fusible
+from lucid.ops.kl_div_fused import FusedBackward, fused_forward, match_fusion
 from lucid.ops.memory import to
 from lucid.ops.reduction import expand, sum_to
 from lucid.tensor import Tensor
@@ -24,7 +24,7 @@ class KLDiv(Function):
         ctx.log_target, ctx.scale, ctx.x = log_target, scale, meta(x)
         # Without the target's gradient, the gradient to x is −p: x itself is not needed.
         kept = x if ctx.needs_input_grad[1] else None
-        of_logits = fusible(x._memory, target._memory, log_target) if reduce else None
+        of_logits = match_fusion(x._memory, target._memory, log_target) if reduce else None
         if of_logits is None:
             ctx.save_for_backward(kept, target)
             loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
@@ -40,7 +40,7 @@ class KLDiv(Function):
         x, target, *statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if statistics and not is_grad_enabled():
-            of_logits = fusible(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
+            of_logits = match_fusion(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
             if of_logits is not None:
                 run = FusedBackward(of_logits, statistics[0]._buffer, dloss._buffer, ctx.scale)
                 dx, dtarget = (Tensor._wrap(run.gradient(side)) if want else None for side, want in enumerate(wanted))

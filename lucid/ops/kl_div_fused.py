@@ -1,8 +1,8 @@
-"""The KL divergence of softmaxes that nobody has looked at, straight from their logits.
+"""The KL divergence of unrealized softmaxes, computed from their logits.
 
-Backward, the loss hands on deferred gradients to the log-probabilities and probabilities. Where one arrives at its
-softmax as it was sent, the gradient to the logits is calculated from the logits. Where somebody has looked at it, or
-something was added to it, it is a gradient as any other.
+The backward pass returns deferred gradients to the log-probabilities and probabilities. A softmax that receives such a
+gradient unrealized computes the gradient to its logits from the logits. A deferred gradient that was read or added to
+is realized first, and is then like any other.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import torch
 
 import triton_kernels as tk
-from lucid._lazy import Deferred, filled, is_fusion_enabled, is_shared
+from lucid._lazy import Deferred, is_fusion_enabled, is_shared, realize
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
 
 
-class Fusible(NamedTuple):
-    """The softmaxes that a loss can do without, of the student and of the teacher.
+class FusionMatch(NamedTuple):
+    """Unrealized softmaxes of student and teacher that a loss can be computed without.
 
     Attributes
     ----------
     logits, factor
-        What kernels are to read, and to multiply by: the least that will do.
+        Buffers that kernels read, and the factor that they apply.
     scaled
-        What the softmaxes were taken of, where it is the logits' multiple, deferred.
+        The deferred inputs of the softmaxes, multiples of the logits; None where the logits are the input.
     """
 
     softmaxes: tuple[SoftmaxOf, SoftmaxOf]
@@ -35,10 +35,10 @@ class Fusible(NamedTuple):
     scaled: list[Scaled | None]
 
 
-def fusible(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor) -> Fusible | None:
-    """The softmaxes that the memories of x and the target stand for, if the loss can do without their values.
+def match_fusion(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor) -> FusionMatch | None:
+    """Return the softmaxes behind x and the target, if the loss can be computed without their values.
 
-    `read` are buffers that are not read before the values are.
+    `read` are other buffers that the deferred computation would read.
     """
     for memory, log in ((log_q, True), (target, log_target)):
         if not (isinstance(memory, SoftmaxOf) and memory.log == log):
@@ -49,13 +49,13 @@ def fusible(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor) -> F
     if not all(sources):
         return None
     same = log_q.factor == target.factor
-    logits = [filled(of_side[0 if same else -1]) for of_side in sources]
-    scaled = [of_side[-1] if isinstance(of_side[-1], Scaled) else None for of_side in sources]
-    return Fusible((log_q, target), logits, log_q.factor if same else 1.0, scaled)
+    logits = [realize(side_sources[0 if same else -1]) for side_sources in sources]
+    scaled = [side_sources[-1] if isinstance(side_sources[-1], Scaled) else None for side_sources in sources]
+    return FusionMatch((log_q, target), logits, log_q.factor if same else 1.0, scaled)
 
 
-def fused_forward(of: Fusible, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """scale · Σ KL over all rows, of the promoted dtype; and what backward wants to know of the rows."""
+def fused_forward(of: FusionMatch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale · Σ KL over all rows, in the promoted dtype, and the row statistics for backward."""
     student, teacher = of.logits
     losses, statistics = tk.divergence_forward(student, teacher, inv_temperature=of.factor)
     dtype = torch.promote_types(student.dtype, teacher.dtype)
@@ -63,31 +63,31 @@ def fused_forward(of: Fusible, scale: float) -> tuple[torch.Tensor, torch.Tensor
 
 
 class FusedBackward:
-    """One time backward through a fused loss, to x (side 0), to the target (side 1), or to both."""
+    """One backward pass of a fused loss: to x (side 0), to the target (side 1), or to both."""
 
-    def __init__(self, of: Fusible, statistics: torch.Tensor, dloss: torch.Tensor, scale: float) -> None:
+    def __init__(self, of: FusionMatch, statistics: torch.Tensor, dloss: torch.Tensor, scale: float) -> None:
         self.softmaxes, self.logits, self.factor, self.scaled = of
         self.statistics, self.dloss, self.scale = statistics, dloss, scale
-        self.asked: list[weakref.ref[Deferred] | None] = [None, None]
-        self.made: list[torch.Tensor | None] = [None, None]
+        self.pending: list[weakref.ref[Deferred] | None] = [None, None]
+        self.results: list[torch.Tensor | None] = [None, None]
 
     def gradient(self, side: int) -> _ToSoftmax:
-        """The gradient to x or to the target, deferred."""
+        """Return the deferred gradient to x or to the target."""
         return _ToSoftmax(self, side)
 
     def to_logits(self, side: int) -> torch.Tensor:
-        """The gradient to the logits of one side; the same pass makes that of the other, if it may be asked for."""
-        if self.made[side] is None:
-            waiting = [ref() if ref is not None else None for ref in self.asked]
-            self.made = list(
-                self._pass(self.scale, [gradient is not None and gradient.pending for gradient in waiting])
+        """The gradient to the logits of one side; the same pass makes that of the other, if it may be pending for."""
+        if self.results[side] is None:
+            dependents = [ref() if ref is not None else None for ref in self.pending]
+            self.results = list(
+                self._pass(self.scale, [gradient is not None and gradient.pending for gradient in dependents])
             )
-        result, self.made[side] = self.made[side], None
+        result, self.results[side] = self.results[side], None
         assert result is not None
         return result
 
     def to_scaled(self, side: int) -> torch.Tensor:
-        """The gradient to the multiple of the logits whose softmax was taken."""
+        """Return the gradient to the scaled logits, the input of the softmax."""
         result = self._pass(self.scale / self.factor, [side == 0, side == 1])[side]
         assert result is not None
         return result
@@ -106,7 +106,7 @@ class FusedBackward:
         )
 
     def to_softmax(self, side: int) -> torch.Tensor:
-        """The gradient to x or to the target, from their values."""
+        """Return the gradient to x or to the target, from their values."""
         x, target = self.softmaxes
         result = tk.kl_div_backward(
             x.buffer() if side else None,
@@ -126,15 +126,15 @@ class _ToSoftmax(SoftmaxGradient):
     def __init__(self, run: FusedBackward, side: int) -> None:
         super().__init__(run.logits[side], *run.logits, run.dloss)
         self.run, self.side, self.softmax = run, side, run.softmaxes[side]
-        run.asked[side] = weakref.ref(self)
+        run.pending[side] = weakref.ref(self)
 
-    def calculate(self) -> torch.Tensor:
+    def compute(self) -> torch.Tensor:
         result = self.run.to_softmax(self.side)
-        del self.run, self.softmax  # and with them logits and softmaxes
+        del self.run, self.softmax  # releases logits and softmaxes
         return result
 
     def to_input(self) -> torch.Tensor | Deferred:
-        self.sources()  # unchanged
+        self.sources()  # raises if one was modified
         scaled = self.run.scaled[self.side]
         if scaled is None or self.run.factor == 1:
             return self.run.to_logits(self.side)
@@ -145,13 +145,13 @@ class _ToScaled(ScaledGradient):
     def __init__(self, run: FusedBackward, side: int, scaled: Scaled) -> None:
         super().__init__(run.logits[side], *run.logits, run.dloss)
         self.run, self.side, self.scaled = run, side, scaled
-        run.asked[side] = weakref.ref(self)
+        run.pending[side] = weakref.ref(self)
 
-    def calculate(self) -> torch.Tensor:
+    def compute(self) -> torch.Tensor:
         result = self.run.to_scaled(self.side)
         del self.run, self.scaled
         return result
 
     def to_unscaled(self) -> torch.Tensor:
-        self.sources()  # unchanged
+        self.sources()  # raises if one was modified
         return self.run.to_logits(self.side)

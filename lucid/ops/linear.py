@@ -35,7 +35,7 @@ def _check(name: str, **tensors: Any) -> None:
     """Raise unless all arguments are Tensors of one floating dtype, on one device."""
     for argument, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{argument} of {name} must be a lucid Tensor, got {type_name(tensor)}")
+            raise TypeError(f"{argument} of {name} must be a lucid.Tensor, got {type_name(tensor)}")
         if not tensor.dtype.is_floating_point:
             raise TypeError(f"{argument} of {name} must have a floating dtype, got {tensor.dtype}")
     for attribute in ("dtype", "device"):

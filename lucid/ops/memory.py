@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._arguments import type_name
 from lucid._flags import is_checking
 from lucid.autograd.function import Function
 from lucid.device import device
@@ -88,26 +89,26 @@ class _Clone(Function):
 
 
 def as_sizes(name: str, given: Sequence[Any]) -> tuple[int, ...]:
-    """Integers given one by one, or as one sequence.
+    """Return sizes that were given as separate integers or as one sequence.
 
     Raises
     ------
     TypeError
-        If one is no integer.
+        If one is not an integer.
     """
     sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
     return tuple(_as_int(f"{name} must be integers", size) for size in sizes)
 
 
-def normal_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
-    """`dim` counted from the front; a 0-d tensor counts as having one dimension.
+def wrap_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
+    """Return `dim` as a non-negative index; a 0-d tensor counts as 1-d.
 
     Raises
     ------
     TypeError
-        If it is no integer.
+        If `dim` is not an integer.
     IndexError
-        If there is no such dimension.
+        If `dim` is out of range.
     """
     number = _as_int(f"{name} must be an integer", dim)
     count = max(x.ndim + extra, 1)
@@ -117,17 +118,17 @@ def normal_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
 
 
 def _as_int(rule: str, value: Any) -> int:
-    # A bool is an int to Python, and a mix-up of arguments to everyone else.
+    # bool is rejected, although it is an int to Python.
     if not isinstance(value, bool):
         try:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{rule}, got {type(value).__name__}")
+    raise TypeError(f"{rule}, got {type_name(value)}")
 
 
 def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
-    """The same elements in another shape; one size may be −1."""
+    """Return the elements in another shape; one size may be −1."""
     sizes = as_sizes("shape", shape)
     known = math.prod(size for size in sizes if size != -1)
     unknown = sizes.count(-1)
@@ -138,7 +139,7 @@ def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
 
 
 def permute(x: Tensor, dims: Sequence[Any]) -> Tensor:
-    """Dimensions in another order."""
+    """Return a view with permuted dimensions."""
     order = as_sizes("dims", dims)
     normal = tuple(dim % x.ndim if -x.ndim <= dim < x.ndim else dim for dim in order)
     if sorted(normal) != list(range(x.ndim)):
@@ -147,28 +148,28 @@ def permute(x: Tensor, dims: Sequence[Any]) -> Tensor:
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Two dimensions exchanged."""
+    """Return a view with two dimensions exchanged."""
     order = list(range(x.ndim))
-    a, b = normal_dim(x, dim0, "dim0"), normal_dim(x, dim1, "dim1")
+    a, b = wrap_dim(x, dim0, "dim0"), wrap_dim(x, dim1, "dim1")
     if x.ndim:
         order[a], order[b] = order[b], order[a]
     return _Permute.apply(x, tuple(order))
 
 
 def squeeze(x: Tensor, dim: int | None = None) -> Tensor:
-    """Without dimensions of size 1, or without one of them."""
-    gone = range(x.ndim) if dim is None else (normal_dim(x, dim),)
-    return _Reshape.apply(x, tuple(size for d, size in enumerate(x.shape) if size != 1 or d not in gone))
+    """Return a view without dimensions of size 1, or without one of them."""
+    squeezed = range(x.ndim) if dim is None else (wrap_dim(x, dim),)
+    return _Reshape.apply(x, tuple(size for d, size in enumerate(x.shape) if size != 1 or d not in squeezed))
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
-    """With a dimension of size 1 put in at `dim`."""
-    at = normal_dim(x, dim, extra=1)
+    """Return a view with a dimension of size 1 inserted at `dim`."""
+    at = wrap_dim(x, dim, extra=1)
     return _Reshape.apply(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """Part of a tensor, by integers, slices, None and Ellipsis; shares memory."""
+    """Return a view of part of a tensor, by integers, slices, None and Ellipsis."""
     rule = "index must be made of integers, slices, None and Ellipsis"
     parts = tuple(
         part if part is None or part is Ellipsis or isinstance(part, slice) else _as_int(rule, part)
@@ -183,7 +184,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 
 def to(x: Tensor, target_device: device | None, target_dtype: dtype | None) -> Tensor:
-    """The tensor on a device, with a dtype; itself where nothing changes."""
+    """Return the tensor on a device, with a dtype; itself if nothing changes."""
     like = x._like
     place = like.device if target_device is None or target_device == x.device else target_device.torch
     kind = like.dtype if target_dtype is None else target_dtype.torch
@@ -193,28 +194,28 @@ def to(x: Tensor, target_device: device | None, target_dtype: dtype | None) -> T
 
 
 def clone(x: Tensor) -> Tensor:
-    """A copy without gaps."""
+    """Return a contiguous copy."""
     return _Clone.apply(x)
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Itself, or a copy without gaps."""
+    """Return the tensor itself, or a contiguous copy."""
     return x if x.is_contiguous() else _Clone.apply(x)
 
 
 def kernel_device() -> str:
-    """The device that kernels run on: cuda, but cpu where the interpreter runs them."""
+    """Return the device of the kernels: cuda, or cpu where the interpreter runs them."""
     return str(tk.backend.default_device())
 
 
-def report(buffer: torch.Tensor) -> None:
-    """Raise what kernels found wrong in values, where nobody has to be waited for or `check_values` says to wait."""
+def raise_device_errors(buffer: torch.Tensor) -> None:
+    """Raise pending errors of kernels, if that needs no synchronization or `check_values` asks for one."""
     if buffer.device.type == "cpu" or is_checking():
         tk.check_indices(buffer.device)
 
 
 def on_host(buffer: torch.Tensor) -> torch.Tensor:
-    """The buffer on the CPU. Waits for the device, and raises what kernels reported there."""
+    """Return the buffer on the CPU. Synchronizes, and raises pending errors of kernels."""
     host = buffer.cpu()
     tk.check_indices(buffer.device)
     return host

@@ -9,7 +9,7 @@ from typing import Any
 import triton_kernels as tk
 from lucid.autograd.function import Function
 from lucid.dtype import float32
-from lucid.ops.memory import as_sizes, normal_dim, reshape, to
+from lucid.ops.memory import as_sizes, reshape, to, wrap_dim
 from lucid.tensor import Tensor
 
 
@@ -75,7 +75,7 @@ def mean(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = Fa
 def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
     if dim is None:
         return tuple(range(x.ndim))
-    dims = tuple(normal_dim(x, d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
+    dims = tuple(wrap_dim(x, d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
     if len(set(dims)) != len(dims):
         raise RuntimeError(f"dim must name each dimension once, got {dim}")
     return dims if x.ndim else ()

@@ -1,4 +1,4 @@
-"""Logits divided, or multiplied, by a number, as a temperature does: deferred, and left to whoever reads the logits."""
+"""Logits divided or multiplied by a number, such as a temperature: deferred, so that a kernel can apply the number."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._lazy import Deferred, filled, is_source
+from lucid._lazy import Deferred, can_defer, realize
 from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.tensor import Tensor
 
-#: Numbers that are taken for temperatures or their inverses: far from where float32 ends.
-_LEAST, _MOST = 2.0**-20, 2.0**20
+#: Range of numbers treated as temperatures or their inverses: far from the limits of float32.
+_MIN_SCALE, _MAX_SCALE = 2.0**-20, 2.0**20
 
 
 class Scaled(Deferred):
@@ -26,35 +26,37 @@ class Scaled(Deferred):
 
     @property
     def factor(self) -> float:
-        """What the buffer is multiplied by."""
+        """Factor on the buffer."""
         return 1 / self.number if self.name == "div" else self.number
 
-    def calculate(self) -> torch.Tensor:
-        buffer = filled(*self.sources())
+    def compute(self) -> torch.Tensor:
+        buffer = realize(*self.sources())
         return tk.pointwise(self.name, buffer, self.number, dtype=buffer.dtype)
 
 
 class ScaledGradient(Deferred):
-    """A gradient to what is scaled, where that to what it was scaled from can be had without it.
+    """Deferred gradient with respect to a `Scaled` value; the gradient to its input can be computed without it.
 
     Attributes
     ----------
     scaled : Scaled
-        What it is a gradient to.
+        The value that it is a gradient of.
     """
 
     scaled: Scaled
 
     def to_unscaled(self) -> torch.Tensor:
-        """The gradient to what was scaled; while this one is pending."""
+        """Return the gradient to the unscaled input, while this one is pending."""
         raise NotImplementedError
 
 
 def scale(ctx: Any, name: str, x: Any, number: Any) -> Tensor | None:
-    """x / number or x · number, deferred; None where it is not to be."""
-    if not isinstance(number, numbers.Real) or isinstance(number, bool) or not _LEAST <= float(number) <= _MOST:
+    """Return x / number or x · number, deferred; None if it cannot be deferred."""
+    if not isinstance(number, numbers.Real) or isinstance(number, bool):
         return None
-    if not (isinstance(x, Tensor) and x.ndim and x.dtype.is_floating_point and is_source(x._buffer)):
+    if not _MIN_SCALE <= float(number) <= _MAX_SCALE:
+        return None
+    if not (isinstance(x, Tensor) and x.ndim and x.dtype.is_floating_point and can_defer(x._buffer)):
         return None
     buffer = x._buffer
     tk.backend.check_device(buffer.device)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._lazy import Deferred, filled, is_fusion_enabled, is_source
+from lucid._lazy import Deferred, can_defer, is_fusion_enabled, realize
 from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.ops.arithmetic import exp, mul, neg, sub
@@ -26,8 +26,8 @@ class SoftmaxOf(Deferred):
         self.log, self.factor = log, 1.0 if scaled is None else scaled.factor
         super().__init__(logits, logits, logits if scaled is None else scaled)
 
-    def calculate(self) -> torch.Tensor:
-        return tk.softmax_forward(filled(self.sources()[-1]), -1, log=self.log)
+    def compute(self) -> torch.Tensor:
+        return tk.softmax_forward(realize(self.sources()[-1]), -1, log=self.log)
 
 
 class SoftmaxGradient(Deferred):
@@ -55,8 +55,8 @@ class Softmax(Function):
         scaled = x._memory if isinstance(x._memory, Scaled) else None
         logits = scaled.sources() if fusible and is_fusion_enabled() and scaled is not None else ()
         if logits:
-            y = Tensor._wrap(SoftmaxOf(filled(*logits), log, scaled))
-        elif fusible and is_source(x._buffer):
+            y = Tensor._wrap(SoftmaxOf(realize(*logits), log, scaled))
+        elif fusible and can_defer(x._buffer):
             tk.backend.check_device(x._buffer.device)
             y = Tensor._wrap(SoftmaxOf(x._buffer, log))
         else:

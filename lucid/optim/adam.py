@@ -65,7 +65,7 @@ class Adam(Optimizer):
             state.update(step=0, m=state_like(param), v=state_like(param))
         state["step"] += 1
         tk.adam_step(
-            param._writable(),
+            param._buffer_for_write(),
             grad,
             state["m"],
             state["v"],

@@ -1,4 +1,4 @@
-"""What optimizers share: parameter groups and state."""
+"""Base class of optimizers: parameter groups and state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor | dict) or not isinstance(params, Iterable):
-            raise TypeError(f"params must be an iterable of Tensors or of dicts, got {type(params).__name__}")
+            raise TypeError(f"params must be an iterable of Tensors or of dicts, got {type_name(params)}")
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
@@ -57,7 +57,7 @@ class Optimizer:
             If a parameter is no leaf of a floating dtype, or is there already; or an option has an impossible value.
         """
         if not isinstance(group, dict) or "params" not in group:
-            got = f"the keys {list(group)}" if isinstance(group, dict) else type(group).__name__
+            got = f"the keys {list(group)}" if isinstance(group, dict) else type_name(group)
             raise TypeError(f'a parameter group must be a dict with "params", got {got}')
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         known = {id(param) for other in self.param_groups for param in other["params"]}
@@ -69,7 +69,7 @@ class Optimizer:
                     f"params must be leaves of a floating dtype, got one of {param.dtype} and shape {param.shape}"
                 )
             if id(param) in known:
-                raise ValueError("params must not name a parameter twice")
+                raise ValueError("duplicate parameter in params")
             known.add(id(param))
         complete = {**self.defaults, **group, "params": params}
         self._check(complete)
@@ -90,7 +90,7 @@ class Optimizer:
                 if param.grad is None:
                     continue
                 self._update(param, param.grad._buffer, group, self.state.setdefault(param, {}))
-                # Kernels write behind torch's back; whoever saved the parameter for backward must notice.
+                # Kernels do not bump torch's version counter; autograd relies on it for saved parameters.
                 torch.autograd.graph.increment_version(param._buffer)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

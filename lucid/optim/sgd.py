@@ -67,7 +67,7 @@ class SGD(Optimizer):
             state["buffer"] = state_like(param)
             dampening = 0.0
         tk.sgd_step(
-            param._writable(),
+            param._buffer_for_write(),
             grad,
             state.get("buffer"),
             lr=float(group["lr"]),

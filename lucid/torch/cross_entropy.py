@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.ops.memory import report
+from lucid.ops.memory import raise_device_errors
 from lucid.torch import cpu
 from lucid.torch.cpu import step
 from lucid.torch.cpu.rows import number
@@ -86,7 +86,7 @@ def _cross_entropy(
         x, labels, class_weight=_dense(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
     )
     loss, factor = row_loss(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
-    report(x)
+    raise_device_errors(x)
     return loss, statistics, factor
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.ops.memory import report
+from lucid.ops.memory import raise_device_errors
 from lucid.torch import cpu
 from lucid.torch.cpu import step
 from lucid.torch.cpu.rows import number
@@ -107,7 +107,7 @@ def _divergence(
     )
     weights = statistics[0] if mean or normalizer is not None else None
     loss, factor = row_loss(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
-    report(student)
+    raise_device_errors(student)
     return loss, statistics, factor
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lucid import _loss_args
-from lucid._arguments import Tensors, boolean, check_dense, one_of
+from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
 from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import cross_entropy as entropies
 from lucid.torch import divergence as of_logits
@@ -18,7 +18,7 @@ from lucid.torch import kl_div as pointwise
 from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 
-class _LocalTensors(Tensors):
+class _LocalTensors(TensorValidator):
     def check(self, name: str, value: Any) -> None:
         """A dense torch tensor that is all here."""
         super().check(name, value)
@@ -100,7 +100,7 @@ def kl_div(
     True
     """
     how = _reduction(reduction) if size_average is None and reduce is None else _deprecated(size_average, reduce)
-    boolean("log_target", log_target)
+    check_bool("log_target", log_target)
     TORCH.check_floating("input", input)
     TORCH.check_floating("target", target)
     TORCH.check_device("input", input, "target", target)
@@ -312,7 +312,7 @@ def cross_entropy(
 
 
 def _reduction(reduction: str) -> str:
-    one_of("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     if reduction == "mean":
         _warn("reduction 'mean' also divides by the number of columns; the divergence is reduction 'batchmean'")
     return reduction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lucid._arguments import boolean, one_of
+from lucid._arguments import check_bool, check_choice
 from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
@@ -39,8 +39,8 @@ class KLDivLoss(torch.nn.KLDivLoss):
         reduction: Reduction = "mean",
         log_target: bool = False,
     ) -> None:
-        super().__init__(size_average, reduce, reduction, boolean("log_target", log_target))
-        one_of("reduction", self.reduction, REDUCTIONS)
+        super().__init__(size_average, reduce, reduction, check_bool("log_target", log_target))
+        check_choice("reduction", self.reduction, REDUCTIONS)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The divergence of log-probabilities from the target."""

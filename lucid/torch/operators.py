@@ -14,7 +14,7 @@ import torch
 from torch.autograd import Function
 
 import triton_kernels
-from lucid._flags import Block, Mode
+from lucid._flags import FlagScope, ThreadLocalFlag
 from lucid.torch import cpu
 from triton_kernels.runtime import backend
 
@@ -23,10 +23,10 @@ _LIBRARY = torch.library.Library("lucid", "DEF")
 #: What each operator calls on real tensors, for who wants to see what a dispatch mode does not: what happens within.
 KERNELS: dict[Any, Callable[..., Any]] = {}
 
-_kernels_on_cpu = Mode(backend.ASKED_FOR)
+_kernels_on_cpu = ThreadLocalFlag(backend.ASKED_FOR)
 
 
-class kernels_on_cpu(Block):
+class kernels_on_cpu(FlagScope):
     """Run the kernels on CPU tensors, too, in Triton's interpreter, as a context manager or a decorator.
 
     CPU tensors otherwise go through torch's own operators, 25 to 160 times as fast. The interpreter is for verifying
@@ -53,7 +53,7 @@ class kernels_on_cpu(Block):
     '0.011704'
     """
 
-    _mode = _kernels_on_cpu
+    _flag = _kernels_on_cpu
 
     def __init__(self, enabled: bool = True) -> None:
         if enabled and not backend.INTERPRETED:

@@ -1,4 +1,4 @@
-"""What the constructors of layers share: checks of their arguments, and room for their parameters."""
+"""Checks of constructor arguments shared by layers, and allocation of parameters."""
 
 from __future__ import annotations
 

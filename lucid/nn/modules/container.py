@@ -29,7 +29,7 @@ class _Container(Module):
 
 
 class _Indexed(_Container):
-    """What list-like containers share: items in order, called by their place unless they were given names."""
+    """Base class of list-like containers: ordered items, named by their index unless they were given names."""
 
     def __len__(self) -> int:
         return len(self._items())

@@ -1,4 +1,4 @@
-"""Embedding: a table of vectors, looked up by index."""
+"""Embedding: a table of vectors, indexed by integers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Embedding"]
 
 
 class Embedding(Module):
-    """Table of vectors, looked up by index.
+    """Table of vectors, indexed by integers.
 
     Parameters
     ----------

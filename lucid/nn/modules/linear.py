@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lucid._arguments import type_name
 from lucid.device import device as Device
 from lucid.dtype import dtype as DType
 from lucid.nn import functional as F
@@ -69,7 +70,7 @@ class Linear(Module):
         self.in_features = positive_int("in_features", in_features)
         self.out_features = positive_int("out_features", out_features)
         if not isinstance(bias, bool):
-            raise TypeError(f"bias must be a bool, got {type(bias).__name__}")
+            raise TypeError(f"bias must be a bool, got {type_name(bias)}")
         self.weight = empty_parameter(self.out_features, self.in_features, device=device, dtype=dtype)
         self.register_parameter(
             "bias", empty_parameter(self.out_features, device=device, dtype=dtype) if bias else None

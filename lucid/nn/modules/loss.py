@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid._arguments import boolean, one_of
+from lucid._arguments import check_bool, check_choice
 from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
@@ -54,9 +54,9 @@ class KLDivLoss(Module):
 
     def __init__(self, reduction: Reduction = "mean", log_target: bool = False) -> None:
         super().__init__()
-        one_of("reduction", reduction, REDUCTIONS)
+        check_choice("reduction", reduction, REDUCTIONS)
         self.reduction = reduction
-        self.log_target = boolean("log_target", log_target)
+        self.log_target = check_bool("log_target", log_target)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """The divergence of log-probabilities x from the target."""
