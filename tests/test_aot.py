@@ -26,15 +26,15 @@ KERNEL_FILES = [
 
 #: Tensors that kernels over a walk load and store; outputs are dense in the order of the walk.
 LOADS = {
-    "_kl_div_kernel": ("x", "y"),
-    "_kl_div_backward_kernel": ("x", "y", "dloss"),
+    "_kl_div_kernel": ("log_q", "target"),
+    "_kl_div_backward_kernel": ("log_q", "target", "dloss"),
     "_pointwise_kernel": ("a", "b", "c"),
     "_sgd_kernel": ("param", "grad", "buffer"),
     "_adam_kernel": ("param", "grad", "m", "v"),
 }
 STORES = {
     "_kl_div_kernel": ("out",),
-    "_kl_div_backward_kernel": ("dx", "dy"),
+    "_kl_div_backward_kernel": ("dx", "dtarget"),
     "_pointwise_kernel": ("out",),
     "_sgd_kernel": ("param", "buffer"),
     "_adam_kernel": ("param", "m", "v"),
@@ -54,14 +54,22 @@ def _show(description: dict[str, Any]) -> str:
     return json.dumps(description)
 
 
+def _operand(args: dict[str, Any], name: str) -> tuple[Any, Any]:
+    """The tensor and the strides of an operand: of one argument, or of two."""
+    if args.get(name):
+        tensor, strides = args[name]["tuple"]
+        return tensor, strides
+    return args.get(f"{name}_ptr"), args.get(f"{name}_strides")
+
+
 def _contiguous(description: dict[str, Any]) -> bool:
     """Whether a kernel over a walk got only aligned operands of stride 1, or scalars."""
     args = description["args"]
     if args.get("inner_sizes") != {"tuple": []}:
         return False
-    strides = [value for name, value in args.items() if name.endswith("_strides")]
-    tensors = [value for value in args.values() if isinstance(value, dict) and "tensor" in value and "aligned" in value]
-    return all(stride in (None, {"tuple": [1]}) for stride in strides) and all(t["aligned"] for t in tensors)
+    names = {name.removesuffix("_ptr") for name in args if name.endswith("_ptr") or name in LOADS[_name(description)]}
+    operands = [operand for operand in (_operand(args, name) for name in names) if operand[0]]
+    return all(tensor["aligned"] and strides in (None, {"tuple": [1]}) for tensor, strides in operands)
 
 
 def _expected(description: dict[str, Any], names: tuple[str, ...], dense: bool) -> int | None:
@@ -70,8 +78,8 @@ def _expected(description: dict[str, Any], names: tuple[str, ...], dense: bool) 
     threads = 32 * description["num_warps"]
     total = 0
     for name in names:
-        tensor = args[f"{name}_ptr"]
-        in_walk = dense or args[f"{name}_strides"] is not None
+        tensor, strides = _operand(args, name)
+        in_walk = dense or strides is not None
         if tensor is None or not in_walk:
             continue
         elements = args["BLOCK"] * args.get("TILES", 1) // threads
@@ -86,8 +94,9 @@ def _read_again(description: dict[str, Any]) -> int:
     """Bytes of a tile of probabilities that a thread reads again where one is near 1."""
     args = description["args"]
     mended = args["REDUCE"] and not args["LOG_TARGET"] and args["COMPUTE"] == {"dtype": "fp32"}
-    itemsize = getattr(torch, args["y_ptr"]["tensor"]).itemsize
-    return args["BLOCK"] // (32 * description["num_warps"]) * itemsize if mended and args["y_strides"] else 0
+    tensor, strides = _operand(args, "target")
+    itemsize = getattr(torch, tensor["tensor"]).itemsize
+    return args["BLOCK"] // (32 * description["num_warps"]) * itemsize if mended and strides else 0
 
 
 @pytest.fixture(scope="session")

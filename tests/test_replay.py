@@ -173,7 +173,13 @@ def test_observers_see_repeated_launches_as_they_saw_the_first() -> None:
     (first,), _, (second,) = seen
     assert (first.kernel, first.grid[:1], first.config) == (second.kernel, second.grid[:1], second.config)
     assert first.args.keys() == second.args.keys()
-    values = [{k: v for k, v in made.args.items() if not isinstance(v, torch.Tensor)} for made in (first, second)]
+
+    def without_tensors(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(without_tensors, value))
+        return value.shape if isinstance(value, torch.Tensor) else value
+
+    values = [{name: without_tensors(value) for name, value in made.args.items()} for made in (first, second)]
     assert values[0] == values[1]
 
 
@@ -209,6 +215,38 @@ def test_a_launcher_that_passes_a_view_of_an_argument_is_not_repeated() -> None:
     assert list(replay._recordings.values()) == [replay._NEVER]
     x = _logits(1, 1, 5)
     assert torch.allclose(halved(x)[0, 0].cpu(), x.cpu().sum() / 2)
+
+
+class _ScaledKernel:
+    """Stands in for a kernel: out = factors[0]·x, of operands (tensor, strides)."""
+
+    arg_names = ("x", "out", "factors")
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def started(x: Any, out: Any, factors: Any, num_warps: int) -> None:
+            assert x[1] == out[1] == (1,)
+            out[0].copy_(x[0] * factors[0])
+
+        return started
+
+
+@pytest.mark.parametrize(
+    ("passed", "repeats"), [("the argument", True), ("a view of the argument", False), ("a number in a tensor", False)]
+)
+def test_operands_are_repeated_with_the_tensors_of_the_call(passed: str, repeats: bool) -> None:
+    @replay.repeated
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        operand = x.view(-1) if passed == "a view of the argument" else x
+        factors = (torch.full((), 2.0) if passed == "a number in a tensor" else 2.0, 0.0)
+        config = tile_configs.Config({})
+        launch.run(_ScaledKernel(), (1,), config, x=(operand, (1,)), out=(out, (1,)), factors=factors)
+        return out
+
+    for seed in range(4):
+        x = _logits(seed, 5)
+        assert torch.equal(doubled(x), 2 * x)
+    assert [isinstance(known, replay._Recording) for known in replay._recordings.values()] == [repeats]
 
 
 @pytest.mark.parametrize("log", [False, True])

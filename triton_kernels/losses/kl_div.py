@@ -25,12 +25,10 @@ from ..runtime.replay import repeated
 
 @triton.jit(do_not_specialize=["n"])
 def _kl_div_kernel(
-    x_ptr,  # log q, strided
-    y_ptr,  # p or log p, strided
+    log_q,  # (n,)
+    target,  # (n,): p or log p
     out_ptr,  # REDUCE: (programs,), else dense in the order of the walk
     inner_sizes,
-    x_strides,
-    y_strides,
     n,
     scale: tl.float64,
     LOG_TARGET: tl.constexpr,
@@ -43,13 +41,12 @@ def _kl_div_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    x, y = (x_ptr, x_strides), (y_ptr, y_strides)
     first = pid * (BLOCK * TILES)
     scale = tl.full((), scale, COMPUTE)
     if first + BLOCK * TILES <= n:
-        _forward(x, y, out_ptr, inner_sizes, pid, None, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
+        _forward(log_q, target, out_ptr, inner_sizes, pid, None, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
     else:
-        _forward(x, y, out_ptr, inner_sizes, pid, n, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
+        _forward(log_q, target, out_ptr, inner_sizes, pid, n, scale, LOG_TARGET, REDUCE, BLOCK, TILES)
 
 
 @triton.jit
@@ -165,12 +162,10 @@ def kl_div_forward(
         _kl_div_kernel,
         (programs,),
         config,
-        x_ptr=x,
-        y_ptr=target,
+        log_q=(x, walk.strides[0]),
+        target=(target, walk.strides[1]),
         out_ptr=sums,
         inner_sizes=walk.inner_sizes,
-        x_strides=walk.strides[0],
-        y_strides=walk.strides[1],
         n=walk.numel,
         scale=scale if sums is out else 1.0,
         LOG_TARGET=log_target,
@@ -183,15 +178,12 @@ def kl_div_forward(
 
 @triton.jit(do_not_specialize=["n"])
 def _kl_div_backward_kernel(
-    x_ptr,  # None without dy
-    y_ptr,
-    dloss_ptr,
+    log_q,  # (n,), or None without dtarget
+    target,  # (n,): p or log p
+    dloss,  # (n,)
     dx_ptr,  # dense in the order of the walk, or None
-    dy_ptr,  # dense in the order of the walk, or None
+    dtarget_ptr,  # dense in the order of the walk, or None
     inner_sizes,
-    x_strides,
-    y_strides,
-    dloss_strides,
     n,
     scale: tl.float64,
     LOG_TARGET: tl.constexpr,
@@ -202,12 +194,11 @@ def _kl_div_backward_kernel(
     pid = tl.program_id(0)
     if WIDE:
         pid = pid.to(tl.int64)
-    x, y, dloss = (x_ptr, x_strides), (y_ptr, y_strides), (dloss_ptr, dloss_strides)
     scale = tl.full((), scale, COMPUTE)
     if (pid + 1) * BLOCK <= n:
-        _backward(x, y, dloss, dx_ptr, dy_ptr, inner_sizes, pid, None, scale, LOG_TARGET, BLOCK)
+        _backward(log_q, target, dloss, dx_ptr, dtarget_ptr, inner_sizes, pid, None, scale, LOG_TARGET, BLOCK)
     else:
-        _backward(x, y, dloss, dx_ptr, dy_ptr, inner_sizes, pid, n, scale, LOG_TARGET, BLOCK)
+        _backward(log_q, target, dloss, dx_ptr, dtarget_ptr, inner_sizes, pid, n, scale, LOG_TARGET, BLOCK)
 
 
 @triton.jit
@@ -288,15 +279,12 @@ def kl_div_backward(
         _kl_div_backward_kernel,
         (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
         config,
-        x_ptr=None if dtarget is None else x,
-        y_ptr=target,
-        dloss_ptr=dloss,
+        log_q=None if dtarget is None else (x, walk.strides[2]),
+        target=(target, walk.strides[0]),
+        dloss=(dloss, walk.strides[1]),
         dx_ptr=dx,
-        dy_ptr=dtarget,
+        dtarget_ptr=dtarget,
         inner_sizes=walk.inner_sizes,
-        x_strides=walk.strides[2] if len(operands) == 3 else None,
-        y_strides=walk.strides[0],
-        dloss_strides=walk.strides[1],
         n=walk.numel,
         scale=scale,
         LOG_TARGET=log_target,

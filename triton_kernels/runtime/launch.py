@@ -87,6 +87,18 @@ def watched() -> bool:
     return bool(_observers)
 
 
+def tensor_of(arg: Any) -> torch.Tensor | None:
+    """Return the tensor of a kernel's argument: the argument, or the first element of an operand (tensor, strides, …).
+
+    An operand's strides are a tuple, or None where it has a single element.
+    """
+    if isinstance(arg, torch.Tensor):
+        return arg
+    if type(arg) is tuple and len(arg) > 1 and isinstance(arg[0], torch.Tensor):
+        return arg[0] if arg[1] is None or type(arg[1]) is tuple else None
+    return None
+
+
 def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args: Any) -> None:
     """Launch `kernel` on the device of its tensors, or note it; an empty grid is no launch."""
     if 0 in grid:
@@ -96,7 +108,7 @@ def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args:
         return
     for observer in _observers:
         observer(Launch(kernel, grid, args, config))
-    device = next(arg.device for arg in args.values() if isinstance(arg, torch.Tensor))
+    device = next(found.device for found in map(tensor_of, args.values()) if found is not None)
     backend.check_device(device)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):

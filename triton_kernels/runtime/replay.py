@@ -5,9 +5,10 @@ So its second call with a layout is recorded, and later ones allocate, and start
 in their order: no planning, no dictionaries, no specialization, which are most of the host time of a small loss. To
 record takes longer than to call, so what comes once, as batches of ever new lengths, is not recorded.
 
-Launchers that are `repeated` allocate with `torch.empty`, and pass to kernels their arguments, what they allocated, and
-nothing else; a call that passes or returns another tensor, as a view of an argument or a number in a tensor, is never
-repeated. A launcher that calls another is recorded whole.
+Launchers that are `repeated` allocate with `torch.empty`, and pass to kernels their arguments, what they allocated,
+and nothing else, each as a pointer (`name_ptr`) or in an operand (tensor, strides, …). A call that passes or returns
+another tensor, as a view of an argument or a number in a tensor, is never repeated. A launcher that calls another is
+recorded whole.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class _Launch(NamedTuple):
     made: launch.Launch  # its arguments are of the recorded call, and tensors among them are not kept
     compiled: Any  # what the launch returned: a kernel to start on a grid, or None
     args: list[Any]  # in the kernel's order, None where a view goes
-    views: list[tuple[int, _View]]
+    views: list[tuple[int, _View, tuple[Any, ...] | None]]  # with the rest of an operand (tensor, strides, …)
 
 
 class _Recording(NamedTuple):
@@ -77,8 +78,9 @@ class _Recording(NamedTuple):
     def _start(self, tensors: list[Any]) -> None:
         for made, compiled, template, views in self.launches:
             args = template.copy()
-            for at, view in views:
-                args[at] = tensors[view.slot] if view.shape is None else view.of(tensors)
+            for at, view, rest in views:
+                tensor = tensors[view.slot] if view.shape is None else view.of(tensors)
+                args[at] = tensor if rest is None else (tensor, *rest)
             if compiled is None or launch.watched():
                 names = made.kernel.arg_names
                 given = {name: arg for name, arg in zip(names, args, strict=True) if name not in made.config.tiles}
@@ -141,6 +143,10 @@ def clear() -> None:
         _recordings.clear()
 
 
+def _has_tensor(arg: Any) -> bool:
+    return any(map(_has_tensor, arg)) if isinstance(arg, tuple) else isinstance(arg, torch.Tensor)
+
+
 def _strides_of_empty(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides that `torch.empty` gives."""
     return tuple(math.prod(max(size, 1) for size in shape[dim + 1 :]) for dim in range(len(shape)))
@@ -184,17 +190,20 @@ def _record(
     for done, compiled in made:
         named = {**done.args, **done.config.tiles}
         template: list[Any] = []
-        views: list[tuple[int, _View]] = []
+        views: list[tuple[int, _View, tuple[Any, ...] | None]] = []
         for at, name in enumerate(done.kernel.arg_names):
             value = named[name]
-            if isinstance(value, torch.Tensor):
+            tensor = launch.tensor_of(value)
+            if tensor is not None:
+                rest = value[1:] if tensor is not value else None
                 # A tensor that is passed as a number was calculated, not allocated.
-                found = view(value) if name.endswith("_ptr") else None
-                if found is None:
-                    repeatable = False
-                else:
-                    views.append((at, found))
+                found = view(tensor) if rest is not None or name.endswith("_ptr") else None
+                repeatable &= found is not None and not _has_tensor(rest)
+                if found is not None:
+                    views.append((at, found, rest))
                 value = None
+            elif _has_tensor(value):
+                repeatable, value = False, None
             template.append(value)
         grid = (*done.grid, 1, 1)[:3]
         kept = launch.Launch(done.kernel, done.grid if compiled is None else grid, {}, done.config)
