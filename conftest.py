@@ -79,7 +79,7 @@ def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
                 assert _compiler is not None
                 _compiler.send(description, tuple(aot.TARGETS) if every else some_targets(description))
 
-    with trace.planned(record):
+    with trace.gpu_launches(record):
         yield
     _compiler.stop()
 
@@ -142,7 +142,7 @@ def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launchers without the planning that records launches: for tests that count what Python or the allocator does."""
     for name in triton_kernels.__all__:
         launcher = getattr(triton_kernels, name)
-        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "unplanned", launcher))
+        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "without_dry_run", launcher))
 
 
 @pytest.fixture(autouse=True)
@@ -164,5 +164,5 @@ def tiles(request: pytest.FixtureRequest) -> Iterator[str]:
     gpu = request.param == "GPU's tiles"
     if not gpu and not backend.INTERPRETED:
         pytest.skip("the interpreter's tiles are too large for a GPU")
-    with triton_kernels.tile_configs.tables(interpreted=not gpu):
+    with triton_kernels.tile_configs.use_tile_configs(interpreted=not gpu):
         yield request.param

@@ -121,7 +121,7 @@ def _counted(point: Point, provider: str, mode: str) -> dict[str, Any]:
     from perf import counting
     from triton_kernels.runtime import tile_configs
 
-    with tile_configs.tables(interpreted=False):
+    with tile_configs.use_tile_configs(interpreted=False):
         subject, status = traffic.prepared(point, provider, mode)
         if subject is None:
             return {"status": status}

@@ -114,13 +114,13 @@ def count(point: Point, provider: str, mode: str, interpreted: bool) -> tuple[Ro
     least = cases.least_cost(point, mode)
     row: Row = {**shared.identity(point, provider, mode), "status": "ok"} | dict.fromkeys(COUNTED)
     row |= {"least_read": least.read, "least_written": least.written, "least_allocated": least.written}
-    with tile_configs.tables(interpreted=interpreted), lucid.torch.kernels_on_cpu():
+    with tile_configs.use_tile_configs(interpreted=interpreted), lucid.torch.kernels_on_cpu():
         subject, row["status"] = prepared(point, provider, mode)
         if subject is None:
             return row, ""
         # Grids alone: a launch that is kept keeps its results, and a gradient that somebody keeps is copied by torch.
         grids: list[tuple[int, ...]] = []
-        with launch.observed(lambda launched: grids.append(launched.grid)), counting.counted() as counts:
+        with launch.launch_hook(lambda launched: grids.append(launched.grid)), counting.counted() as counts:
             subject.step()
     row |= {name: getattr(counts, name) for name in ("read", "written", "launches", "allocated")}
     return row, _complaint(point, mode, row, grids) if provider in selection.OURS else ""

@@ -54,7 +54,7 @@ class Variant:
     def launched(self) -> launch.Launch:
         """The launch as a GPU would get it."""
         made: list[launch.Launch] = []
-        with launch.planned(made.append):
+        with launch.dry_run(made.append):
             self.call()
         return made[self.number]
 
@@ -205,7 +205,7 @@ def _others(dtype: str) -> Iterator[Variant]:
     x, matrix = _empty(dtype, 2**24), _empty(dtype, 4096, 4096)
     table, gradient = _empty(dtype, 50304, 1024), _empty(dtype, 8192, 1024)
     indices = torch.empty(8192, dtype=torch.int64, device="meta")
-    state = torch.empty(2**24, dtype=launch.arithmetic(torch_dtype), device="meta")
+    state = torch.empty(2**24, dtype=launch.compute_dtype(torch_dtype), device="meta")
     for op, count in (("add", 2), ("mul", 2), ("div", 2), ("exp", 1), ("log", 1), ("tanh", 1), ("where", 3)):
         yield Variant(
             "pointwise",

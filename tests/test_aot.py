@@ -227,7 +227,7 @@ class TestDescriptions:
         return [aot.describe(launched) for launched in made]
 
     def test_launches_that_differ_only_in_sizes_are_the_same(self) -> None:
-        with triton_kernels.tile_configs.tables(interpreted=False):
+        with triton_kernels.tile_configs.use_tile_configs(interpreted=False):
             first = self._describe(torch.zeros(50).to(DEVICE), torch.zeros(50).to(DEVICE))
             second = self._describe(torch.zeros(7, 9).to(DEVICE), torch.zeros(7, 9).to(DEVICE))
         assert first == second
@@ -249,7 +249,7 @@ class TestDescriptions:
     def test_planning_shows_the_launches_of_a_gpu_and_executes_them_as_usual(self) -> None:
         planned: list[Any] = []
         x = torch.randn(3, 70000).to(DEVICE)
-        with trace.planned(planned.append), trace.launches() as made:
+        with trace.gpu_launches(planned.append), trace.launches() as made:
             y = triton_kernels.softmax_forward(x, 1)
         assert [launched.kernel.__name__ for launched in planned] == ["_softmax_kernel"] * 2
         assert len(made) >= 1

@@ -103,7 +103,7 @@ def test_launches_from_several_threads_do_not_meet() -> None:
     rows = torch.randn(4, 3, 12000).to(DEVICE)
 
     def run(x: torch.Tensor) -> list[float]:
-        with tile_configs.tables(interpreted=False):
+        with tile_configs.use_tile_configs(interpreted=False):
             return [tk.divergence_forward(x, 2 * x)[0].sum().item() for _ in range(3)]
 
     every = sys.getswitchinterval()
@@ -122,7 +122,7 @@ def test_launches_that_one_thread_plans_are_executed_by_the_others() -> None:
     shown: list[launch.Launch] = []
 
     def plan() -> None:
-        with launch.planned(shown.append):
+        with launch.dry_run(shown.append):
             planning.set()
             planned.wait()
             tk.sum(x, [0])

@@ -65,7 +65,7 @@ def test_a_row_gives_the_same_bits_alone_among_many_and_in_every_place(
     op: str, columns: int, dtype: torch.dtype
 ) -> None:
     s, t = (torch.randn(5, columns).to(DEVICE, dtype) for _ in range(2))
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         many = OPS[op](s, t)
         for place in (0, 3):
             row = slice(place, place + 1)
@@ -81,7 +81,7 @@ def test_a_row_gives_the_same_bits_alone_among_many_and_in_every_place(
 def test_a_row_of_a_padded_batch_gives_the_same_bits_alone_and_among_many(op: str) -> None:
     """Sequences without their last token: the rows of a batch are apart by more than a row."""
     s, t = (torch.randn(3, 5, 1001).to(DEVICE) for _ in range(2))
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         many = OPS[op](s[:, :-1], t[:, :-1])
         alone = OPS[op](s[1:2, 2:3], t[1:2, 2:3])
     for one, among in zip(alone, many, strict=True):

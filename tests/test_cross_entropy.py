@@ -132,7 +132,7 @@ def test_strided_logits_labels_and_weights_are_read_in_place() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_long_rows_are_true_with_the_tiles_of_a_gpu(dtype: torch.dtype, smoothing: float, weighted: bool) -> None:
     weight = torch.rand(20000).to(DEVICE) if weighted else None
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check(_draw((2, 20000), dtype), _labels((2,), 20000), weight, label_smoothing=smoothing)
 
 

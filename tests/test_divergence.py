@@ -137,7 +137,7 @@ def test_student_and_teacher_may_lie_differently_in_memory(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("columns", [1000, 9001, 20000])
 def test_long_rows_are_true_with_the_tiles_of_a_gpu(columns: int, dtype: torch.dtype, kind: str) -> None:
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check(_draw((2, columns), dtype), _draw((2, columns), dtype), kind, temperature=2.0)
 
 
@@ -145,7 +145,7 @@ def test_long_rows_are_true_with_the_tiles_of_a_gpu(columns: int, dtype: torch.d
 def test_a_row_of_more_chunks_than_fit_a_tile_is_true(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tile = tk.tile_configs.Config({"BLOCK_N": 1, "BLOCK_C": 8}, num_warps=1)
     monkeypatch.setattr(tk.tile_configs, "merge", lambda itemsize, rows, chunks: tile)
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check(_draw((1, 9500), torch.float64), _draw((1, 9500), torch.float64), kind)
 
 
@@ -229,7 +229,7 @@ def test_columns_beyond_the_vocabulary_count_nothing_and_get_no_gradient(s: int,
 @pytest.mark.parametrize("count", [1, 100, 20000])
 def test_many_losses_are_added_up_to_their_mean(count: int) -> None:
     losses, weights = torch.rand(count).to(DEVICE), torch.rand(count).to(DEVICE)
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         loss, factor = tk.token_mean(losses, weights=weights, scale=3.0)
     expected = 3 * exact(losses).sum() / exact(weights).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-6)

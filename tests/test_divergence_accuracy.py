@@ -80,7 +80,7 @@ def test_losses_and_gradients_are_good_to_a_few_roundings(
     if family == "masked" and kind == "reverse_kl":
         s, t = t, s
     truth = logits.divergence(exact(s), exact(t), kind)
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, statistics = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
         ds, dt = tk.divergence_backward(
             s.to(DEVICE),
@@ -119,7 +119,7 @@ def test_nearly_equal_rows_lose_little(kind: str, special: float) -> None:
     """A divergence of 1e-6 is the difference of numbers that are a thousand times larger."""
     s, t = logits.family("nearly equal", 32, COLUMNS)
     truth = logits.divergence(exact(s), exact(t), kind).loss
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, _ = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
     log_q, log_p = logits.log_softmax(exact(s)), logits.log_softmax(exact(t))
     q, p = np.exp(log_q), np.exp(log_p)

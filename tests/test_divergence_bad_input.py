@@ -46,7 +46,7 @@ class TestLabelsOutOfRange:
         )
         assert losses.isnan().tolist() == [True, False]
         with pytest.raises(IndexError, match="got 4"):
-            tk.check_indices(losses.device)
+            tk.raise_pending_errors(losses.device)
 
     def test_are_an_error_of_the_call_itself_where_values_are_checked(self) -> None:
         s, labels = lucid.zeros(1, 4), lucid.tensor([4])
@@ -62,7 +62,7 @@ class TestLabelsOutOfRange:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[torch.device] = []
-        monkeypatch.setattr(tk, "check_indices", asked.append)
+        monkeypatch.setattr(tk, "raise_pending_errors", asked.append)
         elsewhere = torch.empty(3, device="meta")
         memory.raise_device_errors(elsewhere)
         assert not asked

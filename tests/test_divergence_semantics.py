@@ -175,7 +175,7 @@ def test_a_row_gives_the_same_bits_alone_and_among_many_and_every_time(columns: 
             s[rows], t[rows], statistics, one, dstudent_dtype=s.dtype, dteacher_dtype=t.dtype, **options
         )]  # fmt: skip
 
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         together, again = run(slice(0, 5)), run(slice(0, 5))
         for row in (0, 3):
             for alone, all_rows in zip(run(slice(row, row + 1)), together, strict=True):
@@ -184,7 +184,7 @@ def test_a_row_gives_the_same_bits_alone_and_among_many_and_every_time(columns: 
 
 
 def test_a_gpus_tiles_do_not_depend_on_the_number_of_rows() -> None:
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         for itemsize in (2, 4, 8):
             for columns in (3, 100, 1000, 5000, 100_000):
                 for flags in itertools.product((False, True), repeat=2):
@@ -204,7 +204,7 @@ def test_long_rows_may_be_masked_for_whole_chunks(kind: str, side: str) -> None:
         t[:, 3000:17000] = -INF
     truth = logits.divergence(s, t, kind)
     student, teacher = (torch.from_numpy(x).to(DEVICE, torch.float32) for x in (s, t))
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, statistics = tk.divergence_forward(student, teacher, divergence=kind)
         ds, dt = tk.divergence_backward(
             student,

@@ -32,7 +32,7 @@ def _pair(dtype: torch.dtype, rows: int = N, columns: int = V) -> tuple[lucid.Te
 
 def _small(dtype: torch.dtype, chunks: int, rows: int = N) -> int:
     """At most so many bytes of numbers that are kept of rows and chunks are read or written, each a few times."""
-    return 4 * launch.arithmetic(dtype).itemsize * rows * (STATISTICS + 6 * chunks) + 1000
+    return 4 * launch.compute_dtype(dtype).itemsize * rows * (STATISTICS + 6 * chunks) + 1000
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def test_kl_reads_logits_once_forward_and_all_read_them_once_backward(
 def test_js_and_total_variation_read_short_rows_twice_in_all(kind: str) -> None:
     s, t = _pair(torch.bfloat16, 16, 8192)
     s.requires_grad_()
-    with tile_configs.tables(interpreted=False), trace.traffic() as moved:
+    with tile_configs.use_tile_configs(interpreted=False), trace.traffic() as moved:
         loss = F.distillation_loss(s, t, divergence=kind)
         loss.backward(lucid.ones_like(loss))
     one = 16 * 8192 * 2
@@ -133,7 +133,7 @@ def test_nothing_as_large_as_the_logits_is_allocated_but_the_gradient_and_in_pla
 ) -> None:
     s, t = _pair(dtype)
     s.requires_grad_()
-    with tile_configs.tables(interpreted=False), _allocations() as made:
+    with tile_configs.use_tile_configs(interpreted=False), _allocations() as made:
         loss = F.distillation_loss(s, t, divergence=kind, inplace_gradient=in_place)
         loss.backward(lucid.ones_like(loss))
     size = N * V * dtype.itemsize

@@ -276,7 +276,7 @@ class _Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
         fresh = isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given
-        if fresh and launch._state.plan is None:
+        if fresh and not launch.in_dry_run():
             self.sizes.append(result.numel())
         return result
 

@@ -56,7 +56,7 @@ def test_a_thread_may_look_while_another_is_about_to_do_without(which: str) -> N
 
     def at_once(run: Callable[[], Any]) -> Any:
         # Planning is a switch of the thread, too.
-        with launch.planned(planned.append):
+        with launch.dry_run(planned.append):
             barrier.wait()
             return run()
 

@@ -33,7 +33,7 @@ CASES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_cuda_takes_the_grids_of_large_inputs(case: str) -> None:
     launched: list[tk.launch.Launch] = []
-    with tk.launch.planned(launched.append):
+    with tk.launch.dry_run(launched.append):
         CASES[case]()
     assert launched
     for launch in launched:
@@ -43,7 +43,7 @@ def test_cuda_takes_the_grids_of_large_inputs(case: str) -> None:
 
 def test_a_softmax_along_a_long_strided_dimension_starts_few_programs_that_merge_few_chunks() -> None:
     launched: list[tk.launch.Launch] = []
-    with tk.launch.planned(launched.append):
+    with tk.launch.dry_run(launched.append):
         tk.softmax_forward(_meta(1_000_000, 2), 0)
         tk.softmax_backward(_meta(1_000_000, 2), _meta(1_000_000, 2), 0)
     assert len(launched) == 4

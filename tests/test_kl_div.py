@@ -118,7 +118,7 @@ def test_loss_and_gradients_are_true(
 def test_loss_and_gradients_are_true_with_the_tiles_of_a_gpu(
     dtype: torch.dtype, reduction: str, log_target: bool
 ) -> None:
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check(_draw((41, 171), dtype), _draw((41, 171), dtype, log_target), log_target, reduction)
 
 

@@ -87,7 +87,7 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
 )
 def test_offsets_are_wide_only_where_a_program_could_reach_2_to_the_31(numel: int, stride: int, wide: bool) -> None:
     tensor = torch.empty(0, device="meta").as_strided((numel,), (stride,))
-    assert strides.walk((numel,), tensor).wide(overhang=2**16) is wide
+    assert strides.coalesce((numel,), tensor).needs_int64(padding=2**16) is wide
 
 
 def test_ordinary_launches_are_not_wide() -> None:

@@ -382,7 +382,7 @@ def test_counters_writes_a_row_for_each_launch(kind: str, tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("unrecorded")
 def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "observed", launch.planned)  # what is planned does not run
+    monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
     file = tmp_path / "expected.jsonl"
     assert headline.main("2x40000", "fp32", str(file)) == 0
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -394,7 +394,7 @@ def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, m
 
 @pytest.mark.usefixtures("unrecorded")
 def test_every_kernel_is_launched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "observed", launch.planned)  # what is planned does not run
+    monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
     assert every_kernel.main(["bf16", "fp32", "fp64"]) == 0, capsys.readouterr().out
     assert "not launched: none; calls failed: 0" in capsys.readouterr().out
 
@@ -484,7 +484,7 @@ def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
     launched: list[tile_configs.Config] = []
 
     def measure(device: Any, subjects: Sequence[Any], budget_ms: float) -> Timing:
-        with launch.observed(lambda made: launched.append(made.config)):
+        with launch.launch_hook(lambda made: launched.append(made.config)):
             subjects[0].step()
         if launched[-1].num_warps == 16:
             raise RuntimeError("out of resources\nmore")

@@ -104,7 +104,7 @@ def test_python_calls_are_frames_and_those_of_a_kernel_are_none() -> None:
 def test_python_calls_do_not_count_what_a_kernel_does() -> None:
     def calls(rows: int) -> int:
         x = torch.zeros(rows, 5000)
-        with tile_configs.tables(interpreted=False):
+        with tile_configs.use_tile_configs(interpreted=False):
             return counting.python_calls(lambda: triton_kernels.softmax_forward(x, 1))
 
     assert 0 < calls(20) == calls(300) < 200

@@ -135,7 +135,7 @@ def test_a_walk_meets_every_element_once(data: st.DataObject) -> None:
     """Whatever is merged and reordered: element numbers lead to the operands' own elements."""
     shape = data.draw(st.lists(st.integers(1, 4), max_size=5).map(tuple))
     operands = [data.draw(strided(shape, [0.0])) for _ in range(data.draw(st.integers(1, 3)))]
-    walk = strides.walk(shape, *operands)
+    walk = strides.coalesce(shape, *operands)
     dense = walk.empty(shape, torch.float64, torch.device("cpu"))
     where = dense.as_strided((walk.numel,), (1,)).copy_(torch.arange(walk.numel, dtype=torch.float64))
     assert where.numel() == dense.numel()

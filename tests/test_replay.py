@@ -94,7 +94,7 @@ CALLS: list[Callable[[int], Any]] = [
 @pytest.mark.parametrize("calls", CALLS, ids=lambda f: f.__name__[1:])
 @pytest.mark.parametrize("interpreted", [pytest.param(True, marks=pytest.mark.interpreter_only), False])
 def test_a_repeated_call_gives_the_bits_of_a_first_one(calls: Callable[[int], Any], interpreted: bool) -> None:
-    with tile_configs.tables(interpreted=interpreted):
+    with tile_configs.use_tile_configs(interpreted=interpreted):
         first = []
         for seed in range(3):
             replay.clear()
@@ -168,7 +168,7 @@ def test_observers_see_repeated_launches_as_they_saw_the_first() -> None:
     x, p = _logits(0, 4, 8), _logits(1, 4, 8).exp()
     seen: list[list[launch.Launch]] = [[], [], []]
     for made in seen:
-        with launch.observed(made.append):
+        with launch.launch_hook(made.append):
             tk.kl_div_forward(x, p, reduce=False)
     (first,), _, (second,) = seen
     assert (first.kernel, first.grid[:1], first.config) == (second.kernel, second.grid[:1], second.config)
@@ -196,7 +196,7 @@ def test_old_recordings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_launcher_that_passes_a_view_of_an_argument_is_not_repeated() -> None:
-    @replay.repeated
+    @replay.replayable
     def halved(x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         launch.run(
@@ -234,7 +234,7 @@ class _ScaledKernel:
     ("passed", "repeats"), [("the argument", True), ("a view of the argument", False), ("a number in a tensor", False)]
 )
 def test_operands_are_repeated_with_the_tensors_of_the_call(passed: str, repeats: bool) -> None:
-    @replay.repeated
+    @replay.replayable
     def doubled(x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         operand = x.view(-1) if passed == "a view of the argument" else x
@@ -259,7 +259,7 @@ def test_a_launcher_that_calls_itself_with_a_view_is_not_repeated_without_launch
 
 
 def test_a_launcher_that_calls_another_is_recorded_with_its_launches() -> None:
-    @replay.repeated
+    @replay.replayable
     def outer(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return tk.kl_div_forward(x, y, scale=0.5)
 
@@ -275,7 +275,7 @@ def test_a_launcher_that_calls_another_is_recorded_with_its_launches() -> None:
 
 @pytest.mark.parametrize("result", ["a view of an argument", "what no launch wrote"])
 def test_a_result_that_launches_did_not_make_is_not_repeated(result: str) -> None:
-    @replay.repeated
+    @replay.replayable
     def launcher(x: torch.Tensor) -> torch.Tensor:
         return x[0] if result == "a view of an argument" else torch.empty((3,), device=x.device).fill_(7)
 

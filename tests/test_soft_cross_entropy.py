@@ -122,7 +122,7 @@ def test_loss_and_both_gradients_are_those_of_the_definition_and_of_torch(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_long_rows_are_true_with_the_tiles_of_a_gpu(dtype: torch.dtype, smoothing: float, weighted: bool) -> None:
     weight = torch.rand(20000).to(DEVICE) if weighted else None
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check(*_draw((2, 20000), dtype, dtype), weight, label_smoothing=smoothing)
 
 

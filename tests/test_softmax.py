@@ -87,7 +87,7 @@ def test_values_and_gradients_are_true(dtype: torch.dtype, layout: str, log: boo
 def test_values_and_gradients_are_true_with_the_tiles_of_a_gpu(
     dtype: torch.dtype, shape: tuple[int, ...], dim: int, log: bool
 ) -> None:
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         _check((3 * torch.randn(shape, dtype=torch.float64)).to(DEVICE, dtype), dim, log)
 
 
@@ -101,7 +101,7 @@ def test_values_and_gradients_are_true_with_the_worst_errors_that_a_gpu_may_make
 ) -> None:
     for scale, shift in ((3, 0), (30, 0), (1, 1e4)):
         x = (scale * torch.randn(2, columns, dtype=torch.float64) + shift).to(DEVICE, dtype)
-        with tk.tile_configs.tables(interpreted=False), worst_case(direction):
+        with tk.tile_configs.use_tile_configs(interpreted=False), worst_case(direction):
             _check(x, 1, log)
 
 
@@ -116,7 +116,7 @@ def test_rows_may_have_from_one_to_a_million_columns(columns: int, log: bool) ->
 def test_a_long_row_gives_the_same_bits_alone_and_among_many(log: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few long rows are split over programs, many are not."""
     x, dy = torch.randn(3, 70000).to(DEVICE), torch.randn(3, 70000).to(DEVICE)
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         split = tk.softmax_forward(x, 1, log=log)
         split_dx = tk.softmax_backward(split, dy, 1, log=log)
         monkeypatch.setattr(tk.tile_configs, "SPLIT_BELOW", 0)
@@ -150,7 +150,7 @@ def test_a_long_row_with_masked_parts_is_right_where_whole_chunks_are_masked() -
     x = torch.randn(2, 70000)
     x[0, :40000] = -INF
     x[1] = -INF
-    with tk.tile_configs.tables(interpreted=False):
+    with tk.tile_configs.use_tile_configs(interpreted=False):
         got = tk.softmax_forward(x.to(DEVICE), 1).cpu().double()
     torch.testing.assert_close(got, x.double().softmax(1), equal_nan=True, rtol=1e-5, atol=1e-12)
 

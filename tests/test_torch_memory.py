@@ -137,7 +137,7 @@ def test_launches_of_a_call(name: str, forward: int, backward: int) -> None:
     from triton_kernels.runtime import tile_configs
 
     s, t = _inputs(torch.float32)
-    with tile_configs.tables(interpreted=False):
+    with tile_configs.use_tile_configs(interpreted=False):
         with trace.launches() as made:
             loss = LOSSES[name](s, t)
         assert len(made) == forward

@@ -30,7 +30,7 @@ def test_a_reduced_forward_reads_each_input_byte_once(dtype: torch.dtype, log_ta
     with trace.traffic() as moved, trace.launches() as made:
         tk.kl_div_forward(x, y, log_target=log_target)
     programs = made[0].grid[0]
-    partial = launch.arithmetic(dtype).itemsize
+    partial = launch.compute_dtype(dtype).itemsize
     partials = programs * partial if programs > 1 else 0
     assert (programs > 1) == (tiles == "GPU's tiles")
     assert moved.read == 2 * N * dtype.itemsize + partials
@@ -107,7 +107,7 @@ def test_softmax_reads_and_writes_a_row_once_where_it_fits_a_tile(columns: int, 
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax_reads_a_longer_row_twice(log: bool) -> None:
     x = torch.randn(2, 70000)
-    with tile_configs.tables(interpreted=False), trace.traffic() as moved:
+    with tile_configs.use_tile_configs(interpreted=False), trace.traffic() as moved:
         tk.softmax_forward(x, 1, log=log)
     statistics = 2 * 2 * 3 * 4  # rows, m and d, chunks, bytes
     assert moved.read == 2 * x.nbytes + statistics * 3  # every chunk's program merges all chunks

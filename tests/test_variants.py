@@ -42,7 +42,7 @@ def _new_variants(lengths: list[int], step: Callable[[int], None]) -> list[int]:
     new = []
     for length in lengths:
         before = len(seen)
-        with tk.launch.planned(lambda launched: seen.add(json.dumps(aot.describe(launched)))):
+        with tk.launch.dry_run(lambda launched: seen.add(json.dumps(aot.describe(launched)))):
             step(length)
         new.append(len(seen) - before)
     return new

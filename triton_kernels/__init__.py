@@ -22,12 +22,12 @@ with backend.decorating():
     from .ops.reduce import sum
     from .ops.softmax import softmax_backward, softmax_forward
     from .runtime import launch, strides, tile_configs
-    from .runtime.device_errors import check_indices
+    from .runtime.device_errors import raise_pending_errors
 
 __all__ = [
     "adam_step",
     "backend",
-    "check_indices",
+    "raise_pending_errors",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "divergence_backward",

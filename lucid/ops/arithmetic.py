@@ -451,7 +451,7 @@ def compare(name: str, a: Tensor, b: Any) -> Any:
     buffers, promoted = _operands(name, a, b)
     compute = torch.int64
     if promoted.is_floating_point:
-        compute = tk.launch.arithmetic(promoted)
+        compute = tk.launch.compute_dtype(promoted)
         # A weak number is what it would be as an element: 0.1 equals a bfloat16 that was made from it.
         buffers = [v if isinstance(v, torch.Tensor) else _rounded(v, promoted) for v in buffers]
     return Tensor._wrap(tk.pointwise(name, *buffers, dtype=torch.bool, compute=compute))

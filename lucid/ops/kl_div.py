@@ -66,7 +66,7 @@ class KLDivBackward(Function):
         ctx.log_target, ctx.scale, ctx.wanted = log_target, scale, wanted
         ctx.save_for_backward(x, target, dloss)
         ctx.shape = shape = tk.strides.broadcast(tuple(x_meta.shape), target.shape)
-        compute = tk.launch.arithmetic(x_meta.dtype.torch, target._buffer.dtype)
+        compute = tk.launch.compute_dtype(x_meta.dtype.torch, target._buffer.dtype)
         # A broadcast operand's gradient is summed afterwards, and rounded only then.
         dtypes = [
             None if not want else operand.dtype.torch if operand.shape == shape else compute
@@ -91,7 +91,7 @@ class KLDivBackward(Function):
     def backward(ctx: Any, outer_x: Tensor | None, outer_target: Tensor | None) -> tuple[Tensor | None, ...]:
         x, target, dloss = ctx.saved_tensors
         need_x, need_target, need_dloss = ctx.needs_input_grad[:3]
-        compute = dtype.of(tk.launch.arithmetic(*(t._buffer.dtype for t in (x, target) if t is not None)))
+        compute = dtype.of(tk.launch.compute_dtype(*(t._buffer.dtype for t in (x, target) if t is not None)))
         y, g = to(target, None, compute), mul(to(dloss, None, compute), ctx.scale)
         p = exp(y) if ctx.log_target else y
         to_x: list[Tensor] = []

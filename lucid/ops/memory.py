@@ -211,11 +211,11 @@ def kernel_device() -> str:
 def raise_device_errors(buffer: torch.Tensor) -> None:
     """Raise pending errors of kernels, if that needs no synchronization or `check_values` asks for one."""
     if buffer.device.type == "cpu" or is_checking():
-        tk.check_indices(buffer.device)
+        tk.raise_pending_errors(buffer.device)
 
 
 def on_host(buffer: torch.Tensor) -> torch.Tensor:
     """Return the buffer on the CPU. Synchronizes, and raises pending errors of kernels."""
     host = buffer.cpu()
-    tk.check_indices(buffer.device)
+    tk.raise_pending_errors(buffer.device)
     return host

@@ -92,7 +92,7 @@ def _cross_entropy(
 
 def _cross_entropy_fake(x: Tensor, labels: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, reduce, _, dtype = options
-    return fake_results(x, tk.launch.arithmetic(x.dtype), STATISTICS, reduce, dtype)
+    return fake_results(x, tk.launch.compute_dtype(x.dtype), STATISTICS, reduce, dtype)
 
 
 def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -160,7 +160,7 @@ def _soft_parts(
     count: int,
     dtype: torch.dtype,
 ) -> step.Parts:
-    compute = tk.launch.arithmetic(x.dtype, target.dtype)
+    compute = tk.launch.compute_dtype(x.dtype, target.dtype)
     factor = factor_of(None, None, 1 / count) if reduce else None
 
     def loss_and_gradient(dx: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _soft_cross_entropy(
 
 def _soft_cross_entropy_fake(x: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     *_, reduce, _, dtype = options
-    arithmetic = tk.launch.arithmetic(x.dtype, target.dtype)
+    arithmetic = tk.launch.compute_dtype(x.dtype, target.dtype)
     return fake_results(x, arithmetic, SOFT_STATISTICS, reduce, dtype)
 
 

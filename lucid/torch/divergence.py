@@ -112,7 +112,7 @@ def _divergence(
 
 
 def _divergence_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    arithmetic = tk.launch.arithmetic(student.dtype, teacher.dtype)
+    arithmetic = tk.launch.compute_dtype(student.dtype, teacher.dtype)
     return fake_results(student, arithmetic, STATISTICS, options[11], arithmetic)
 
 

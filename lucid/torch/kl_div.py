@@ -52,7 +52,7 @@ def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: i
 def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
     if reduce:
         return torch.empty((), dtype=dtype, device=x.device)
-    return tk.strides.fake(x.shape, (x, target), dtype)
+    return tk.strides.fake_output(x.shape, (x, target), dtype)
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -104,7 +104,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor]:
     operands = (target, dloss) if x is None else (target, dloss, x)
     dx, dtarget = (
-        tk.strides.fake(target.shape, operands, dtype) if wanted else target.new_empty(0)
+        tk.strides.fake_output(target.shape, operands, dtype) if wanted else target.new_empty(0)
         for wanted, dtype in ((to_x, dtype), (to_target, target.dtype))
     )
     return dx, dtarget
@@ -121,7 +121,7 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 def _backward_backward(ctx: Any, outer_x: Tensor, outer_target: Tensor) -> tuple[Tensor | None, ...]:
     """Of dx = −p·g and dtarget = (log p − x + 1)·g, or p·(log p − x + 1)·g, with g = dloss / count; 0 where p = 0."""
     dloss, x, target = saved(ctx)
-    compute = tk.launch.arithmetic(dloss.dtype, target.dtype, *(() if x is None else (x.dtype,)))
+    compute = tk.launch.compute_dtype(dloss.dtype, target.dtype, *(() if x is None else (x.dtype,)))
     scale = _scale(ctx.count)
     y, g = target.to(compute), dloss.to(compute) * scale
     p = y.exp() if ctx.log_target else y

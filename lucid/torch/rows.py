@@ -35,7 +35,7 @@ def fake_results(logits: Tensor, arithmetic: torch.dtype, statistics: int, reduc
 
 def fake_like(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """A gradient without values, laid out as logits are."""
-    return tk.strides.fake(logits.shape, (logits,), dtype)
+    return tk.strides.fake_output(logits.shape, (logits,), dtype)
 
 
 def with_gradient(

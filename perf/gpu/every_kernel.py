@@ -122,8 +122,8 @@ def main(dtypes: Sequence[str]) -> int:
     device = backend.default_device()
     launched: set[str] = set()
     failed = 0
-    observed = launch.observed(lambda made: launched.add(made.kernel.__name__))
-    with tile_configs.tables(interpreted=False), observed:
+    observed = launch.launch_hook(lambda made: launched.add(made.kernel.__name__))
+    with tile_configs.use_tile_configs(interpreted=False), observed:
         for dtype in dtypes:
             for name, call in calls(DTYPES[dtype], device):
                 try:
@@ -133,7 +133,7 @@ def main(dtypes: Sequence[str]) -> int:
                 except Exception as error:  # the others are to run, too
                     failed += 1
                     print(f"failed: {dtype} {name}: {type(error).__name__}: {error}", flush=True)
-        tk.check_indices(device)
+        tk.raise_pending_errors(device)
     left = sorted(kernels() - launched)
     print(f"kernels launched: {len(launched)}; not launched: {', '.join(left) or 'none'}; calls failed: {failed}")
     return 1 if failed or left else 0

@@ -56,7 +56,7 @@ def main(shape: str, dtype: str, file: str) -> int:
     n, v = map(int, shape.split("x"))
     device = backend.default_device()
     cuda = device.type == "cuda"
-    with Path(file).open("w") as out, tile_configs.tables(interpreted=False):
+    with Path(file).open("w") as out, tile_configs.use_tile_configs(interpreted=False):
         for name, call, passes in cases(n, v, DTYPES[dtype], device):
             if cuda:
                 call()  # compiles

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, device: Device | None = None) -
     around = {column: environment()[column] for column in ABOUT}
     device = device or Cuda()
     measured = 0
-    with options.file.open("w", newline="") as out, tile_configs.tables(interpreted=False):
+    with options.file.open("w", newline="") as out, tile_configs.use_tile_configs(interpreted=False):
         writer = csv.DictWriter(out, (*COLUMNS, *ABOUT), lineterminator="\n")
         writer.writeheader()
         out.flush()

@@ -1,4 +1,4 @@
-"""What launches were made, and what they moved: for tests and measurements, on any machine."""
+"""Launch tracing and memory-traffic counters."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def launches() -> Iterator[list[launch.Launch]]:
     ['_sum_kernel']
     """
     made: list[launch.Launch] = []
-    with launch.observed(made.append):
+    with launch.launch_hook(made.append):
         yield made
 
 
 @contextmanager
-def planned(observer: Callable[[launch.Launch], None]) -> Iterator[None]:
-    """Show `observer` the launches that every launcher called within would make on a GPU.
+def gpu_launches(hook: Callable[[launch.Launch], None]) -> Iterator[None]:
+    """Pass the launches that launchers called within would make on a GPU to `hook`.
 
-    Each public launcher is called first with the GPU's tile sizes and without executing kernels, then as usual:
-    launchers look at shapes, strides and dtypes but never at values.
+    Each public launcher is called twice: in a dry run with the GPU's tile sizes, then as usual. Launchers depend on
+    shapes, strides and dtypes but never on values.
     """
 
-    def first_planned(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    def with_dry_run(launcher: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(launcher)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with launch.planned(observer):
+            with launch.dry_run(hook):
                 launcher(*args, **kwargs)
             return launcher(*args, **kwargs)
 
-        call.unplanned = launcher  # type: ignore[attr-defined]
+        call.without_dry_run = launcher  # type: ignore[attr-defined]
         return call
 
     names = [name for name in triton_kernels.__all__ if callable(getattr(triton_kernels, name))]
-    originals = {name: getattr(triton_kernels, name) for name in names if name != "check_indices"}
+    originals = {name: getattr(triton_kernels, name) for name in names if name != "raise_pending_errors"}
     try:
         for name, launcher in originals.items():
-            setattr(triton_kernels, name, first_planned(launcher))
+            setattr(triton_kernels, name, with_dry_run(launcher))
         yield
     finally:
         for name, launcher in originals.items():
@@ -62,7 +62,7 @@ def planned(observer: Callable[[launch.Launch], None]) -> Iterator[None]:
 
 @dataclass
 class Traffic:
-    """Bytes of global memory that kernels read and wrote, and how many launches it took."""
+    """Bytes of global memory read and written by kernels, and the number of launches."""
 
     read: int = 0
     written: int = 0
@@ -71,9 +71,9 @@ class Traffic:
 
 @contextmanager
 def traffic() -> Iterator[Traffic]:
-    """Count the global memory traffic of what is launched within, to the byte; in the interpreter only.
+    """Count the global memory traffic of launches made within, to the byte; in the interpreter only.
 
-    A masked-out element counts nothing, an element read twice counts twice. There are no caches.
+    Masked-out elements do not count, an element read twice counts twice. No caches are modelled.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def traffic() -> Iterator[Traffic]:
 
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = counted_load, counted_store
     try:
-        with launch.observed(count):
+        with launch.launch_hook(count):
             yield moved
     finally:
         InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store

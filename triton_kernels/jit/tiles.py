@@ -20,7 +20,7 @@ def offsets(index, inner_sizes, strides):
 
 @triton.jit
 def row_offsets(index, sizes, strides, UNIT: tl.constexpr):
-    """Numbers of rows to an operand's offsets: `offsets` for what `walk_rows` encoded, strides in UNITs of elements."""
+    """Offsets of rows, of sizes and strides as `coalesce_rows` encodes them; strides are in UNITs of elements."""
     result = tl.zeros_like(index)
     for i in tl.static_range(len(sizes), 0, -1):
         size = (sizes[i - 1] >> 1) + 1
@@ -148,6 +148,6 @@ def token_weights(
         label = load_row(labels_operand, offs_n, sizes, mask_n, 0, tl.int64)
         weight = tl.where(label == ignore_index, 0.0, weight)
         bad = (weight != 0) & ((label < 0) | (label >= V))
-        device_errors.report(report_ptr, device_errors.LABELS, label, V, bad)
+        device_errors.record(report_ptr, device_errors.LABELS, label, V, bad)
         weight = tl.where(bad, float("nan"), weight)
     return weight

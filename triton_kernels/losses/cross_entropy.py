@@ -16,7 +16,7 @@ import triton.language as tl
 from ..jit import math
 from ..jit.tiles import get, load_row, load_tile, place, put, row_offsets, store_tile
 from ..runtime import device_errors, launch, strides, tile_configs
-from ..runtime.replay import repeated
+from ..runtime.replay import replayable
 from ..runtime.row_tiling import Rows, row_jit
 from .cross_entropy_rows import classes, merge_chunks
 
@@ -31,7 +31,7 @@ def _labels(labels_operand, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
     label = load_row(labels_operand, offs_n, sizes, mask_n, 0, tl.int64)
     kept = mask_n & (label != ignore_index)
     valid = kept & (label >= 0) & (label < V)
-    device_errors.report(report_ptr, device_errors.LABELS, label, V, kept & (valid == 0))
+    device_errors.record(report_ptr, device_errors.LABELS, label, V, kept & (valid == 0))
     return label, kept, valid
 
 
@@ -156,7 +156,7 @@ def _cross_entropy_merge_kernel(
     _finish(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, of_row, scalars, SMOOTH)
 
 
-@repeated
+@replayable
 def cross_entropy_forward(
     x: torch.Tensor,
     labels: torch.Tensor,
@@ -173,7 +173,7 @@ def cross_entropy_forward(
         Logits (..., V), of a floating dtype and any strides.
     labels
         int32 or int64, of the leading dimensions' shape. `ignore_index` marks rows that are not read; another label
-        that is no column is reported by the next `check_indices`, and its loss is NaN.
+        that is no column is reported by the next `raise_pending_errors`, and its loss is NaN.
     class_weight
         (V,), dense, floating.
     label_smoothing
@@ -194,7 +194,7 @@ def cross_entropy_forward(
     """
     V = x.shape[-1]
     plan = Rows(V, (x,), (labels,))
-    compute = launch.arithmetic(x.dtype)
+    compute = launch.compute_dtype(x.dtype)
     losses = torch.empty(x.shape[:-1], dtype=compute, device=x.device)
     stats = torch.empty((STATISTICS, plan.rows), dtype=compute, device=x.device)
     partials = None
@@ -312,7 +312,7 @@ def _backward(
         store_tile(dx_operand, offs_n, offs_v, sizes, tl.where(mask, gradient, 0.0), there)
 
 
-@repeated
+@replayable
 def cross_entropy_backward(
     x: torch.Tensor,
     labels: torch.Tensor,
@@ -347,7 +347,7 @@ def cross_entropy_backward(
     >>> cross_entropy_backward(x, labels, statistics, torch.tensor(1.0).to(DEVICE)).tolist()
     [[0.5, -0.5]]
     """
-    dx = strides.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
+    dx = strides.coalesce(x.shape, x).empty(x.shape, x.dtype, x.device)
     plan = Rows(x.shape[-1], (x, dx), (labels, dloss), whole_rows=False)
     launch.run(
         _cross_entropy_backward_kernel,
@@ -374,7 +374,7 @@ def cross_entropy_backward(
         factor=math.factors(1.0)[0],
         smoothing=label_smoothing,
         SMOOTH=label_smoothing != 0,
-        COMPUTE=launch.tl_dtype(launch.arithmetic(x.dtype)),
+        COMPUTE=launch.tl_dtype(launch.compute_dtype(x.dtype)),
         UNIT=plan.unit,
         WIDE=plan.wide,
     )

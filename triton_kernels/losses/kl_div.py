@@ -20,7 +20,7 @@ import triton.language as tl
 from ..jit import math, partials
 from ..jit.tiles import read, there, write
 from ..runtime import launch, strides, tile_configs
-from ..runtime.replay import repeated
+from ..runtime.replay import replayable
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -111,7 +111,7 @@ def _missing_near_1(y_operand, inner_sizes, pid, n, DTYPE: tl.constexpr, BLOCK: 
     return tl.sum(acc, axis=0)
 
 
-@repeated
+@replayable
 def kl_div_forward(
     x: torch.Tensor,
     target: torch.Tensor,
@@ -147,8 +147,8 @@ def kl_div_forward(
     0.8069
     """
     shape = strides.broadcast(x.shape, target.shape)
-    walk = strides.walk(shape, x, target)
-    compute = launch.arithmetic(x.dtype, target.dtype)
+    walk = strides.coalesce(shape, x, target)
+    compute = launch.compute_dtype(x.dtype, target.dtype)
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
     itemsize = max(x.dtype.itemsize, target.dtype.itemsize)
     # One number beside many elements takes registers, as offsets from several dimensions do.
@@ -171,7 +171,7 @@ def kl_div_forward(
         LOG_TARGET=log_target,
         REDUCE=reduce,
         COMPUTE=launch.tl_dtype(compute),
-        WIDE=walk.wide(chunk),
+        WIDE=walk.needs_int64(chunk),
     )
     return out if sums is out else partials.finalize(sums, out, scale)
 
@@ -225,7 +225,7 @@ def _backward(
         write(dy_ptr, index, math.kl_grad_target(x, y, dloss, LOG_TARGET), n)
 
 
-@repeated
+@replayable
 def kl_div_backward(
     x: torch.Tensor | None,
     target: torch.Tensor,
@@ -267,8 +267,8 @@ def kl_div_backward(
     operands = (target, dloss) if dtarget_dtype is None or x is None else (target, dloss, x)
     if dtarget_dtype is not None and x is None:
         raise ValueError("x must be given for the gradient to the target, got None")
-    walk = strides.walk(shape, *operands)
-    compute = launch.arithmetic(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
+    walk = strides.coalesce(shape, *operands)
+    compute = launch.compute_dtype(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
     dx, dtarget = (
         None if dtype is None else walk.empty(shape, dtype, target.device) for dtype in (dx_dtype, dtarget_dtype)
     )
@@ -289,7 +289,7 @@ def kl_div_backward(
         scale=scale,
         LOG_TARGET=log_target,
         COMPUTE=launch.tl_dtype(compute),
-        WIDE=walk.wide(config["BLOCK"]),
+        WIDE=walk.needs_int64(config["BLOCK"]),
     )
     return dx, dtarget
 

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ..jit import math
 from ..runtime import device_errors, launch, tile_configs
-from ..runtime.replay import repeated
+from ..runtime.replay import replayable
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -79,7 +79,7 @@ def _token_mean_kernel(
         denominator = tl.load(denominator_ptr).to(COMPUTE)
         bad = ((denominator > 0) == 0) & (none_counts == 0)
         one = tl.arange(0, 1).to(tl.int64)
-        device_errors.report(report_ptr, device_errors.NORMALIZER, one, 1, (one == 0) & bad)
+        device_errors.record(report_ptr, device_errors.NORMALIZER, one, 1, (one == 0) & bad)
         factor = tl.where(bad, float("nan"), math.div(factor, denominator))
     elif weights_ptr is not None:
         factor = math.div(factor, tl.sum(weights, axis=0))
@@ -89,7 +89,7 @@ def _token_mean_kernel(
     tl.store(factor_ptr, factor)
 
 
-@repeated
+@replayable
 def token_mean(
     losses: torch.Tensor,
     *,
@@ -109,7 +109,7 @@ def token_mean(
         to 0 by their signs, the mean is a quotient by 0: infinite or NaN.
     denominator
         0-d, of any dtype; read on the device. One that is not positive makes both NaN, and is reported by the next
-        `check_indices`, unless weights are given and all are 0.
+        `raise_pending_errors`, unless weights are given and all are 0.
     dtype
         Of the result; by default that of the losses.
 

@@ -20,7 +20,7 @@ import triton.language as tl
 from ..jit import math
 from ..jit.tiles import get, load_row, load_tile, place, put, store_tile
 from ..runtime import launch, strides, tile_configs
-from ..runtime.replay import repeated
+from ..runtime.replay import replayable
 from ..runtime.row_tiling import Rows, row_jit
 from .cross_entropy_rows import classes, merge_chunks
 
@@ -123,7 +123,7 @@ def _soft_cross_entropy_merge_kernel(
     _finish(losses_ptr, stats_ptr, offs_n, mask_n, rows, of_row)
 
 
-@repeated
+@replayable
 def soft_cross_entropy_forward(
     x: torch.Tensor, y: torch.Tensor, *, class_weight: torch.Tensor | None = None, label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,7 +153,7 @@ def soft_cross_entropy_forward(
     """
     V = x.shape[-1]
     plan = Rows(V, (x, y), ())
-    compute = launch.arithmetic(x.dtype, y.dtype)
+    compute = launch.compute_dtype(x.dtype, y.dtype)
     losses = torch.empty(x.shape[:-1], dtype=compute, device=x.device)
     stats = torch.empty((STATISTICS, plan.rows), dtype=compute, device=x.device)
     partials = None
@@ -269,7 +269,7 @@ def _backward(
         store_tile(dy_operand, offs_n, offs_v, sizes, dy, mask)
 
 
-@repeated
+@replayable
 def soft_cross_entropy_backward(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -310,9 +310,9 @@ def soft_cross_entropy_backward(
     """
     dx = dy = None
     if dx_dtype is not None:
-        dx = strides.walk(x.shape, x).empty(x.shape, dx_dtype, x.device)
+        dx = strides.coalesce(x.shape, x).empty(x.shape, dx_dtype, x.device)
     if dy_dtype is not None:
-        dy = strides.walk(y.shape, y).empty(y.shape, dy_dtype, x.device)
+        dy = strides.coalesce(y.shape, y).empty(y.shape, dy_dtype, x.device)
     tensors = {"x": x, "y": y, "dx": dx, "dy": dy}
     used = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     plan = Rows(x.shape[-1], tuple(used.values()), (dloss,), whole_rows=False)
@@ -338,7 +338,7 @@ def soft_cross_entropy_backward(
         factor=math.factors(1.0)[0],
         smoothing=label_smoothing,
         SMOOTH=label_smoothing != 0,
-        COMPUTE=launch.tl_dtype(launch.arithmetic(x.dtype, y.dtype)),
+        COMPUTE=launch.tl_dtype(launch.compute_dtype(x.dtype, y.dtype)),
         UNIT=plan.unit,
         WIDE=plan.wide,
     )

@@ -241,9 +241,9 @@ def pointwise(
     tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
     number = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
     shape = strides.broadcast(*(tensor.shape for tensor in tensors))
-    walk = strides.walk(shape, *tensors)
+    walk = strides.coalesce(shape, *tensors)
     if compute is None:
-        compute = launch.arithmetic(dtype) if dtype.is_floating_point else dtype
+        compute = launch.compute_dtype(dtype) if dtype.is_floating_point else dtype
     merged = iter(walk.strides)
     by_operand = [next(merged) if isinstance(operand, torch.Tensor) else None for operand in operands]
     slots = [operand if isinstance(operand, torch.Tensor) else None for operand in operands]
@@ -270,6 +270,6 @@ def pointwise(
         OP=function,
         OPERANDS=count,
         COMPUTE=launch.tl_dtype(compute),
-        WIDE=walk.wide(config["BLOCK"]),
+        WIDE=walk.needs_int64(config["BLOCK"]),
     )
     return out

@@ -38,7 +38,7 @@ def _embedding_kernel(
     at = table_ptr + (row * stride_tr)[:, None] + (offs_d * stride_td)[None, :]
     value = tl.load(at, mask=good[:, None] & mask_d[None, :], other=float("nan"))
     tl.store(out_ptr + (offs_n * width)[:, None] + offs_d[None, :], value, mask=mask_n[:, None] & mask_d[None, :])
-    device_errors.report(report_ptr, device_errors.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
+    device_errors.record(report_ptr, device_errors.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
 
 
 def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
     ----------
     indices
         int32 or int64, any shape and strides. An index outside the table gives NaN, reads nothing, and is reported by
-        the next `check_indices`.
+        the next `raise_pending_errors`.
     table
         (rows, width), floating dtype, any strides.
 
@@ -148,7 +148,7 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
         width=width,
         stride_dn=dout.stride(0),
         stride_dd=dout.stride(1),
-        COMPUTE=launch.tl_dtype(launch.arithmetic(dout.dtype)),
+        COMPUTE=launch.tl_dtype(launch.compute_dtype(dout.dtype)),
         WIDE=max((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1)) >= 2**31,
     )
     return dtable

@@ -76,7 +76,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
     [[5.0]]
     """
     (m, k), n = a.shape, b.shape[1]
-    compute = launch.arithmetic(a.dtype)
+    compute = launch.compute_dtype(a.dtype)
     out = torch.empty((m, n), dtype=a.dtype, device=a.device)
     config = tile_configs.matmul(a.dtype.itemsize, m, n, k)
     extents = [(size + 2048) * stride for t in (a, b) for size, stride in zip(t.shape, t.stride(), strict=True)]

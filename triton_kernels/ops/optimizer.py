@@ -101,7 +101,7 @@ def sgd_step(
     [0.5]
     """
     tensors = [param, grad] if buffer is None else [param, grad, buffer]
-    walk = strides.walk(param.shape, *tensors)
+    walk = strides.coalesce(param.shape, *tensors)
     config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
     launch.run(
         _sgd_kernel,
@@ -120,8 +120,8 @@ def sgd_step(
         dampening=dampening,
         weight_decay=weight_decay,
         NESTEROV=nesterov,
-        COMPUTE=launch.tl_dtype(launch.arithmetic(param.dtype)),
-        WIDE=walk.wide(config["BLOCK"]),
+        COMPUTE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
+        WIDE=walk.needs_int64(config["BLOCK"]),
     )
 
 
@@ -220,7 +220,7 @@ def adam_step(
     0.75
     """
     tensors = (param, grad, m, v)
-    walk = strides.walk(param.shape, *tensors)
+    walk = strides.coalesce(param.shape, *tensors)
     config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
     launch.run(
         _adam_kernel,
@@ -243,6 +243,6 @@ def adam_step(
         weight_decay=weight_decay,
         correction1=1 - betas[0] ** step,
         correction2=1 - betas[1] ** step,
-        COMPUTE=launch.tl_dtype(launch.arithmetic(param.dtype)),
-        WIDE=walk.wide(config["BLOCK"]),
+        COMPUTE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
+        WIDE=walk.needs_int64(config["BLOCK"]),
     )

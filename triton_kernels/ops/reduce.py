@@ -82,11 +82,11 @@ def sum(
     summed = sorted(dim % x.dim() for dim in dims) if x.dim() else []
     kept = [dim for dim in range(x.dim()) if dim not in summed]
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
-    compute = launch.arithmetic(x.dtype) if x.dtype.is_floating_point else torch.int64
-    row_walk, column_walk = strides.walk_dims(kept, x), strides.walk_dims(summed, x)
+    compute = launch.compute_dtype(x.dtype) if x.dtype.is_floating_point else torch.int64
+    row_walk, column_walk = strides.coalesce_dims(kept, x), strides.coalesce_dims(summed, x)
     row_strides = [x.stride(dim) for dim in kept]
     unit = 16 if all(stride % 16 == 0 for stride in row_strides) else 1
-    coded = strides.walk_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
+    coded = strides.coalesce_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
     rows, columns = row_walk.numel, column_walk.numel
     column_strides = column_walk.strides[0]
     config = tile_configs.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
@@ -111,7 +111,7 @@ def sum(
         scale=scale if sums is out else 1.0,
         COMPUTE=launch.tl_dtype(compute),
         UNIT=unit,
-        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, row_walk.span + column_walk.span) >= 2**31,
+        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, row_walk.extent + column_walk.extent) >= 2**31,
     )
     if sums is not out:
         partials.finalize(sums, out, scale)

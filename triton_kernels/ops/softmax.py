@@ -20,7 +20,7 @@ import triton.language as tl
 from ..jit import math, partials
 from ..jit.tiles import place, row_offsets
 from ..runtime import launch, strides, tile_configs
-from ..runtime.replay import repeated
+from ..runtime.replay import replayable
 from ..runtime.row_tiling import row_jit
 
 
@@ -137,7 +137,7 @@ def _softmax_kernel(
         _chunk_results(x, y, chunk, tiles, V, mask_n, m, d, LOG, BLOCK_V)
 
 
-@repeated
+@replayable
 def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
     """Softmax, or log-softmax, of `x` along `dim`.
 
@@ -162,14 +162,14 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
     """
     if x.dim() == 0:
         return softmax_forward(x.view(1), 0, log=log).view(())
-    y = strides.walk(x.shape, x).empty(x.shape, x.dtype, x.device)
+    y = strides.coalesce(x.shape, x).empty(x.shape, x.dtype, x.device)
     plan = _Plan(dim, x, y)
-    compute = launch.tl_dtype(launch.arithmetic(x.dtype))
+    compute = launch.tl_dtype(launch.compute_dtype(x.dtype))
     shared = {**plan.shared, "x_ptr": x, "stride_xv": x.stride(dim), "stride_yv": y.stride(dim), "COMPUTE": compute}
     shared |= {"x_row_strides": plan.strides[0], "y_row_strides": plan.strides[1], "LOG": log}
     m = d = None
     if plan.split:
-        m, d = (partials.allocate(plan.rows, plan.chunks, launch.arithmetic(x.dtype), x.device) for _ in range(2))
+        m, d = (partials.allocate(plan.rows, plan.chunks, launch.compute_dtype(x.dtype), x.device) for _ in range(2))
         launch.run(_softmax_kernel, plan.grid, plan.config, **shared, y_ptr=None, m_ptr=m, d_ptr=d)
     launch.run(_softmax_kernel, plan.grid, plan.config, **shared, y_ptr=y, m_ptr=m, d_ptr=d)
     return y
@@ -269,7 +269,7 @@ def _softmax_backward_kernel(
         _chunk_gradient(y, dy, dx, chunk, tiles, V, mask_n, total, LOG, BLOCK_V)
 
 
-@repeated
+@replayable
 def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
     """Gradient of `softmax_forward` to its input, from its output `y` and that output's gradient `dy` (y's shape).
 
@@ -286,9 +286,9 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool =
     """
     if y.dim() == 0:
         return softmax_backward(y.view(1), dy.view(1), 0, log=log).view(())
-    dx = strides.walk(y.shape, y).empty(y.shape, y.dtype, y.device)
+    dx = strides.coalesce(y.shape, y).empty(y.shape, y.dtype, y.device)
     plan = _Plan(dim, y, dy, dx, tiles=2)
-    compute = launch.arithmetic(y.dtype)
+    compute = launch.compute_dtype(y.dtype)
     shared = {**plan.shared, "y_ptr": y, "dy_ptr": dy, "COMPUTE": launch.tl_dtype(compute), "LOG": log}
     shared |= {"stride_yv": y.stride(dim), "stride_dyv": dy.stride(dim), "stride_dxv": dx.stride(dim)}
     shared |= dict(zip(("y_row_strides", "dy_row_strides", "dx_row_strides"), plan.strides, strict=True))
@@ -309,7 +309,9 @@ class _Plan:
         lead = [d for d in range(first.dim()) if d != dim]
         given_strides = [tuple(tensor.stride(d) for d in lead) for tensor in tensors]
         unit = strides.row_unit(tensors, dim)
-        walk = strides.walk_rows([first.shape[d] for d in lead], given_strides, [unit] * len(tensors), in_order=False)
+        walk = strides.coalesce_rows(
+            [first.shape[d] for d in lead], given_strides, [unit] * len(tensors), in_order=False
+        )
         columns = first.shape[dim]
         self.rows, self.strides = walk.rows, walk.strides
         self.config = tile_configs.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, tiles)
@@ -318,7 +320,7 @@ class _Plan:
         blocks = tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
         self.grid = (blocks * (self.chunks if self.split else 1),)
         reach = max(tensor.stride(dim) for tensor in tensors) * (columns + per_chunk * self.config["BLOCK_V"])
-        wide = max((self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31
+        wide = max((self.rows + self.config["BLOCK_N"]) * self.chunks, walk.extent + reach) >= 2**31
         self.shared = {"row_sizes": walk.sizes, "rows": self.rows, "V": columns, "chunks": self.chunks}
         self.shared |= {"tiles": per_chunk if per_chunk > 1 else None, "UNIT": unit, "WIDE": wide}
         self.shared |= {"LOOP": self.chunks > 1 and not self.split}

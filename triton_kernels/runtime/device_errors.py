@@ -1,7 +1,7 @@
-"""What kernels find wrong in values, said to the host without anybody waiting for it.
+"""Asynchronous reporting of errors that kernels find in values.
 
-A kernel stores a code, the value and its bound in a small buffer of its device; `check_indices` turns that into an
-error when values are next read.
+A kernel stores a code, the value and its bound in a small buffer of its device; `raise_pending_errors` turns that into
+an exception when the host next reads values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-#: Codes, and what they say of a value and its bound.
+#: Error codes, indices into the messages.
 EMBEDDING = tl.constexpr(0)
 LABELS = tl.constexpr(1)
 NORMALIZER = tl.constexpr(2)
@@ -24,7 +24,7 @@ _buffers: dict[torch.device, torch.Tensor] = {}
 
 
 def buffer(device: torch.device) -> torch.Tensor:
-    """Where kernels on `device` report: (code, value, bound), int64; a code of −1 says nothing."""
+    """Return the error buffer of `device`: (code, value, bound), int64; a code of −1 is no error."""
     if device not in _buffers:
         # Outside of a CUDA graph that is being captured: its pool would reuse the memory, its replays fill it again.
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -35,18 +35,18 @@ def buffer(device: torch.device) -> torch.Tensor:
 
 
 @triton.jit
-def report(buffer_ptr, CODE: tl.constexpr, value, bound, bad):
-    """Report the values, a tile of int64, that are bad; any one of them will do for the message."""
+def record(buffer_ptr, CODE: tl.constexpr, value, bound, bad):
+    """Record the bad ones of a tile of int64 values; of several, an arbitrary one is reported."""
     at = buffer_ptr + value * 0
     tl.store(at, value * 0 + CODE, mask=bad)
     tl.store(at + 1, value, mask=bad)
     tl.store(at + 2, value * 0 + bound, mask=bad)
 
 
-def check_indices(device: torch.device) -> None:
-    """Raise what kernels on `device` reported since the last time; waits for the device.
+def raise_pending_errors(device: torch.device) -> None:
+    """Raise an error that kernels on `device` recorded since the last call; waits for the device.
 
-    Where memory is the host's anyway this costs nothing; on a GPU, callers ask when they wait for it anyway.
+    Callers call it where they synchronize with the device in any case.
 
     Raises
     ------
@@ -55,17 +55,17 @@ def check_indices(device: torch.device) -> None:
     ValueError
         If a normalizer in device memory was not positive.
     """
-    reported = _buffers.get(device)
-    if reported is None:
+    pending = _buffers.get(device)
+    if pending is None:
         return
-    code, value, bound = reported.tolist()
+    code, value, bound = pending.tolist()
     if code < 0:
         return
-    reported.fill_(-1)
+    pending.fill_(-1)
     raise error(code, value, bound)
 
 
 def error(code: int, value: int, bound: int) -> Exception:
-    """What is wrong with a value, as an exception."""
+    """Return the exception for a code, an offending value and its bound."""
     kind = ValueError if code == NORMALIZER.value else IndexError
     return kind(_MESSAGES[code].format(value=value, last=bound - 1))

@@ -1,4 +1,4 @@
-"""The single entry point of launches, and the hooks that observe, record or replace them."""
+"""The single entry point of launches, and hooks that see, record or replace them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import backend, tile_configs
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch as an observer sees it: the kernel, its grid, its arguments by name, its configuration."""
+    """A launch as hooks get it: kernel, grid, arguments by name, tile sizes and warps."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -25,66 +25,64 @@ class Launch:
 
 
 class _State(threading.local):
-    """What holds for a thread alone."""
-
     def __init__(self) -> None:
-        self.plan: Callable[[Launch], None] | None = None  # observer of launches that are planned and not executed
-        self.record: list[tuple[Launch, Any]] | None = None  # launches of this thread, with what Triton returned
+        self.dry_run: Callable[[Launch], None] | None = None  # gets launches instead of the device
+        self.records: list[tuple[Launch, Any]] | None = None  # launches, with what Triton returned
 
 
 _state = _State()
 
-#: Are shown launches of all threads: a backward pass has threads of its own.
-_observers: list[Callable[[Launch], None]] = []
+#: Get launches of all threads: a backward pass has threads of its own.
+_hooks: list[Callable[[Launch], None]] = []
 
 
 @contextmanager
-def observed(observer: Callable[[Launch], None]) -> Iterator[None]:
-    """Call `observer` with every launch made within, by any thread."""
-    _observers.append(observer)
+def launch_hook(hook: Callable[[Launch], None]) -> Iterator[None]:
+    """Call `hook` with every launch made within, by any thread."""
+    _hooks.append(hook)
     try:
         yield
     finally:
-        _observers.remove(observer)
+        _hooks.remove(hook)
 
 
 @contextmanager
-def planned(observer: Callable[[Launch], None]) -> Iterator[None]:
-    """Show launches as a GPU would get them to `observer`, and to nobody else; execute none. Per thread."""
-    before = _state.plan
-    _state.plan = observer
+def dry_run(hook: Callable[[Launch], None]) -> Iterator[None]:
+    """Pass launches, with a GPU's tile sizes, to `hook` alone and execute none. Per thread."""
+    before = _state.dry_run
+    _state.dry_run = hook
     try:
-        with tile_configs.tables(interpreted=False):
+        with tile_configs.use_tile_configs(interpreted=False):
             yield
     finally:
-        _state.plan = before
+        _state.dry_run = before
 
 
 @contextmanager
-def recorded() -> Iterator[list[tuple[Launch, Any]]]:
-    """A list of the launches made within by this thread, each with the compiled kernel (None: interpreted)."""
-    before = _state.record
-    made: list[tuple[Launch, Any]] = []
-    _state.record = made
+def record_launches() -> Iterator[list[tuple[Launch, Any]]]:
+    """Collect the launches made within by this thread, each with its compiled kernel (None: interpreted)."""
+    before = _state.records
+    records: list[tuple[Launch, Any]] = []
+    _state.records = records
     try:
-        yield made
+        yield records
     finally:
-        _state.record = before
+        _state.records = before
 
 
-def planning() -> bool:
-    """Whether this thread's launches are `planned`."""
-    return _state.plan is not None
+def in_dry_run() -> bool:
+    """Return whether this thread is inside `dry_run`."""
+    return _state.dry_run is not None
 
 
-def recording() -> bool:
-    """Whether this thread's launches are `recorded`."""
-    return _state.record is not None
+def is_recording() -> bool:
+    """Return whether this thread is inside `record_launches`."""
+    return _state.records is not None
 
 
-def watched() -> bool:
-    """Whether there are observers of launches."""
-    return bool(_observers)
+def has_hooks() -> bool:
+    """Return whether any thread is inside `launch_hook`."""
+    return bool(_hooks)
 
 
 def tensor_of(arg: Any) -> torch.Tensor | None:
@@ -100,14 +98,14 @@ def tensor_of(arg: Any) -> torch.Tensor | None:
 
 
 def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args: Any) -> None:
-    """Launch `kernel` on the device of its tensors, or note it; an empty grid is no launch."""
+    """Launch `kernel` on the device of its tensors, or pass it to `dry_run`; an empty grid launches nothing."""
     if 0 in grid:
         return
-    if _state.plan is not None:
-        _state.plan(Launch(kernel, grid, args, config))
+    if _state.dry_run is not None:
+        _state.dry_run(Launch(kernel, grid, args, config))
         return
-    for observer in _observers:
-        observer(Launch(kernel, grid, args, config))
+    for hook in _hooks:
+        hook(Launch(kernel, grid, args, config))
     device = next(found.device for found in map(tensor_of, args.values()) if found is not None)
     backend.check_device(device)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -115,21 +113,21 @@ def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args:
             compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
     else:
         compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
-    if _state.record is not None:
-        _state.record.append((Launch(kernel, grid, args, config), compiled))
+    if _state.records is not None:
+        _state.records.append((Launch(kernel, grid, args, config), compiled))
 
 
-def arithmetic(*dtypes: torch.dtype) -> torch.dtype:
-    """The dtype kernels calculate in for floating-point operands: float64 if any is, else float32.
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """Return the dtype of the arithmetic for floating-point operands: float64 if any is, else float32.
 
-    >>> arithmetic(torch.bfloat16, torch.float16)
+    >>> compute_dtype(torch.bfloat16, torch.float16)
     torch.float32
     """
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def tl_dtype(dtype: torch.dtype) -> tl.dtype:
-    """The triton dtype of a torch dtype."""
+    """Return the Triton dtype of a torch dtype."""
     return _TL_DTYPES[dtype]
 
 

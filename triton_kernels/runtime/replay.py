@@ -5,7 +5,7 @@ So its second call with a layout is recorded, and later ones allocate, and start
 in their order: no planning, no dictionaries, no specialization, which are most of the host time of a small loss. To
 record takes longer than to call, so what comes once, as batches of ever new lengths, is not recorded.
 
-Launchers that are `repeated` allocate with `torch.empty`, and pass to kernels their arguments, what they allocated,
+Launchers that are `replayable` allocate with `torch.empty`, and pass to kernels their arguments, what they allocated,
 and nothing else, each as a pointer (`name_ptr`) or in an operand (tensor, strides, …). A call that passes or returns
 another tensor, as a view of an argument or a number in a tensor, is never repeated. A launcher that calls another is
 recorded whole.
@@ -81,7 +81,7 @@ class _Recording(NamedTuple):
             for at, view, rest in views:
                 tensor = tensors[view.slot] if view.shape is None else view.of(tensors)
                 args[at] = tensor if rest is None else (tensor, *rest)
-            if compiled is None or launch.watched():
+            if compiled is None or launch.has_hooks():
                 names = made.kernel.arg_names
                 given = {name: arg for name, arg in zip(names, args, strict=True) if name not in made.config.tiles}
                 launch.run(made.kernel, made.grid, made.config, **given)
@@ -93,12 +93,12 @@ def _result(result: Any, tensors: Sequence[Any]) -> Any:
     return result.of(tensors) if isinstance(result, _View) else result
 
 
-def repeated(launcher: Callable[..., Any]) -> Callable[..., Any]:
+def replayable(launcher: Callable[..., Any]) -> Callable[..., Any]:
     """Record a launcher's calls, and repeat them."""
 
     @functools.wraps(launcher)
     def call(*args: Any, **options: Any) -> Any:
-        if launch.planning() or launch.recording():  # its launches belong to who plans, or to a launcher that calls it
+        if launch.in_dry_run() or launch.is_recording():  # the latter in a launcher that calls this one
             return launcher(*args, **options)
         tensors: list[Any] = []
         key: list[Any] = [launcher, tile_configs.interpreted()]
@@ -161,7 +161,7 @@ def _record(
     aliases = iter(tensors)
     args = [next(aliases) if isinstance(arg, torch.Tensor) else arg for arg in args]
     options = {k: next(aliases) if isinstance(arg, torch.Tensor) else arg for k, arg in options.items()}
-    with launch.recorded() as made:
+    with launch.record_launches() as made:
         results = launcher(*args, **options)
     device = tensors[0].device
     slots: dict[int, int] = {id(tensor): slot for slot, tensor in enumerate([*tensors, device_errors.buffer(device)])}

@@ -41,7 +41,7 @@ class Rows:
     rows, columns, chunks
         Chunks of a row, of BLOCK_V columns each.
     sizes, strides, unit
-        The walk over the rows (`strides.walk_rows`); strides per tensor, in units.
+        The walk over the rows (`strides.coalesce_rows`); strides per tensor, in units.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Rows:
         given_strides = [t.stride()[:-1] for t in tensors] + [t.stride() for t in given if t is not None]
         self.unit = strides.row_unit(tensors)
         units = [self.unit] * len(tensors) + [1] * (len(given_strides) - len(tensors))
-        walk = strides.walk_rows(lead, given_strides, units)
+        walk = strides.coalesce_rows(lead, given_strides, units)
         merged = iter(walk.strides)
         self.rows, self.columns, self.sizes = walk.rows, columns, walk.sizes
         self.strides = [next(merged) for _ in tensors]
@@ -68,7 +68,7 @@ class Rows:
         self.config = tile_configs.logits(itemsize, self.rows, columns, contiguous, whole_rows)
         self.chunks = max(1, tile_configs.cdiv(columns, self.config["BLOCK_V"]))
         reach = max(t.stride(-1) for t in tensors) * (columns + self.config["BLOCK_V"])
-        self.wide = max(8 * (self.rows + self.config["BLOCK_N"]) * self.chunks, walk.span + reach) >= 2**31
+        self.wide = max(8 * (self.rows + self.config["BLOCK_N"]) * self.chunks, walk.extent + reach) >= 2**31
 
     @property
     def grid(self) -> tuple[int]:

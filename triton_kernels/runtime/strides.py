@@ -16,7 +16,7 @@ import torch
 Strides = tuple[int, ...] | None
 
 
-class Walk(NamedTuple):
+class Coalesced(NamedTuple):
     """A merged iteration over operands: sizes but the outermost, a stride tuple per operand, and its extent.
 
     The strides of an operand whose every element is the same one in memory are None: it is read once, as a scalar.
@@ -25,7 +25,7 @@ class Walk(NamedTuple):
     inner_sizes: tuple[int, ...]
     strides: tuple[Strides, ...]
     numel: int
-    span: int  # elements between the first and the last that any operand touches
+    extent: int  # elements between the first and the last that any operand touches
     order: tuple[int, ...]  # dimensions of the unmerged shape, outermost in memory first
 
     @property
@@ -33,9 +33,9 @@ class Walk(NamedTuple):
         """Dimensions left after merging."""
         return len(self.inner_sizes) + 1
 
-    def wide(self, overhang: int) -> bool:
-        """Whether offsets need 64 bits, when the last program may number `overhang` elements past the end."""
-        return max(self.numel + overhang, self.span) >= 2**31
+    def needs_int64(self, padding: int) -> bool:
+        """Whether offsets need 64 bits, when the last program may number `padding` elements past the end."""
+        return max(self.numel + padding, self.extent) >= 2**31
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A fresh tensor of the unmerged `shape`, dense in the order of the walk."""
@@ -60,32 +60,32 @@ def broadcast(first: Sequence[int], *others: Sequence[int]) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(first, *others))
 
 
-def walk(shape: Sequence[int], *operands: torch.Tensor) -> Walk:
+def coalesce(shape: Sequence[int], *operands: torch.Tensor) -> Coalesced:
     """Merge the dimensions of `shape` for operands that broadcast to it.
 
-    >>> walk((4, 6), torch.empty(4, 6), torch.empty(4, 6))[:3]
+    >>> coalesce((4, 6), torch.empty(4, 6), torch.empty(4, 6))[:3]
     ((), ((1,), (1,)), 24)
-    >>> walk((4, 6), torch.empty(4, 8)[:, :6], torch.empty(1, 1))[:3]
+    >>> coalesce((4, 6), torch.empty(4, 8)[:, :6], torch.empty(1, 1))[:3]
     ((6,), ((8, 1), None), 24)
     """
     numel = math.prod(shape)
     if numel > 1:
         strides = tuple(map(_flat_strides, operands, [shape] * len(operands)))
         if () not in strides:
-            return Walk((), strides, numel, numel, tuple(range(len(shape))))
+            return Coalesced((), strides, numel, numel, tuple(range(len(shape))))
     views = [operand if operand.shape == shape else operand.expand(shape) for operand in operands]
     return _merge(shape, [view.stride() for view in views], numel, _memory_order(shape, [v.stride() for v in views]))
 
 
-def fake(shape: Sequence[int], operands: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """What ``walk(shape, *operands).empty`` makes, where torch's compiler may know sizes only as symbols.
+def fake_output(shape: Sequence[int], operands: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """What ``coalesce(shape, *operands).empty`` makes, where torch's compiler may know sizes only as symbols.
 
     A size that depends on data can be compared with nothing. Strides are those of sizes from 2 on, which are right for
     others as well, since the stride of a size of 1 means nothing.
     """
     device = operands[0].device
     if not any(map(_depends_on_data, operands)):
-        return walk(shape, *operands).empty(shape, dtype, device)
+        return coalesce(shape, *operands).empty(shape, dtype, device)
     strides = [operand.expand(shape).stride() for operand in operands]
     return _dense(shape, _memory_order(shape, strides, _is_1_for_any_data, _smaller_for_any_data), dtype, device)
 
@@ -123,19 +123,19 @@ def _flat_strides(operand: torch.Tensor, shape: Sequence[int]) -> Strides:
     return None if operand.numel() == 1 else ()
 
 
-def walk_dims(dims: Sequence[int], *operands: torch.Tensor) -> Walk:
+def coalesce_dims(dims: Sequence[int], *operands: torch.Tensor) -> Coalesced:
     """Merge only the dimensions `dims` of operands of one shape: the rows, or the columns, of a row operation."""
     sizes = [operands[0].shape[dim] for dim in dims]
     strides = [tuple(operand.stride(dim) for dim in dims) for operand in operands]
     return _merge(sizes, strides, math.prod(sizes), _memory_order(sizes, strides))
 
 
-def walk_in_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Walk:
+def walk_in_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Coalesced:
     """Merge the dimensions of `shape` for operands of these strides, and number its elements in its own order."""
     return _merge(shape, strides, math.prod(shape), tuple(range(len(shape))))
 
 
-class RowWalk(NamedTuple):
+class CoalescedRows(NamedTuple):
     """A walk over rows whose number and strides do not shape the compiled code; `row_offsets` decodes it.
 
     Triton specializes a kernel on integers: one that is 1 becomes a constant, one divisible by 16 is known to be.
@@ -145,22 +145,22 @@ class RowWalk(NamedTuple):
     """
 
     rows: int
-    span: int  # elements between the first and the last row's first elements that any operand touches
+    extent: int  # elements between the first and the last row's first elements that any operand touches
     sizes: tuple[int, ...]  # encoded sizes of all dimensions but the outermost
     strides: tuple[tuple[int, ...], ...]  # per operand, in units, encoded
 
 
-def walk_rows(
+def coalesce_rows(
     shape: Sequence[int], strides: Sequence[Sequence[int]], units: Sequence[int], *, in_order: bool = True
-) -> RowWalk:
+) -> CoalescedRows:
     """Merge the dimensions `shape` of rows for operands of these strides, which are multiples of `units`.
 
     A single row keeps the stride of its innermost dimension, so that it runs the code that many rows run.
 
-    >>> walk_rows((5,), [(300,)], [1]).strides, walk_rows((1,), [(300,)], [1]).strides
+    >>> coalesce_rows((5,), [(300,)], [1]).strides, coalesce_rows((1,), [(300,)], [1]).strides
     (((599,),), ((599,),))
-    >>> walk_rows((2, 3), [(64, 16)], [16])
-    RowWalk(rows=6, span=97, sizes=(5,), strides=((7, 1),))
+    >>> coalesce_rows((2, 3), [(64, 16)], [16])
+    CoalescedRows(rows=6, extent=97, sizes=(5,), strides=((7, 1),))
     """
     order = tuple(range(len(shape))) if in_order else _memory_order(shape, strides)
     walk = _merge(shape, strides, math.prod(shape), order)
@@ -169,7 +169,7 @@ def walk_rows(
     if all(size == 1 for size in shape):
         by_operand = [(s[-1] if s else 0,) for s in strides]
     encoded = tuple(tuple(2 * (stride // unit) - 1 for stride in s) for s, unit in zip(by_operand, units, strict=True))
-    return RowWalk(walk.numel, walk.span, tuple(2 * size - 1 for size in walk.inner_sizes), encoded)
+    return CoalescedRows(walk.numel, walk.extent, tuple(2 * size - 1 for size in walk.inner_sizes), encoded)
 
 
 def row_unit(tensors: Sequence[torch.Tensor], dim: int = -1) -> int:
@@ -189,7 +189,7 @@ def row_unit(tensors: Sequence[torch.Tensor], dim: int = -1) -> int:
     return 16
 
 
-def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, order: tuple[int, ...]) -> Walk:
+def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, order: tuple[int, ...]) -> Coalesced:
     sizes: list[int] = []
     merged: list[list[int]] = [[] for _ in strides]
     for dim in order:
@@ -204,12 +204,12 @@ def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, o
             sizes.append(size)
             for m, s in zip(merged, strides, strict=True):
                 m.append(s[dim])
-    span = 1 + max((_last(sizes, m) for m in merged), default=0)
+    extent = 1 + max((_max_offset(sizes, m) for m in merged), default=0)
     kept = tuple(tuple(m) if any(m) else None for m in merged)
-    return Walk(tuple(sizes[1:]), kept, numel, span, order)
+    return Coalesced(tuple(sizes[1:]), kept, numel, extent, order)
 
 
-def _last(sizes: Sequence[int], strides: Sequence[int]) -> int:
+def _max_offset(sizes: Sequence[int], strides: Sequence[int]) -> int:
     return sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
@@ -217,7 +217,7 @@ def _is_1(size: int) -> bool:
     return size == 1
 
 
-def _smaller(outer: int, inner: int) -> bool | None:
+def _is_smaller(outer: int, inner: int) -> bool | None:
     return outer < inner if outer and inner and outer != inner else None
 
 
@@ -225,11 +225,11 @@ def _memory_order(
     shape: Sequence[int],
     strides: Sequence[Sequence[int]],
     is_1: Callable[[int], bool] = _is_1,
-    smaller: Callable[[int, int], bool | None] = _smaller,
+    smaller: Callable[[int, int], bool | None] = _is_smaller,
 ) -> tuple[int, ...]:
     """Dimensions with the largest strides first; the first operand that tells two apart decides (0 tells nothing)."""
 
-    def swap(outer: int, inner: int) -> bool:
+    def should_swap(outer: int, inner: int) -> bool:
         for s in strides:
             told = smaller(s[outer], s[inner])
             if told is not None:
@@ -240,7 +240,7 @@ def _memory_order(
     # An insertion sort, because the relation is not transitive where strides are 0 and must keep the given order then.
     for i in range(1, len(order)):
         for j in range(i, 0, -1):
-            if not swap(order[j - 1], order[j]):
+            if not should_swap(order[j - 1], order[j]):
                 break
             order[j - 1], order[j] = order[j], order[j - 1]
     return (*(dim for dim, size in enumerate(shape) if is_1(size)), *order)

@@ -39,7 +39,7 @@ _state = _State()
 
 
 @contextmanager
-def tables(*, interpreted: bool) -> Iterator[None]:
+def use_tile_configs(*, interpreted: bool) -> Iterator[None]:
     """Use the interpreter's or the GPU's tables within; per thread."""
     before = _state.interpreted
     _state.interpreted = interpreted
@@ -63,10 +63,10 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def power_of_2(n: int) -> int:
+def next_power_of_2(n: int) -> int:
     """The least power of two that is at least `n`.
 
-    >>> power_of_2(5), power_of_2(8), power_of_2(0)
+    >>> next_power_of_2(5), next_power_of_2(8), next_power_of_2(0)
     (8, 8, 1)
     """
     return 1 << max(n - 1, 0).bit_length()
@@ -78,7 +78,7 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
     Where offsets are calculated from several dimensions there is less room for elements.
     """
     if _state.interpreted:
-        return Config({"BLOCK": min(power_of_2(numel), INTERPRETER_TILE)})
+        return Config({"BLOCK": min(next_power_of_2(numel), INTERPRETER_TILE)})
     if itemsize > 4:  # divisions and logarithms of float64 are routines, which need the registers
         return Config({"BLOCK": 256}, num_warps=4)
     if dims > 1:
@@ -102,7 +102,7 @@ def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
 def finalize(partials: int, rows: int = 1) -> Config:
     """Rows of partial results: a block at a time, the same for rows of all lengths, so that one variant serves all."""
     if _state.interpreted:
-        return Config({"BLOCK": min(power_of_2(partials), INTERPRETER_TILE)})
+        return Config({"BLOCK": min(next_power_of_2(partials), INTERPRETER_TILE)})
     if rows > 1 and partials <= 128:
         return Config({"BLOCK": 128}, num_warps=1)
     return Config({"BLOCK": 4096}, num_warps=8)
@@ -111,7 +111,7 @@ def finalize(partials: int, rows: int = 1) -> Config:
 def token_sum(tokens: int) -> Config:
     """How many losses a program adds up, a block at a time; up to so many need one program."""
     if _state.interpreted:
-        return Config({"BLOCK": min(power_of_2(tokens), INTERPRETER_TILE), "TILES": 1})
+        return Config({"BLOCK": min(next_power_of_2(tokens), INTERPRETER_TILE), "TILES": 1})
     return Config({"BLOCK": 1024, "TILES": 8}, num_warps=4)
 
 
@@ -125,7 +125,7 @@ def rows(itemsize: int, columns: int, contiguous: bool, tiles: int = 1) -> Confi
         return _interpreted_rows(INTERPRETER_TILE, columns)
     registers = 2 if itemsize > 4 else 1
     limit = 32768 // (registers * registers * tiles) if contiguous else 64 // registers
-    block_v = min(power_of_2(columns), limit)
+    block_v = min(next_power_of_2(columns), limit)
     if not contiguous:
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
     # 32 elements a thread, so that what a program does once weighs little; 16 where a program has several short rows,
@@ -140,14 +140,14 @@ def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
     if _state.interpreted:
         config = _interpreted_rows(rows, columns)
         return Config({**config.tiles, "TILES": 1})
-    block_v = min(power_of_2(columns), 4096 if contiguous else 64)
+    block_v = min(next_power_of_2(columns), 4096 if contiguous else 64)
     block_n = min(4096 // block_v, 64)
     return Config({"BLOCK_N": block_n, "BLOCK_V": block_v, "TILES": 8 if contiguous else 64}, num_warps=8)
 
 
 def _interpreted_rows(rows: int, columns: int) -> Config:
-    block_v = min(power_of_2(columns), 16 * INTERPRETER_TILE)
-    return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_v)), "BLOCK_V": block_v})
+    block_v = min(next_power_of_2(columns), 16 * INTERPRETER_TILE)
+    return Config({"BLOCK_N": max(1, min(next_power_of_2(rows), INTERPRETER_TILE // block_v)), "BLOCK_V": block_v})
 
 
 def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows: bool) -> Config:
@@ -160,23 +160,23 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
         return _interpreted_rows(rows, columns)
     wide = itemsize > 4
     if not contiguous:
-        block_v = min(power_of_2(columns), 16 if wide else 32)
+        block_v = min(next_power_of_2(columns), 16 if wide else 32)
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=max(4, block_v if wide else block_v // 4))
     if wide:  # special functions of float64 are routines, which need the registers
-        block_v = min(power_of_2(columns), 512)
+        block_v = min(next_power_of_2(columns), 512)
         return Config({"BLOCK_N": max(1, 128 // block_v), "BLOCK_V": block_v}, num_warps=max(4, block_v // 32))
     # One row a program, whose statistics are then numbers, and 32 elements a thread to spread over what a program does
     # once: half the instructions of several rows in a tile.
-    block_v = min(power_of_2(columns), 8192 if whole_rows and columns <= 8192 else 4096)
+    block_v = min(next_power_of_2(columns), 8192 if whole_rows and columns <= 8192 else 4096)
     return Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=max(1, block_v // 1024))
 
 
 def merge(itemsize: int, rows: int, chunks: int) -> Config:
     """Rows and chunks of partial statistics; a GPU's tile does not depend on the number of rows."""
     if _state.interpreted:
-        block_c = min(power_of_2(chunks), INTERPRETER_TILE)
-        return Config({"BLOCK_N": max(1, min(power_of_2(rows), INTERPRETER_TILE // block_c)), "BLOCK_C": block_c})
-    block_c = min(power_of_2(chunks), 4096 // itemsize)
+        block_c = min(next_power_of_2(chunks), INTERPRETER_TILE)
+        return Config({"BLOCK_N": max(1, min(next_power_of_2(rows), INTERPRETER_TILE // block_c)), "BLOCK_C": block_c})
+    block_c = min(next_power_of_2(chunks), 4096 // itemsize)
     block_n = max(1, 64 * 16 // (itemsize * block_c))
     return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
 
@@ -209,7 +209,7 @@ def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
     """Tiles of a matrix product."""
     if _state.interpreted:
         bound = {"BLOCK_M": (m, 512), "BLOCK_N": (n, 512), "BLOCK_K": (k, 2048)}
-        return Config({name: max(16, min(power_of_2(size), most)) for name, (size, most) in bound.items()})
+        return Config({name: max(16, min(next_power_of_2(size), most)) for name, (size, most) in bound.items()})
     if itemsize > 4:
         return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=8)
     if itemsize > 2:
@@ -220,7 +220,7 @@ def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
 def embedding(itemsize: int, width: int) -> Config:
     """Tiles of tokens and of the embedding's width."""
     elements = INTERPRETER_TILE if _state.interpreted else 4096 // itemsize
-    block_d = min(power_of_2(width), elements)
+    block_d = min(next_power_of_2(width), elements)
     return Config({"BLOCK_N": max(1, elements // block_d), "BLOCK_D": block_d}, num_warps=4)
 
 
@@ -228,7 +228,7 @@ def embedding_gradient(itemsize: int, tokens: int, rows: int, width: int) -> Con
     """Tiles of table rows, of tokens looked through at a time, and of the embedding's width."""
     if _state.interpreted:
         bound = {"BLOCK_R": (rows, 512), "BLOCK_N": (tokens, 4096), "BLOCK_D": (width, 512)}
-        return Config({name: max(16, min(power_of_2(size), most)) for name, (size, most) in bound.items()})
+        return Config({name: max(16, min(next_power_of_2(size), most)) for name, (size, most) in bound.items()})
     tile, width_tile = (16, 32) if itemsize > 4 else (32, 64)
-    block_d = max(16, min(power_of_2(width), width_tile))
+    block_d = max(16, min(next_power_of_2(width), width_tile))
     return Config({"BLOCK_R": tile, "BLOCK_N": tile, "BLOCK_D": block_d}, num_warps=4)

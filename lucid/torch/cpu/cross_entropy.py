@@ -58,7 +58,7 @@ def label_weights(x: Tensor, labels: Tensor, class_weight: Tensor | None, ignore
     flat = labels.reshape(-1)
     kept = flat != ignore_index
     check_labels(flat[kept], x.shape[-1])
-    compute = tk.launch.arithmetic(x.dtype)
+    compute = tk.launch.compute_dtype(x.dtype)
     if class_weight is None:
         return kept.to(compute)
     return torch.where(kept, class_weight.to(compute)[torch.where(kept, flat, 0).long()], 0)
@@ -84,7 +84,7 @@ def run(
     dx
         Where the gradient is written.
     """
-    V, compute = x.shape[-1], tk.launch.arithmetic(x.dtype)
+    V, compute = x.shape[-1], tk.launch.compute_dtype(x.dtype)
     rows = Rows(V, (x,) if dx is None else (x, dx), labels.reshape(-1) != ignore_index, compute, buffers=5)
     label = rows.per_row(labels).long().unsqueeze(-1)
     c = None if class_weight is None else class_weight.to(compute)

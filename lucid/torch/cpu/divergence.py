@@ -128,14 +128,14 @@ def divergence_backward(
 
 def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """A fresh tensor laid out as logits are, without gaps."""
-    return tk.strides.walk(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+    return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, dtype, logits.device)
 
 
 def token_weights(
     student: Tensor, teacher: Tensor, weight: Tensor | None, labels: Tensor | None, ignore_index: int, columns: int
 ) -> Tensor:
     """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
-    compute, lead = tk.launch.arithmetic(student.dtype, teacher.dtype), student.shape[:-1]
+    compute, lead = tk.launch.compute_dtype(student.dtype, teacher.dtype), student.shape[:-1]
     weights = student.new_ones(lead, dtype=compute) if weight is None else weight.to(compute, copy=True)
     weights = weights.reshape(-1)
     if labels is not None:

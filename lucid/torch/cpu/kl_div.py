@@ -26,9 +26,9 @@ def kl_div_forward(
 ) -> Tensor:
     """As `triton_kernels.kl_div_forward`; if the loss is reduced, `dx` is where its gradient to x may be written."""
     shape = tk.strides.broadcast(x.shape, target.shape)
-    compute = tk.launch.arithmetic(x.dtype, target.dtype)
+    compute = tk.launch.compute_dtype(x.dtype, target.dtype)
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
-    walk = tk.strides.walk(shape, x, target)
+    walk = tk.strides.coalesce(shape, x, target)
     out = None if reduce else walk.empty(shape, dtype, x.device)
     sums = x.new_zeros((), dtype=torch.float64)
     operands = (x, target, *(tensor for tensor in (out, dx) if tensor is not None))
@@ -61,8 +61,8 @@ def kl_div_backward(
     if dtarget_dtype is not None and x is None:
         raise ValueError("x must be given for the gradient to the target, got None")
     given = (target, dloss) if dtarget_dtype is None or x is None else (target, dloss, x)
-    walk = tk.strides.walk(shape, *given)
-    compute = tk.launch.arithmetic(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
+    walk = tk.strides.coalesce(shape, *given)
+    compute = tk.launch.compute_dtype(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))
     outs = [None if d is None else walk.empty(shape, d, target.device) for d in (dx_dtype, dtarget_dtype)]
     dx, dtarget = outs
     g: Tensor | float = dloss.item() * scale if dloss.dim() == 0 else 1.0
@@ -116,7 +116,7 @@ def _gradient_to_target(log_q: Tensor, y: Tensor, log_target: bool, g: Tensor | 
 
 
 def _chunks(
-    walk: tk.strides.Walk, shape: tuple[int, ...], operands: Sequence[Tensor], dtype: torch.dtype
+    walk: tk.strides.Coalesced, shape: tuple[int, ...], operands: Sequence[Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Chunks of operands that broadcast to `shape`, and four buffers of their shape."""
     ordered = [operand.expand(shape).permute(walk.order) for operand in operands]

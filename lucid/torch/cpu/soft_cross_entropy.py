@@ -67,7 +67,7 @@ def run(
     dx, dy
         Where gradients are written.
     """
-    V, compute = x.shape[-1], tk.launch.arithmetic(x.dtype, y.dtype)
+    V, compute = x.shape[-1], tk.launch.compute_dtype(x.dtype, y.dtype)
     gradients = [gradient for gradient in (dx, dy) if gradient is not None]
     rows = Rows(V, (x, y, *gradients), None, compute, buffers=4)
     x, y, *gradients = rows.tensors

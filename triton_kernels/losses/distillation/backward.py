@@ -19,7 +19,7 @@ import triton.language as tl
 from ...jit import math
 from ...jit.tiles import get, load_row, load_tile, place, store_tile
 from ...runtime import launch, strides
-from ...runtime.replay import repeated
+from ...runtime.replay import replayable
 from ...runtime.row_tiling import Rows, row_jit
 from . import terms as of
 from .terms import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
@@ -138,7 +138,7 @@ def _store(out, offs_n, offs_v, sizes, mask_n, mask, gradient):
             store_tile(operand, offs_n, offs_v, sizes, tl.where(mask, gradient, 0.0), there)
 
 
-@repeated
+@replayable
 def divergence_backward(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -191,14 +191,14 @@ def divergence_backward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds, dt = student_out, None
     if ds is None and dstudent_dtype is not None:
-        ds = strides.walk(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
+        ds = strides.coalesce(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
     if dteacher_dtype is not None:
-        dt = strides.walk(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
+        dt = strides.coalesce(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
     widest = max(g.shape[-1] for g in (ds, dt, student) if g is not None)
     tensors = (student, teacher, *(g for g in (ds, dt) if g is not None))
     plan = Rows(widest, tensors, (labels, dloss), whole_rows=False)
     gradient_strides = iter(plan.strides[2:])
-    compute = launch.arithmetic(student.dtype, teacher.dtype)
+    compute = launch.compute_dtype(student.dtype, teacher.dtype)
     factor, temperature = math.factors(inv_temperature)
     launch.run(
         _divergence_backward_kernel,

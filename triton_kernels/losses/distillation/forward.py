@@ -19,7 +19,7 @@ import triton.language as tl
 from ...jit import math
 from ...jit.tiles import get, place, put, token_weights
 from ...runtime import device_errors, launch, tile_configs
-from ...runtime.replay import repeated
+from ...runtime.replay import replayable
 from ...runtime.row_tiling import Rows, row_jit
 from . import terms as of
 from .rows import finish, look, look_again, put_statistics, scalars_of
@@ -269,7 +269,7 @@ def _finish_kernel(
     finish(out, s, labels, offs_n, sizes, mask_n, w, rows, V, of_row, scalars, FINISH, HARD)
 
 
-@repeated
+@replayable
 def divergence_forward(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -321,7 +321,7 @@ def divergence_forward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     hard = hard_label_weight != 0
     plan = Rows(V, (student, teacher), (weight, labels))
-    compute = launch.arithmetic(student.dtype, teacher.dtype)
+    compute = launch.compute_dtype(student.dtype, teacher.dtype)
     terms, moved, of_sums = _FORWARD[divergence]
     losses = torch.empty(student.shape[:-1], dtype=compute, device=student.device)
     stats = torch.empty((STATISTICS, plan.rows), dtype=compute, device=student.device)
