@@ -14,6 +14,7 @@ import torch
 import lucid
 import lucid.torch
 import triton_kernels
+from tests import pairs
 from tests.compiling import Compiler, some_targets
 from tests.device import DEVICE
 from triton_kernels.devtools import aot, trace
@@ -37,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="compile each recorded launch for every target, not only for cuda:90 and one in four for another",
     )
+    parser.addoption(
+        "--every-combination",
+        action="store_true",
+        help="run tests with every combination of their parameters, not only with every pair of values",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Tiles say nothing to torch's own operators, which run with one table of them only.
     """
     items[:] = [item for item in items if not {IMPLEMENTATIONS[1], TILES[0]} <= _parameters(item)]
+    if not config.getoption("--every-combination"):
+        items[:] = pairs.thinned(items)
     items.sort(key=lambda item: COMPILED_AT_THE_END in item.name)
     if not backend.INTERPRETED:
         reason = "counts bytes in Triton's interpreter; run with TRITON_INTERPRET=1"

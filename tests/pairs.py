@@ -1,0 +1,47 @@
+"""All-pairs coverage: a few cases of a test that together have every pair of values of its parameters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from itertools import combinations
+
+import pytest
+
+
+def covering(cases: Sequence[tuple[Hashable, ...]]) -> list[int]:
+    """Return the indices of cases that have every pair of values that occurs in any of them: greedy, deterministic."""
+    pairs = [set(combinations(enumerate(case), min(2, len(case)))) for case in cases]
+    missing = set[object]().union(*pairs)
+    chosen: list[int] = []
+    while missing:
+        best = max(range(len(cases)), key=lambda i: len(pairs[i] & missing))  # the first of several
+        missing -= pairs[best]
+        chosen.append(best)
+    return sorted(chosen)
+
+
+def thinned(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return the cases of each parametrized test that cover all pairs; all of one marked ``every_combination``."""
+    groups: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        groups[item.nodeid.partition("[")[0]].append(item)
+    kept: set[pytest.Item] = set()
+    for group in groups.values():
+        every = len(group) == 1 or group[0].get_closest_marker("every_combination")
+        kept.update(group if every else [group[i] for i in covering([_factors(item) for item in group])])
+    return [item for item in items if item in kept]
+
+
+def _factors(item: pytest.Item) -> tuple[Hashable, ...]:
+    """Return the identities of the values of each parameter; those that are parametrized together are one."""
+    params: dict[str, object] = item.callspec.params  # type: ignore[attr-defined]
+    factor = {name: name for name in params}
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+        factor.update(dict.fromkeys(names, names[0]))
+    values: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for name in sorted(params):
+        values[factor[name]] += (id(params[name]),)
+    return tuple(values.values())
