@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     items[:] = [item for item in items if not {IMPLEMENTATIONS[1], TILES[0]} <= _parameters(item)]
     if not config.getoption("--every-combination"):
-        items[:] = pairs.thinned(items)
+        pairs.thin(items, config)
     items.sort(key=lambda item: COMPILED_AT_THE_END in item.name)
     if not backend.INTERPRETED:
         reason = "counts bytes in Triton's interpreter; run with TRITON_INTERPRET=1"

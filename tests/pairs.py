@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import combinations
@@ -13,16 +14,22 @@ def covering(cases: Sequence[tuple[Hashable, ...]]) -> list[int]:
     """Return the indices of cases that have every pair of values that occurs in any of them: greedy, deterministic."""
     pairs = [set(combinations(enumerate(case), min(2, len(case)))) for case in cases]
     missing = set[object]().union(*pairs)
+    queue = [(-len(new), i) for i, new in enumerate(pairs)]
+    heapq.heapify(queue)
     chosen: list[int] = []
     while missing:
-        best = max(range(len(cases)), key=lambda i: len(pairs[i] & missing))  # the first of several
-        missing -= pairs[best]
-        chosen.append(best)
+        before, i = heapq.heappop(queue)
+        now = -len(pairs[i] & missing)
+        if now > before:  # covered in part since it was counted
+            heapq.heappush(queue, (now, i))
+        else:
+            missing -= pairs[i]
+            chosen.append(i)
     return sorted(chosen)
 
 
-def thinned(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Return the cases of each parametrized test that cover all pairs; all of one marked ``every_combination``."""
+def thin(items: list[pytest.Item], config: pytest.Config) -> None:
+    """Keep the cases of each parametrized test that cover all pairs; all of one marked ``every_combination``."""
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         groups[item.nodeid.partition("[")[0]].append(item)
@@ -30,7 +37,8 @@ def thinned(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     for group in groups.values():
         every = len(group) == 1 or group[0].get_closest_marker("every_combination")
         kept.update(group if every else [group[i] for i in covering([_factors(item) for item in group])])
-    return [item for item in items if item in kept]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 def _factors(item: pytest.Item) -> tuple[Hashable, ...]:

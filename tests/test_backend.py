@@ -32,15 +32,27 @@ def test_new_tensors_are_made_where_kernels_run() -> None:
     assert done.stdout.strip() == "cpu [2.0, 2.0]", done.stderr
 
 
-#: Imports that leave triton compiled, interpreted by the user's wish, or for us to import.
-IMPORTED_BEFORE = ("pass", "import triton, triton.language", "import torch._dynamo, torch._inductor.config")
+#: Imports that leave triton for us to import, or have it imported.
+NOTHING, TRITON, INDUCTOR = "pass", "import triton, triton.language", "import torch._dynamo, torch._inductor.config"
+INTERPRET = {"TRITON_INTERPRET": "1"}
 
 
 @without_gpu
-@pytest.mark.parametrize("before", IMPORTED_BEFORE)
-@pytest.mark.parametrize("package", ["lucid", "triton_kernels", "lucid.torch"])
+@pytest.mark.parametrize(
+    ("package", "before", "environment"),
+    [
+        *(
+            ("triton_kernels", before, environment)
+            for before in (NOTHING, TRITON, INDUCTOR)
+            for environment in ({}, INTERPRET)
+        ),
+        ("lucid", TRITON, {}),
+        ("lucid.torch", TRITON, {}),
+        ("lucid.torch", INDUCTOR, INTERPRET),
+    ],
+)
 def test_kernels_are_interpreted_whatever_was_imported_before_and_the_environment_stays_as_it_is(
-    package: str, before: str
+    package: str, before: str, environment: dict[str, str]
 ) -> None:
     program = f"""
 import os
@@ -50,8 +62,8 @@ import {package}, torch, triton_kernels
 print(triton_kernels.runtime.backend.INTERPRETED, triton_kernels.sum(torch.ones(300), [0]).item(), end=" ")
 print(dict(os.environ) == environment)
 """
-    assert _run(program).stdout.split() == ["True", "300.0", "True"], _run(program).stderr
-    assert _run(program, TRITON_INTERPRET="1").stdout.split() == ["True", "300.0", "True"]
+    done = _run(program, **environment)
+    assert done.stdout.split() == ["True", "300.0", "True"], done.stderr
 
 
 @without_gpu

@@ -11,7 +11,7 @@ import triton_kernels as tk
 from tests import logits
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import strides, tile_configs
+from triton_kernels.runtime import backend, strides, tile_configs
 
 FAR = 2**31 + 2**20
 
@@ -69,13 +69,23 @@ def test_rows_and_columns_of_logits_beyond_32_bit_offsets_are_reached(far: torch
     torch.testing.assert_close(entropies.cpu(), expected, rtol=1e-5, atol=1e-6)
 
 
+def _last_two_of_many(*limits: int) -> range:
+    """Return the last two numbers of many, which are those of programs."""
+    return range(limits[0] - 2, limits[0]) if len(limits) == 1 and limits[0] > 1000 else range(*limits)
+
+
 def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
-    n = 2**31 + 12345
+    """The interpreter, which would take a minute, runs the last program below 2³¹ and the one beyond, and no other."""
+    n = counted = 2**31 + 12345
     x, p = (torch.tensor([value], dtype=torch.float16, device=DEVICE).expand(n) for value in (-1.0, 0.5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tile_configs, "INTERPRETER_TILE", 2**20)
+        if backend.INTERPRETED:
+            counted = 2**20 + 12345
+            patch.setattr(tile_configs, "INTERPRETER_TILE", 2**20)
+            patch.setattr("triton.runtime.interpreter.range", _last_two_of_many, raising=False)
+            patch.setattr(torch, "empty", torch.zeros)  # partial sums of the other programs
         with trace.launches() as made:
-            loss = tk.kl_div_forward(x, p, scale=1 / n)
+            loss = tk.kl_div_forward(x, p, scale=1 / counted)
     assert made[0].args["WIDE"]
     expected = 0.5 * (math.log(0.5) + 1)
     assert loss.item() == pytest.approx(expected, rel=2**-10)

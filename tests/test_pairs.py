@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,7 @@ def test_parameters_that_are_given_together_are_one(
     if request.config.getoption("--every-combination"):
         pytest.skip("about a selection of combinations")
     name = request.node.originalname
-    cases = [item.callspec.params for item in request.session.items if getattr(item, "originalname", "") == name]
+    items: list[Any] = [item for item in request.session.items if getattr(item, "originalname", "") == name]
+    cases = [item.callspec.params for item in items]
     assert len({(case["b"], case["c"], case["d"]) for case in cases}) == len(cases) == 12
     assert len({(case["a"], case["c"], case["d"]) for case in cases}) == 8
