@@ -158,7 +158,7 @@ def test_a_long_row_with_masked_parts_is_right_where_whole_chunks_are_masked() -
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_derivatives_agree_with_finite_differences(dim: int, log: bool) -> None:
-    x = lucid.tensor(np.random.randn(3, 4), requires_grad=True)
+    x = lucid.tensor(np.random.randn(2, 3), requires_grad=True)
     function = F.log_softmax if log else F.softmax
     assert gradcheck(lambda x: function(x, dim), x)
     assert gradgradcheck(lambda x: function(x, dim), x)
