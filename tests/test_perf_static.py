@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from perf import __main__ as cli
-from perf import figures, output, sass
+from perf import output
 from perf.chips import CHIPS
-from perf.variants import variants
+from perf.static import figures, sass
+from perf.static.shipped import variants
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,7 +80,7 @@ class TestSass:
         """Compiled as its author expects: an element costs a quarter of a load and a quarter of a store."""
         script = f"""
 import json
-from perf import sass
+from perf.static import sass
 from triton_kernels.devtools import aot
 cubins = []
 for block in (1024, 2048):
@@ -210,7 +211,6 @@ def test_a_batch_is_of_one_target_and_leaves_work_for_the_others(jobs: int) -> N
     assert max(len(numbers) for _, numbers in batches) == min(figures.TOGETHER, -(-len(tasks) // jobs))
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_every_kernel_that_is_shipped_has_a_variant() -> None:
     files = (ROOT / "triton_kernels").rglob("*.py")
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files if file.stem != "__init__"]

@@ -1,6 +1,6 @@
 """Compiles variants and reads their machine code; a process of its own, in which Triton's interpreter is off.
 
-    TRITON_INTERPRET=0 python -m perf.machine [KEEP] < tasks > figures
+    TRITON_INTERPRET=0 python -m perf.static.worker [KEEP] < tasks > figures
 
 A task is a line with a JSON list: a target, and the numbers of variants. KEEP is a folder for the machine code.
 """
@@ -15,8 +15,8 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from perf import sass
-from perf.variants import Variant, variants
+from perf.static import sass
+from perf.static.shipped import Variant, variants
 from triton_kernels.devtools import aot
 
 #: What a program's number of elements is made of; the first that is more than 1 is halved.

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import triton
@@ -23,12 +18,12 @@ from perf.chips import CHIPS
 from perf.environment import environment
 from perf.errors import UsageError
 from perf.output import Row
-from perf.progress import progress
-from perf.variants import variants
+from perf.static import pool
+from perf.static.shipped import variants
 from triton_kernels.devtools import aot
 
-ROOT = Path(__file__).parent.parent
-BUDGET = Path(__file__).parent / "results" / "predicted" / "static.csv"
+ROOT = Path(__file__).parents[2]
+BUDGET = ROOT / "perf" / "results" / "predicted" / "static.csv"
 BUDGET_NAME = str(BUDGET.relative_to(ROOT))
 
 #: The most variants whose machine code is disassembled together.
@@ -49,20 +44,13 @@ def measure(
     `source` is a folder with the ``triton_kernels`` to compile, by default those that are installed.
     """
     batches = _batches(tasks, jobs)
-    waiting: SimpleQueue[Batch] = SimpleQueue()
-    for batch in batches:
-        waiting.put(batch)
-    answers: dict[tuple[int, str], dict[str, Any]] = {}
-    lock = threading.Lock()
-    with progress(len(batches)) as advance, ThreadPoolExecutor(jobs) as pool:
-
-        def started(label: str) -> None:
-            with lock:
-                advance(label)
-
-        workers = range(min(jobs, len(batches)))
-        for done in [pool.submit(_work, waiting, answers, started, keep, source) for _ in workers]:
-            done.result()
+    tasks_of = [(f"{variants()[numbers[0]].kernel} {target}", [target, numbers]) for target, numbers in batches]
+    command = ["perf.static.worker", *([str(keep.resolve())] if keep else [])]
+    answers: dict[tuple[int, str], dict[str, Any]] = {
+        (number, target): answer
+        for found in pool.answers(command, tasks_of, jobs, source)
+        for number, target, answer in found
+    }
     known, around = variants(), environment()
     rows, faults = [], []
     for number, target in tasks:
@@ -87,35 +75,6 @@ def _batches(tasks: Sequence[tuple[int, str]], jobs: int) -> list[Batch]:
         for target, numbers in by_target.items()
         for start in range(0, len(numbers), together)
     ]
-
-
-def _work(
-    waiting: SimpleQueue[Batch],
-    answers: dict[tuple[int, str], dict[str, Any]],
-    started: Callable[[str], None],
-    keep: Path | None,
-    source: Path | None,
-) -> None:
-    """Have a process of its own answer batches, one after the other."""
-    path = [*([str(source)] if source else []), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environ = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, "-P", "-m", "perf.machine", *([str(keep.resolve())] if keep else [])]
-    with subprocess.Popen(command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        while True:
-            try:
-                target, numbers = waiting.get_nowait()
-            except Empty:
-                return
-            started(f"{variants()[numbers[0]].kernel} {target}")
-            try:
-                process.stdin.write(json.dumps([target, numbers]) + "\n")
-                process.stdin.flush()
-                found = json.loads(process.stdout.readline())
-            except (BrokenPipeError, json.JSONDecodeError):
-                raise UsageError(f"the process that compiles ended with {process.wait()}, see above") from None
-            answers.update({(number, target): answer for number, target, answer in found})
 
 
 def _predicted(target: str, answer: dict[str, Any]) -> Row:

@@ -52,8 +52,9 @@ def _list(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """The subcommand."""
-    from perf import figures  # not before it is needed: it imports triton, of which `traffic` wants the interpreter
-    from perf.variants import variants
+    # Not before they are needed: they import triton, of which `traffic` wants the interpreter.
+    from perf.static import figures, matrix
+    from perf.static.shipped import variants
     from triton_kernels.devtools import aot
 
     output.check_writable(options.csv, options.json, figures.BUDGET if options.accept else None)
@@ -87,6 +88,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"wrote {figures.BUDGET_NAME}")
     if options.check:
         faults += figures.worse(rows, accepted)
+        if not (options.kernels or options.dtypes):
+            faults += matrix.faults(matrix.launches(), options.targets, options.jobs)
     for fault in faults:
         print(fault, file=sys.stderr)
     if options.check and not faults:
