@@ -1,9 +1,7 @@
-"""Shared by all tests, doctests included: poisoned buffers, and the record of launches that is compiled at the end."""
+"""Fixtures of all tests, doctests included: poisoned buffers, seeds, implementations and tile sizes."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,29 +13,17 @@ import lucid
 import lucid.torch
 import triton_kernels
 from tests import pairs
-from tests.compiling import Compiler, some_targets
 from tests.device import DEVICE
-from triton_kernels.devtools import aot, trace
 from triton_kernels.runtime import backend, replay
-from triton_kernels.runtime.launch import Launch
 
 #: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
 collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/trainer.py"]
 
 IMPLEMENTATIONS = ("kernels", "torch's operators")
 TILES = ("interpreter's tiles", "GPU's tiles")
-COMPILED_AT_THE_END = "test_every_recorded_launch"
-
-_compiler: Compiler | None = None
-_seen: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--every-target",
-        action="store_true",
-        help="compile each recorded launch for every target, not only for cuda:90 and one in four for another",
-    )
     parser.addoption(
         "--every-combination",
         action="store_true",
@@ -46,50 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the tests of compiled launches last, when all launches are known; skip what needs the interpreter.
+    """Skip what needs the interpreter.
 
     Tiles say nothing to torch's own operators, which run with one table of them only.
     """
     items[:] = [item for item in items if not {IMPLEMENTATIONS[1], TILES[0]} <= _parameters(item)]
     if not config.getoption("--every-combination"):
         pairs.thin(items, config)
-    items.sort(key=lambda item: COMPILED_AT_THE_END in item.name)
     if not backend.INTERPRETED:
         reason = "counts bytes in Triton's interpreter; run with TRITON_INTERPRET=1"
         for item in items:
             if item.get_closest_marker("interpreter_only"):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture(scope="session")
-def compiler() -> Compiler:
-    """The process that compiles what was recorded, at work since the first launch."""
-    assert _compiler is not None, "no launch was recorded: run the whole suite, or more than this test"
-    return _compiler
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _record_launches(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Send each distinct launch, as a GPU would get it, to a compiler in another process, if a test asks for it."""
-    global _compiler
-    if not any(COMPILED_AT_THE_END in item.name for item in request.session.items):
-        yield
-        return
-    _compiler = Compiler()
-    every = request.config.getoption("--every-target")
-    one_at_a_time = threading.Lock()
-
-    def record(launched: Launch) -> None:
-        description = json.dumps(aot.describe(launched))
-        with one_at_a_time:
-            if description not in _seen:
-                _seen.add(description)
-                assert _compiler is not None
-                _compiler.send(description, tuple(aot.TARGETS) if every else some_targets(description))
-
-    with trace.gpu_launches(record):
-        yield
-    _compiler.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -143,14 +97,6 @@ def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         for name in lucid.torch.cpu.__all__:
             monkeypatch.setattr(triton_kernels, name, getattr(lucid.torch.cpu, name))
     return request.param
-
-
-@pytest.fixture
-def unrecorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Launchers without the planning that records launches: for tests that count what Python or the allocator does."""
-    for name in triton_kernels.__all__:
-        launcher = getattr(triton_kernels, name)
-        monkeypatch.setattr(triton_kernels, name, getattr(launcher, "without_dry_run", launcher))
 
 
 @pytest.fixture(autouse=True)

@@ -24,3 +24,9 @@ def spill(x_ptr, y_ptr, BLOCK: tl.constexpr):
 def refused(x_ptr, y_ptr, BLOCK: tl.constexpr):
     # The interpreter adds tiles of unequal lengths as NumPy does; the compiler does not.
     tl.store(y_ptr + tl.arange(0, 3), tl.load(x_ptr + tl.arange(0, 3)))
+
+
+@triton.jit
+def narrow(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    offs = tl.arange(0, BLOCK)
+    tl.store(y_ptr + offs, tl.load(x_ptr + (offs ^ 1)))

@@ -152,7 +152,7 @@ def test_gradients_of_a_row_sum_to_zero(kind: str, family: str) -> None:
         assert total <= 64 * 2.0**-24 + 8 * SPECIAL * np.abs(exact(gradient)).sum(-1).max()
 
 
-@pytest.mark.usefixtures("tiles", "unrecorded")
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("kind", DIVERGENCES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_equal_rows_have_a_divergence_and_a_gradient_of_exactly_zero(dtype: torch.dtype, kind: str) -> None:

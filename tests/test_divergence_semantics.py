@@ -159,7 +159,6 @@ def test_no_tokens_at_all_are_no_valid_token(in_place: bool) -> None:
         assert student.grad.shape == (0, 8)
 
 
-@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("hard", [0.0, 0.4])
 @pytest.mark.parametrize("kind", DIVERGENCES)
 @pytest.mark.parametrize("columns", [300, 9001])

@@ -126,7 +126,6 @@ def test_size_average_is_third_and_has_no_effect() -> None:
     assert F.kl_div(x, y, False).item() == F.kl_div(x, y, True, "mean", False).item() == F.kl_div(x, y).item()
 
 
-@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("reduction", F.REDUCTIONS)
 @pytest.mark.parametrize(

@@ -15,9 +15,6 @@ import lucid.nn.functional as F
 from lucid.autograd import grad, gradcheck, gradgradcheck
 from tests.values import FLOATS, values_of
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
-
 INDICES = np.array([[1, 0], [1, 1]])
 
 #: Per operation: the call, and the shapes of its operands, whose values lie in (0.5, 2).

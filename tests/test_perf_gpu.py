@@ -380,7 +380,6 @@ def test_counters_writes_a_row_for_each_launch(kind: str, tmp_path: Path, monkey
     ]
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
     file = tmp_path / "expected.jsonl"
@@ -392,7 +391,6 @@ def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, m
     assert cases - predicted <= {"softmax forward", "softmax backward"}  # of few rows, which take two launches
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_every_kernel_is_launched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
     assert every_kernel.main(["bf16", "fp32", "fp64"]) == 0, capsys.readouterr().out
@@ -477,7 +475,6 @@ def test_the_cache_is_what_a_stand_in_compiled(tmp_path: Path) -> None:
     assert (target / "KEY/_a_kernel.cubin").read_text() == "code\n"
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,6 @@ def test_python_calls_are_frames_and_those_of_a_kernel_are_none() -> None:
     assert counting.python_calls(outer) == 3
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_python_calls_do_not_count_what_a_kernel_does() -> None:
     def calls(rows: int) -> int:
         x = torch.zeros(rows, 5000)

@@ -152,7 +152,6 @@ def test_a_row_says_the_time_and_the_fraction_of_the_roof() -> None:
     assert 0 < row["max_error"] < 1
 
 
-@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("op", ["kl_div", "softmax", "log_softmax", "cross_entropy"])
 @pytest.mark.parametrize("mode", selection.MODES)
 @pytest.mark.parametrize("dtype", selection.DTYPES)

@@ -17,7 +17,7 @@ from perf.cases import OPS, Point
 from perf.environment import COLUMNS as ENV
 from triton_kernels.runtime import tile_configs
 
-pytestmark = [pytest.mark.interpreter_only, pytest.mark.usefixtures("unrecorded")]
+pytestmark = pytest.mark.interpreter_only
 
 N = 41 * 1271
 

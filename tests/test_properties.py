@@ -24,8 +24,7 @@ COMMON = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("launchers", "unrecorded")
+pytestmark = pytest.mark.usefixtures("launchers")
 
 SPECIAL_X = [0.0, -0.0, -1.0, 1.0, -1e-7, -80.0, -1e4, -np.inf, np.inf, np.nan]
 SPECIAL_P = [0.0, -0.0, 1.0, 0.5, 1e-7, 1 - 2.0**-11, 1e-30, 2.0, np.nan]

@@ -17,7 +17,7 @@ from triton_kernels.runtime import backend, launch, replay, tile_configs
 
 
 @pytest.fixture(autouse=True)
-def _fresh(unrecorded: None) -> Iterator[None]:
+def _fresh() -> Iterator[None]:
     replay.clear()
     yield
     replay.clear()

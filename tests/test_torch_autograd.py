@@ -15,8 +15,7 @@ import lucid.torch
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -13,7 +13,7 @@ import lucid.torch
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
 
-pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 @pytest.fixture(autouse=True)

@@ -31,9 +31,6 @@ from tests.processes import (
     pair,
 )
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
-
 transformers: Any = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 #: Arguments of a Trainer; the others are among its TrainingArguments.

@@ -18,9 +18,7 @@ from tests.device import DEVICE
 from tests.test_torch_registration import LOSSES, _logits, _results
 
 pytestmark = [
-    pytest.mark.usefixtures(
-        "implementation", "unrecorded"
-    ),  # launches like these are recorded, and compiled, elsewhere
+    pytest.mark.usefixtures("implementation"),
     pytest.mark.filterwarnings("ignore:reduction 'mean' also divides"),
     pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
 ]

@@ -16,9 +16,6 @@ import lucid
 from lucid.examples import distil_llama, port_script
 from lucid.examples.char_lm.teacher import NGramTeacher
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
-
 ROOT = Path(lucid.__file__).parents[1]
 MAINS: list[Callable[[Any], int]] = [distil_llama.main, port_script.main]
 

@@ -13,9 +13,7 @@ import torch
 from tests import processes
 from tests.processes import STEPS, UNEQUAL, Cases, Result, V, llama, on_cpu_tensors, one_process, pair
 
-#: Launches like these are recorded, and compiled, elsewhere.
 pytestmark = [
-    pytest.mark.usefixtures("unrecorded"),
     pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental'"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),  # TRL's default
 ]

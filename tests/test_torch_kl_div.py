@@ -104,7 +104,6 @@ def test_mean_and_deprecated_arguments_warn() -> None:
         lucid.torch.kl_div(x, y, reduction="batchmean")
 
 
-@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("a", FLOATS, ids=str)
 @pytest.mark.parametrize("b", FLOATS, ids=str)
 @pytest.mark.parametrize("shapes", [((3, 5), (3, 5)), ((3, 5), ()), ((), (3, 5)), ((3, 1), (5,))], ids=str)

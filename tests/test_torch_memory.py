@@ -84,7 +84,6 @@ def test_the_count_sees_what_torch_allocates() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.usefixtures("unrecorded")
 def test_only_the_gradient_has_the_inputs_size(name: str, dtype: torch.dtype) -> None:
     s, t = _inputs(dtype)
     with Allocations(s, t) as forward:
@@ -96,7 +95,6 @@ def test_only_the_gradient_has_the_inputs_size(name: str, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.usefixtures("unrecorded")
 def test_the_gradient_becomes_the_leafs_without_a_copy(name: str) -> None:
     s, t = _inputs(torch.float32)
     loss = LOSSES[name](s, t)
@@ -105,7 +103,6 @@ def test_the_gradient_becomes_the_leafs_without_a_copy(name: str) -> None:
     assert backward.large == [4 * N * V]
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_a_gradient_in_place_allocates_nothing() -> None:
     s, t = _inputs(torch.bfloat16)
     loss = lucid.torch.distillation_loss(s, t, inplace_gradient=True)
@@ -114,7 +111,6 @@ def test_a_gradient_in_place_allocates_nothing() -> None:
     assert backward.large == []
 
 
-@pytest.mark.usefixtures("unrecorded")
 def test_strided_inputs_are_not_copied() -> None:
     wide = torch.rand(N, 2 * V, device=DEVICE)
     s, t = wide[:, ::2].requires_grad_(), wide[:, 1::2]

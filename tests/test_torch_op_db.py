@@ -15,8 +15,7 @@ from tests.reference import assert_within, exact, kl_gradients, kl_terms
 
 pytest.importorskip("expecttest", reason="PyTorch's database of operators imports expecttest")
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SAMPLES = 16

@@ -14,9 +14,7 @@ import lucid.torch
 from tests.device import DEVICE
 
 pytestmark = [
-    pytest.mark.usefixtures(
-        "implementation", "unrecorded"
-    ),  # launches like these are recorded, and compiled, elsewhere
+    pytest.mark.usefixtures("implementation"),
     pytest.mark.filterwarnings("ignore:reduction 'mean' also divides"),
     pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
 ]

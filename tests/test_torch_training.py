@@ -18,8 +18,7 @@ from tests.device import DEVICE
 from tests.processes import leave
 from triton_kernels.runtime import backend
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 STEPS = 6
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -25,8 +25,7 @@ import lucid.torch
 from tests.device import DEVICE
 from tests.reference import ROUNDOFF
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("implementation", "unrecorded")
+pytestmark = pytest.mark.usefixtures("implementation")
 
 transformers: Any = pytest.importorskip("transformers")
 

@@ -124,7 +124,7 @@ def launches() -> Iterator[tuple[str, launch.Launch]]:
     for name, (factors, function) in CALLS.items():
         for case in pairwise(factors):
             made: list[launch.Launch] = []
-            with launch.planned(made.append):
+            with launch.dry_run(made.append):
                 function(**case)
             words = f"{name} {' '.join(f'{key}={value}' for key, value in case.items())}"
             yield from ((words, launched) for launched in made)
@@ -203,7 +203,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 def _statistics(forward: Callable[..., Any], *args: Any, **options: Any) -> torch.Tensor:
     """Statistics of rows, from a forward pass whose launches are not recorded."""
-    with launch.planned(lambda _: None):
+    with launch.dry_run(lambda _: None):
         return forward(*args, **options)[1]
 
 
@@ -498,7 +498,7 @@ def _pointwise(op: str, dtype: torch.dtype, other: torch.dtype, number: int | No
     promoted = functools.reduce(torch.promote_types, [t.dtype for t in tensors])
     floating = promoted if promoted.is_floating_point else torch.float32
     if op in COMPARISONS:
-        compute = launch.arithmetic(promoted) if promoted.is_floating_point else torch.int64
+        compute = launch.compute_dtype(promoted) if promoted.is_floating_point else torch.int64
         tk.pointwise(op, *operands, dtype=torch.bool, compute=compute)
     else:
         tk.pointwise(op, *operands, dtype=floating)
@@ -555,12 +555,12 @@ def _embedding_backward(width: int, dout: str, tokens: int, rows: int, dtype: to
 @covering(shape=list(SHAPES), param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS, momentum=(None, "plain", "nesterov"))
 def _sgd_step(shape: str, param: str, grad: str, dtype: torch.dtype, momentum: str | None) -> None:
     p, g = tensor(SHAPES[shape], param, dtype), tensor(SHAPES[shape], grad, dtype)
-    buffer = torch.empty_like(p, dtype=launch.arithmetic(dtype)) if momentum else None
+    buffer = torch.empty_like(p, dtype=launch.compute_dtype(dtype)) if momentum else None
     tk.sgd_step(p, g, buffer, lr=0.1, momentum=0.9 if momentum else 0.0, nesterov=momentum == "nesterov")
 
 
 @covering(shape=list(SHAPES), param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS)
 def _adam_step(shape: str, param: str, grad: str, dtype: torch.dtype) -> None:
     p, g = tensor(SHAPES[shape], param, dtype), tensor(SHAPES[shape], grad, dtype)
-    m, v = (torch.empty_like(p, dtype=launch.arithmetic(dtype)) for _ in range(2))
+    m, v = (torch.empty_like(p, dtype=launch.compute_dtype(dtype)) for _ in range(2))
     tk.adam_step(p, g, m, v, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-import triton_kernels
 from triton_kernels.runtime import backend, launch
 
 
@@ -29,35 +27,6 @@ def launches() -> Iterator[list[launch.Launch]]:
     made: list[launch.Launch] = []
     with launch.launch_hook(made.append):
         yield made
-
-
-@contextmanager
-def gpu_launches(hook: Callable[[launch.Launch], None]) -> Iterator[None]:
-    """Pass the launches that launchers called within would make on a GPU to `hook`.
-
-    Each public launcher is called twice: in a dry run with the GPU's tile sizes, then as usual. Launchers depend on
-    shapes, strides and dtypes but never on values.
-    """
-
-    def with_dry_run(launcher: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(launcher)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with launch.dry_run(hook):
-                launcher(*args, **kwargs)
-            return launcher(*args, **kwargs)
-
-        call.without_dry_run = launcher  # type: ignore[attr-defined]
-        return call
-
-    names = [name for name in triton_kernels.__all__ if callable(getattr(triton_kernels, name))]
-    originals = {name: getattr(triton_kernels, name) for name in names if name != "raise_pending_errors"}
-    try:
-        for name, launcher in originals.items():
-            setattr(triton_kernels, name, with_dry_run(launcher))
-        yield
-    finally:
-        for name, launcher in originals.items():
-            setattr(triton_kernels, name, launcher)
 
 
 @dataclass
