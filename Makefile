@@ -12,8 +12,9 @@ demo: $(DEMO_STAMP)
 	@echo "importing torch and Triton takes some seconds"
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m lucid.examples.char_lm $(ARGS)
 
+# A process for each core, of one thread each: threads of several processes would only wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 # For development, where there is such a thing: a stand-in for a GPU, which executes what Triton compiles. SAMPLE: at most so
 # many cases of a test function.
