@@ -259,7 +259,7 @@ def test_other_types_are_no_operands_on_either_side(name: str, other: Any) -> No
     x = lucid.tensor([1.0, 2.0])
     kind = f"{type(other).__module__}.{type(other).__name__}".removeprefix("builtins.")
     for call in (lambda: apply(x, other), lambda: apply(other, x)):
-        with pytest.raises(TypeError, match=f"^[a-z]+ takes lucid Tensors and numbers, got {kind}$"):
+        with pytest.raises(TypeError, match=f"^[a-z]+ takes lucid.Tensors and numbers, got {kind}$"):
             call()
 
 

@@ -224,7 +224,7 @@ def test_linear_is_numpys(shape: tuple[int, ...]) -> None:
         (lambda x: lucid.exp(1.0), TypeError, "exp takes a lucid.Tensor, got float"),
         (lambda x: lucid.tanh(np.ones(2)), TypeError, "tanh takes a lucid.Tensor, got numpy.ndarray"),
         (lambda x: -(x > 0), TypeError, "neg takes numbers, got a Tensor of lucid.bool_"),
-        (lambda x: lucid.ops.add(1, 2.0), TypeError, "add takes at least one lucid Tensor, got int and float"),
+        (lambda x: lucid.ops.add(1, 2.0), TypeError, "add takes at least one lucid.Tensor, got int and float"),
         (lambda x: x.to("int64") + 2**63, ValueError, "add takes integers of 64 bits, got 9223372036854775808"),
         (lambda x: x.to("int64") ** -1, TypeError, "pow of integers takes .* as exponent, got -1; convert .*"),
         (lambda x: 2 ** x.to("int64"), TypeError, "pow of integers takes .* as exponent, got a Tensor; convert .*"),

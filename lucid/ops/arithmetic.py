@@ -1,7 +1,4 @@
-"""Pointwise arithmetic with broadcasting and promotion.
-
-Dtypes are promoted by kind (bool, integer, float), then by width; a Python number is weak: it changes the kind at most.
-"""
+"""Pointwise arithmetic with broadcasting; `promotion` has the rules for dtypes."""
 
 from __future__ import annotations
 
@@ -10,72 +7,21 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 import triton_kernels as tk
+from lucid._arguments import type_name
 from lucid.autograd.function import Function
 from lucid.dtype import int64
 from lucid.ops.memory import to
+from lucid.ops.promotion import Operand, floating_dtype, resolve_operands, unwrap_numpy_scalar
 from lucid.ops.reduction import sum_to
 from lucid.ops.scaled import scale, unscale
 from lucid.tensor import Tensor
 
-Operand = Tensor | float
-
-
-def _operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
-    """Return the operands' buffers and numbers, and their promoted dtype; raise unless they are compatible."""
-    operands = tuple(_unwrap_numpy_scalar(operand) for operand in operands)
-    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-    values = [operand for operand in operands if not isinstance(operand, Tensor)]
-    for value in values:
-        if not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} takes lucid Tensors and numbers, got {_type_name(value)}")
-    if not tensors:
-        raise TypeError(f"{name} takes at least one lucid Tensor, got {' and '.join(map(_type_name, values))}")
-    if len({tensor._buffer.device for tensor in tensors}) > 1:
-        places = " and ".join(str(tensor.device) for tensor in tensors)
-        raise RuntimeError(f"operands of {name} must be on one device, got {places}")
-    try:
-        tk.strides.broadcast(*(tensor.shape for tensor in tensors))
-    except RuntimeError:
-        shapes = " and ".join(str(tensor.shape) for tensor in tensors)
-        raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {shapes}") from None
-    promoted = tensors[0]._buffer.dtype
-    for tensor in tensors[1:]:
-        promoted = torch.promote_types(promoted, tensor._buffer.dtype)
-    for value in values:
-        kind = torch.float32
-        if isinstance(value, numbers.Integral):
-            kind = torch.bool if isinstance(value, bool) else torch.int64
-        promoted = max(promoted, kind, key=_rank)
-    if not promoted.is_floating_point:
-        for value in values:
-            if not -(2**63) <= value < 2**63:
-                raise ValueError(f"{name} takes integers of 64 bits, got {value}")
-    return [operand._buffer if isinstance(operand, Tensor) else operand for operand in operands], promoted
-
-
-def _unwrap_numpy_scalar(operand: Any) -> Any:
-    """NumPy's scalars as Python's: as weak, and bool_ a bool."""
-    return operand.item() if isinstance(operand, np.generic) else operand
-
-
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def _rank(kind: torch.dtype) -> int:
-    return 2 if kind.is_floating_point else 0 if kind is torch.bool else 1
-
-
-def _floating(promoted: torch.dtype) -> torch.dtype:
-    return promoted if promoted.is_floating_point else torch.float32
-
 
 class _Meta:
-    """The shape and dtype of an operand whose values backward does not need."""
+    """Shape and dtype of an operand whose values backward does not need."""
 
     __slots__ = ("dtype", "shape")
 
@@ -84,12 +30,12 @@ class _Meta:
 
 
 def meta(operand: Operand) -> _Meta | None:
-    """An operand's shape and dtype; None for a number."""
+    """Return an operand's shape and dtype; None for a number."""
     return _Meta(operand) if isinstance(operand, Tensor) else None
 
 
 def _save_operands(ctx: Any, *operands: Operand | None) -> None:
-    """Save tensors, and put numbers aside."""
+    """Save tensors for backward, and numbers as attributes."""
     ctx.save_for_backward(*(operand if isinstance(operand, Tensor) else None for operand in operands))
     ctx.numbers = tuple(None if isinstance(operand, Tensor) else operand for operand in operands)
 
@@ -99,10 +45,10 @@ def _saved_operands(ctx: Any) -> tuple[Any, ...]:
 
 
 def _binary(name: str, a: Operand, b: Operand) -> Tensor:
-    buffers, promoted = _operands(name, a, b)
+    buffers, promoted = resolve_operands(name, a, b)
     compute = None
     if name == "div":
-        promoted = _floating(promoted)
+        promoted = floating_dtype(promoted)
     elif promoted is torch.bool:
         if name == "sub":
             raise TypeError("sub takes at least one operand that is not bool_, got two of bool_")
@@ -116,7 +62,7 @@ def _shapes(*operands: Operand) -> tuple[tuple[int, ...] | None, ...]:
 
 
 def _summed(shapes: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Gradients of the broadcast shape as gradients of the operands."""
+    """Reduce gradients of the broadcast shape to the operands' shapes."""
     return tuple(None if grad is None else sum_to(grad, shape) for grad, shape in zip(grads, shapes, strict=True))
 
 
@@ -220,9 +166,9 @@ class _Unary(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} takes a lucid.Tensor, got {_type_name(x)}")
+            raise TypeError(f"{name} takes a lucid.Tensor, got {type_name(x)}")
         floating, saves, _ = _UNARY[name]
-        kind = _floating(x._buffer.dtype) if floating else x._buffer.dtype
+        kind = floating_dtype(x._buffer.dtype) if floating else x._buffer.dtype
         if kind is torch.bool:
             raise TypeError(f"{name} takes numbers, got a Tensor of {x.dtype}")
         y = Tensor._wrap(tk.pointwise(name, x._buffer, dtype=kind))
@@ -274,7 +220,7 @@ class _Where(Function):
     def forward(ctx: Any, condition: Tensor, a: Operand, b: Operand) -> Tensor:
         ctx.shapes = _shapes(condition, a, b)
         ctx.save_for_backward(condition)
-        buffers, promoted = _operands("where", condition, a, b)
+        buffers, promoted = resolve_operands("where", condition, a, b)
         return Tensor._wrap(tk.pointwise("where", *buffers, dtype=promoted))
 
     @staticmethod
@@ -307,7 +253,7 @@ def div(a: Operand, b: Operand) -> Tensor:
 
 def pow(a: Operand, b: Operand) -> Tensor:
     """a to the power of b; of integers only with a non-negative Python integer b."""
-    a, b = _unwrap_numpy_scalar(a), _unwrap_numpy_scalar(b)
+    a, b = unwrap_numpy_scalar(a), unwrap_numpy_scalar(b)
     if _is_integer(a) and _is_integer(b):
         return _integer_pow(a, b)
     return _Pow.apply(a, b)
@@ -433,9 +379,9 @@ def where(condition: Tensor, a: Operand, b: Operand) -> Tensor:
     tensor([0., 2.])
     """
     if not isinstance(condition, Tensor) or condition._buffer.dtype is not torch.bool:
-        got = condition.dtype if isinstance(condition, Tensor) else _type_name(condition)
+        got = condition.dtype if isinstance(condition, Tensor) else type_name(condition)
         raise TypeError(f"condition must be a lucid.Tensor of bool_, got {got}")
-    a, b = _unwrap_numpy_scalar(a), _unwrap_numpy_scalar(b)
+    a, b = unwrap_numpy_scalar(a), unwrap_numpy_scalar(b)
     if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
         a = Tensor(a, device=condition.device)  # of two numbers, kernels take one
     return _Where.apply(condition, a, b)
@@ -448,7 +394,7 @@ def compare(name: str, a: Tensor, b: Any) -> Any:
     """
     if name in ("eq", "ne") and not isinstance(b, Tensor | numbers.Real) and not hasattr(b, "__array__"):
         return NotImplemented
-    buffers, promoted = _operands(name, a, b)
+    buffers, promoted = resolve_operands(name, a, b)
     compute = torch.int64
     if promoted.is_floating_point:
         compute = tk.launch.compute_dtype(promoted)
