@@ -73,8 +73,20 @@ def test_the_wheel_has_the_packages_and_nothing_else(archives: Path) -> None:
     assert names == {name for name in _files(ROOT, *PACKAGES) if name.endswith((".py", "py.typed"))}
 
 
+README = (ROOT / PROJECT["readme"]).read_text()
+IMAGE = re.compile(r"!\[([^]]*)\]\(([^)]*)\)")
+
+
 def test_readme_has_no_link_that_a_page_of_the_package_cannot_follow() -> None:
-    text = (ROOT / PROJECT["readme"]).read_text()
-    links = re.findall(r"\]\(([^)]*)\)|^\[[^]]+\]: *(\S+)|(?:src|href)=[\"']([^\"']*)", text, re.MULTILINE)
+    links = re.findall(
+        r"\]\(([^)]*)\)|^\[[^]]+\]: *(\S+)|(?:src|href)=[\"']([^\"']*)", IMAGE.sub("", README), re.MULTILINE
+    )
     targets = [target for link in links for target in link if target]
     assert not [target for target in targets if not target.startswith(("https://", "#"))]
+
+
+def test_readmes_picture_is_a_file_of_the_project_and_its_alternative_text_has_the_numbers() -> None:
+    """A page outside the project shows the text."""
+    ((text, target),) = IMAGE.findall(README)
+    assert (ROOT / target).is_file()
+    assert re.search(r"\d", text)
