@@ -126,3 +126,10 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+#: Submodules that are public once imported.
+_SUBMODULES = ("torch", "typing")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", *(name for name in _SUBMODULES if name in globals())])

@@ -81,7 +81,7 @@ ROOMS = [
         "lucid._clobbered",
         "lucid.typing",
     ),
-    ("lucid._flags",),
+    ("lucid._docs", "lucid._flags"),
 ]
 
 

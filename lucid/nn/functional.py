@@ -1,9 +1,10 @@
-"""Functions of neural networks; where their arguments are checked."""
+"""Functions of neural networks, which check their arguments."""
 
 from __future__ import annotations
 
 from lucid import ops
 from lucid._arguments import check_bool, check_choice
+from lucid._docs import documented
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
 from lucid.nn.losses import cross_entropy, distillation_loss
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 
+@documented
 def kl_div(
     x: Tensor,
     target: Tensor,
@@ -31,50 +33,38 @@ def kl_div(
     reduction: Reduction = "mean",
     log_target: bool = False,
 ) -> Tensor:
-    r"""The Kullback-Leibler divergence of a target distribution from a predicted one.
+    r"""Kullback-Leibler divergence of a target distribution from a predicted one.
 
-    Per element, with p the target's probability, y = target and x the predicted log-probability (S. Kullback and
-    R. A. Leibler, "On information and sufficiency", 1951, eq. 2.5, for discrete distributions):
+    Per element, with p the target's probability, y = target and x the predicted log-probability:
 
-    ====================== ====================
-    ``log_target=False``   y·(log y − x)
-    ``log_target=True``    exp(y)·(y − x)
-    ====================== ====================
-
-    Elements with p = 0 add exactly 0 to the loss and to both gradients, also where x = −inf. Gradients to x and to the
-    target, and theirs in turn, are available.
+    {kl_div_formula}
 
     Reduced, of a `log_softmax` and a `softmax` (or `log_softmax`) over the last dimension of logits of one shape, it is
-    calculated straight from the logits: faster, in less memory, and without rounding in between; see `lucid.fusion`.
+    computed from the logits: faster, in less memory, and without rounding in between. ``lucid.fusion(False)`` turns
+    that off.
 
     Parameters
     ----------
     x : Tensor
-        Log-probabilities, of any shape and strides: float16, bfloat16, float32 or float64.
-    target : Tensor
-        Probabilities, or log-probabilities if `log_target`; of a shape that broadcasts with x's, on the same device.
+        {log_probabilities}
+    {kl_div_target}
     size_average : bool, optional
-        Of the documented signature, without effect.
-    reduction : {'none', 'mean', 'sum', 'batchmean'}
-        The terms themselves; their sum over the number of elements of the broadcast shape; their sum; or their sum over
-        ``x.shape[0]``, which is the divergence for x of shape (N, V).
-    log_target : bool
-        Whether the target holds log-probabilities.
+        Part of the documented signature; ignored.
+    {kl_div_reduction}
+    {log_target}
 
     Returns
     -------
-    Tensor
-        0-d, or of the broadcast shape for 'none'; of the promoted dtype. The arithmetic is float32, or float64 where
-        either is, and the result is rounded once.
+    {kl_div_returns}
 
     Raises
     ------
     ValueError
-        If there is no such reduction.
+        If `reduction` is another word.
     TypeError
-        If x or target is no Tensor, or not of a floating dtype; if log_target is no bool.
+        If x or target is no lucid Tensor of a floating dtype; if log_target is no bool.
     RuntimeError
-        If they are on different devices, do not broadcast, or 'batchmean' meets a 0-d x.
+        If they are on different devices, or do not broadcast; if x is 0-d and reduction 'batchmean'.
 
     Examples
     --------
@@ -107,16 +97,17 @@ def kl_div(
 
 
 def softmax(x: Tensor, dim: int | None = None) -> Tensor:
-    """exp(x) / Σ exp(x) along a dimension.
+    """Return exp(x) / Σ exp(x) along a dimension.
 
-    Along the last one values are calculated when they are first looked at, which nothing shows; see `lucid.fusion`.
+    Along the last dimension the result is computed when its values are first needed, or not at all where a loss needs
+    the logits alone; ``lucid.fusion(False)`` turns that off.
 
     Parameters
     ----------
     x : Tensor
         Of any shape and strides; integers become float32.
     dim : int, optional
-        By default the last.
+        Dimension along which probabilities add up to 1. Default: the last.
 
     Returns
     -------
@@ -126,7 +117,7 @@ def softmax(x: Tensor, dim: int | None = None) -> Tensor:
     Raises
     ------
     TypeError
-        If x is no Tensor, or dim no integer.
+        If x is no lucid Tensor, or dim no integer.
     IndexError
         If there is no such dimension.
 
@@ -141,7 +132,29 @@ def softmax(x: Tensor, dim: int | None = None) -> Tensor:
 
 
 def log_softmax(x: Tensor, dim: int | None = None) -> Tensor:
-    """x − log Σ exp(x) along a dimension; parameters and errors as for `softmax`.
+    """Return x − log Σ exp(x) along a dimension.
+
+    Along the last dimension the result is computed when its values are first needed, or not at all where a loss needs
+    the logits alone; ``lucid.fusion(False)`` turns that off.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape and strides; integers become float32.
+    dim : int, optional
+        Dimension along which probabilities add up to 1. Default: the last.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape and dtype. A row of −inf gives NaN.
+
+    Raises
+    ------
+    TypeError
+        If x is no lucid Tensor, or dim no integer.
+    IndexError
+        If there is no such dimension.
 
     Examples
     --------
@@ -154,12 +167,16 @@ def log_softmax(x: Tensor, dim: int | None = None) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·weightᵀ + bias.
+    """Return x·weightᵀ + bias.
 
     Parameters
     ----------
-    x, weight, bias : Tensor
-        Shapes (..., in), (out, in) and (out,), of one floating dtype: nothing is converted silently.
+    x : Tensor
+        (..., in), of a floating dtype.
+    weight : Tensor
+        (out, in), of the same dtype: nothing is converted silently.
+    bias : Tensor, optional
+        (out,), of the same dtype. Default: none.
 
     Returns
     -------
@@ -169,7 +186,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises
     ------
     TypeError, RuntimeError
-        If they are no Tensors of a floating dtype; if dtypes, devices or shapes do not fit.
+        If they are no lucid Tensors of a floating dtype; if dtypes, devices or shapes do not fit.
 
     Examples
     --------
@@ -182,7 +199,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def embedding(indices: Tensor, weight: Tensor) -> Tensor:
-    """Rows of a table.
+    """Return rows of a table by their indices.
 
     Parameters
     ----------
@@ -201,9 +218,8 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
     TypeError
         If indices are no integers, or weight not floating.
     IndexError
-        If an index lies outside the table: at once on the CPU; on a GPU, which nobody waits for here, when values are
-        next read back (``.item()``, ``.numpy()``, printing), until when the row is NaN, unless
-        `lucid.check_values` says to wait.
+        If an index lies outside the table: at once on the CPU. On a GPU, when values are next read back (``.item()``,
+        ``.numpy()``, printing), until when the row is NaN; within ``lucid.check_values()`` the call waits and raises.
 
     Examples
     --------
@@ -225,13 +241,59 @@ def embedding(indices: Tensor, weight: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent; integers become float32."""
+    """Return the hyperbolic tangent of each element.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape and strides. Integers become float32.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If x is no lucid Tensor.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.tanh(lucid.tensor([0.5, 1.0]))
+    tensor([0.4621, 0.7616])
+    """
     check_tensor("x", x)
     return ops.tanh(x)
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
+    """Return max(x, 0) of each element.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any shape and strides.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        If x is no lucid Tensor.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> F.relu(lucid.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
     check_tensor("x", x)
     return ops.relu(x)
 

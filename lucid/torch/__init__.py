@@ -1,8 +1,8 @@
-"""The same kernels for PyTorch's tensors and modules: losses that take the place of torch's own.
+"""Losses for PyTorch's tensors and modules on the same kernels, in place of torch's own.
 
-Operators are registered with PyTorch in the namespace ``lucid``, with fake implementations and autograd formulas, so
-that `torch.compile`, `torch.export` and `torch.func` know them. GPU tensors go through the kernels, CPU tensors through
-torch's own operators (`lucid.torch.cpu`), unless `kernels_on_cpu` says otherwise.
+Operators are registered with PyTorch in the namespace ``lucid``, with fake implementations and autograd formulas, for
+`torch.compile`, `torch.export` and `torch.func`. GPU tensors go through the kernels, CPU tensors through torch's own
+operators, or within `kernels_on_cpu` through the kernels in Triton's interpreter.
 
 Examples
 --------
@@ -30,3 +30,7 @@ __all__ = [
     "kernels_on_cpu",
     "kl_div",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lucid import _loss_args
 from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
+from lucid._docs import documented
 from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import cross_entropy as entropies
 from lucid.torch import divergence as of_logits
@@ -36,6 +37,7 @@ TORCH = _LocalTensors(
 )
 
 
+@documented
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -44,44 +46,36 @@ def kl_div(
     reduction: Reduction = "mean",
     log_target: bool = False,
 ) -> Tensor:
-    r"""The Kullback-Leibler divergence of a target distribution from a predicted one; as `torch.nn.functional.kl_div`.
+    r"""Kullback-Leibler divergence of a target distribution from a predicted one, in place of `F.kl_div`.
 
     Per element, with p the target's probability, y = target and x = input the predicted log-probability:
 
-    ====================== ====================
-    ``log_target=False``   y·(log y − x)
-    ``log_target=True``    exp(y)·(y − x)
-    ====================== ====================
+    {kl_div_formula}
 
-    Elements with p = 0 add exactly 0 to the loss and to both gradients, also where x = −inf. That is the one place
-    where torch's own differs: its loss is NaN there, and its gradient to a zero target infinite. A reduced loss reads
-    each element once and allocates nothing of the inputs' size.
+    That is where it differs from `torch.nn.functional.kl_div`, whose loss is NaN there, and whose gradient to a zero
+    target is infinite. A reduced loss reads each element once and allocates nothing of the inputs' size.
 
     Parameters
     ----------
-    input : torch.Tensor
-        Log-probabilities, of any shape and strides: float16, bfloat16, float32 or float64.
-    target : torch.Tensor
-        Probabilities, or log-probabilities if `log_target`; of a shape that broadcasts with input's, on the same
-        device.
-    size_average, reduce : bool, optional
-        Deprecated, as in torch; where one is given, the two decide instead of `reduction`.
-    reduction : {'mean', 'none', 'sum', 'batchmean'}
-        The sum over the number of elements of the broadcast shape; the terms themselves; their sum; or the sum over
-        ``input.shape[0]``, the divergence for input of shape (N, V). 'mean' warns, as in torch, that it is not that.
+    input : Tensor
+        {log_probabilities}
+    {kl_div_target}
+    {deprecated}
+    {kl_div_reduction}
+        'mean' gives a warning, as torch's does, since it is not that.
+    {log_target}
 
     Returns
     -------
-    torch.Tensor
-        0-d, or of the broadcast shape for 'none'; of the promoted dtype, float32 under autocast. The arithmetic is
-        float32, or float64 where either is, and the result is rounded once. Gradients flow to both, as do second ones.
+    {kl_div_returns}
+        Under autocast the result is float32.
 
     Raises
     ------
     ValueError
-        If there is no such reduction.
+        If `reduction` is another word.
     TypeError
-        If input or target is no Tensor, or not of a floating dtype; if log_target is no bool.
+        If input or target is no dense torch.Tensor of a floating dtype, or is a DTensor; if log_target is no bool.
     RuntimeError
         If they are on different devices, or do not broadcast; if no kernel can run on their device.
 
@@ -113,6 +107,7 @@ def kl_div(
     return pointwise.kl_div(input, target, bool(log_target), how != "none", count, dtype)
 
 
+@documented
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -130,39 +125,43 @@ def distillation_loss(
     vocab_size: int | None = None,
     inplace_gradient: bool = False,
 ) -> Tensor:
-    r"""A divergence between the distributions of a student and of a teacher, from their logits.
+    r"""Divergence between the distributions of a student and of a teacher, from their logits.
 
-    Formulas, parameters and errors are those of `lucid.nn.functional.distillation_loss`, with torch tensors. The
-    forward pass keeps a few numbers per token, and only the gradient has the logits' size. Under autocast nothing is
-    converted: the arithmetic is float32 whatever dtype arrives.
+    {divergences}
+
+    Under autocast nothing is converted: the arithmetic is float32, or float64, whatever dtype arrives.
 
     Parameters
     ----------
-    student_logits, teacher_logits : torch.Tensor
-        (..., V), any strides, each float16, bfloat16, float32 or float64. Gradients flow to both.
-    weight, labels : torch.Tensor, optional
-        A factor (bool or floating) and a label (int32 or int64) of each token: of shape (...).
-    normalizer : float or torch.Tensor, optional
-        What 'mean' or 'batchmean' divide by instead, as the ``num_items_in_batch`` of gradient accumulation; where no
-        token counts it may be 0. To `torch.compile` an int or a tensor may be another one at each call; floats, here
-        and in other options, are constants of a graph.
-    inplace_gradient : bool
-        Write the student's gradient over its logits in backward, which then needs no memory of that size. PyTorch knows
-        that they were changed: going backward through what else needs them is an error. Without effect under
-        `torch.compile`, which shares memory out by itself.
+    {distillation_logits}
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {weight}
+    {labels}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {normalizer}
+        To `torch.compile` an int or a Tensor may be another one at each call; floats, here and in other options, are
+        constants of a graph.
+    {vocab_size}
+    {inplace_gradient}
+        Without effect under `torch.compile`, which plans memory by itself.
 
     Returns
     -------
-    torch.Tensor
-        0-d, or (...) for 'none'; float32, or float64 where either is. 0, with a gradient of 0, where no token counts.
+    {distillation_returns}
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        If an argument is not what is described there; if gradients of the gradients are asked for.
+        If an argument is not what is described above; if second derivatives are asked for.
     IndexError
-        If a label is neither a column nor `ignore_index`: at once on the CPU; on a GPU, which nobody waits for here,
-        the loss is NaN, and the error comes within `lucid.check_values`.
+        If a label is neither a column nor `ignore_index`: at once on the CPU. On a GPU the loss is NaN, without a host
+        sync; within ``lucid.check_values()`` the call waits and raises. A normalizer in device memory that is not
+        positive is a ValueError in the same way.
 
     Examples
     --------
@@ -222,6 +221,7 @@ def distillation_loss(
     )
 
 
+@documented
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -232,49 +232,36 @@ def cross_entropy(
     reduction: LabelReduction = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    r"""The cross-entropy of labels or class probabilities with logits; as `torch.nn.functional.cross_entropy`.
+    r"""Cross-entropy of labels or class probabilities with logits, in place of `F.cross_entropy`.
 
-    Per row, with q = softmax(input), c the classes' weights, C their number, ε = `label_smoothing`, and a label y or
-    probabilities p:
+    {cross_entropy_formula}
 
-        loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
-        loss = Σ c_v·((1 − ε)·p_v + ε/C)·(−log q_v)
-
-    The forward pass reads each logit and each probability once and keeps a few numbers per row; only gradients have the
-    size of logits. Two things are different from torch's: where no label counts the 'mean' is 0, where torch gives NaN;
-    and a class of probability 0 adds exactly 0 where its logit is −inf, where torch gives NaN.
+    It differs from `torch.nn.functional.cross_entropy` in two places: the 'mean' over no label is 0, and a class
+    of probability 0 whose logit is −inf adds 0; torch gives NaN in both.
 
     Parameters
     ----------
-    input : torch.Tensor
-        Logits of a floating dtype, (C,), (N, C) or (N, C, ...); any strides.
-    target : torch.Tensor
-        Labels, int32 or int64, of input's shape without the dimension of classes; or class probabilities, of a floating
-        dtype and input's shape, which get a gradient where they require one.
-    weight : torch.Tensor, optional
-        (C,), floating, without a gradient.
-    size_average, reduce : bool, optional
-        Deprecated, as in torch; where one is given, the two decide instead of `reduction`.
-    ignore_index : int
-        A label whose logits are not read, and get a zero gradient. With class probabilities leave it out.
-    reduction : {'mean', 'none', 'sum'}
-        The sum over that of the labels' c_y, or with class probabilities over the number of rows; each row's loss; or
-        the sum.
-    label_smoothing : float
-        From 0 to 1.
+    input : Tensor
+        {class_logits}
+    {class_target}
+    {class_weight}
+    {deprecated}
+    {label_to_ignore}
+    {label_reduction}
+    {label_smoothing}
 
     Returns
     -------
-    torch.Tensor
-        0-d, or of input's shape without the dimension of classes for 'none'; of input's dtype, or that of input and
-        probabilities promoted, but float32 for shorter ones under autocast.
+    {cross_entropy_returns}
+        Under autocast the result is float32 for shorter dtypes.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        If an argument is not what is described above; if gradients of the gradient are asked for.
+        If an argument is not what is described above; if second derivatives are asked for.
     IndexError
-        As for `distillation_loss`.
+        If a label is neither a class nor `ignore_index`: at once on the CPU. On a GPU the loss is NaN, without a host
+        sync; within ``lucid.check_values()`` the call waits and raises.
 
     Examples
     --------

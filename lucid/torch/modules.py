@@ -6,15 +6,41 @@ import torch
 from torch import Tensor
 
 from lucid._arguments import check_bool, check_choice
+from lucid._docs import documented
 from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
 
+@documented
 class KLDivLoss(torch.nn.KLDivLoss):
-    """The Kullback-Leibler divergence, in place of `torch.nn.KLDivLoss`, whose arguments and attributes it has.
+    r"""Kullback-Leibler divergence of a target distribution from a predicted one, for `torch.nn.KLDivLoss`.
 
-    See `lucid.torch.kl_div` for formula, shapes, dtypes and errors.
+    A subclass of that module, with its arguments and attributes. Per element, with p the target's probability,
+    y = target and x = input the predicted log-probability:
+
+    {kl_div_formula}
+
+    That is where it differs from torch's, whose loss is NaN there, and whose gradient to a zero target is infinite.
+
+    Parameters
+    ----------
+    {deprecated}
+    {kl_div_reduction}
+        'mean' gives a warning at each call, as torch's does, since it is not that.
+    {log_target}
+
+    Attributes
+    ----------
+    reduction, log_target
+        The options, which are read, and checked, at every call.
+
+    Raises
+    ------
+    ValueError
+        If `reduction` is another word.
+    TypeError
+        If log_target is no bool.
 
     Examples
     --------
@@ -42,17 +68,58 @@ class KLDivLoss(torch.nn.KLDivLoss):
         super().__init__(size_average, reduce, reduction, check_bool("log_target", log_target))
         check_choice("reduction", self.reduction, REDUCTIONS)
 
+    @documented
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The divergence of log-probabilities from the target."""
+        """Return the divergence of predicted log-probabilities from a target.
+
+        Parameters
+        ----------
+        input : Tensor
+            {log_probabilities}
+        {kl_div_target}
+
+        Returns
+        -------
+        {kl_div_returns}
+
+        Raises
+        ------
+        TypeError
+            If input or target is no torch.Tensor of a floating dtype.
+        RuntimeError
+            If they are on different devices, or do not broadcast.
+        """
         return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
 
 
+@documented
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
-    """The cross-entropy of labels or class probabilities, in place of `torch.nn.CrossEntropyLoss`.
+    r"""Cross-entropy of labels or class probabilities with logits, for `torch.nn.CrossEntropyLoss`.
 
-    It has that one's arguments and attributes.
+    A subclass of that module, with its arguments and attributes.
 
-    See `lucid.torch.cross_entropy` for shapes, dtypes and errors.
+    {cross_entropy_formula}
+
+    It differs from torch's in two places: the 'mean' over no label is 0, and a class of probability 0 whose logit is
+    −inf adds 0; torch gives NaN in both.
+
+    Parameters
+    ----------
+    {class_weight}
+    {deprecated}
+    {label_to_ignore}
+    {label_reduction}
+    {label_smoothing}
+
+    Attributes
+    ----------
+    weight, ignore_index, reduction, label_smoothing
+        The options, which are read, and checked, at every call; `weight` is a buffer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
 
     Examples
     --------
@@ -81,8 +148,28 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         check_cross_entropy(ignore_index=ignore_index, reduction=self.reduction, label_smoothing=label_smoothing)
 
+    @documented
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits with labels or class probabilities."""
+        """Return the loss of logits with labels or class probabilities.
+
+        Parameters
+        ----------
+        input : Tensor
+            {class_logits}
+        {class_target}
+
+        Returns
+        -------
+        {cross_entropy_returns}
+
+        Raises
+        ------
+        TypeError, RuntimeError
+            If dtypes, shapes or devices do not fit; if second derivatives are asked for.
+        IndexError
+            If a label is neither a class nor `ignore_index`: at once on the CPU, on a GPU within
+            ``lucid.check_values()``, elsewhere the loss is NaN.
+        """
         return F.cross_entropy(
             input,
             target,
@@ -93,16 +180,35 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         )
 
 
+@documented
 class DistillationLoss(DistillationOptions, torch.nn.Module):
-    """A divergence between the distributions of a student and of a teacher, from their logits, as a module of torch.
+    r"""Divergence between the distributions of a student and of a teacher, from their logits, as a module of torch.
 
-    See `lucid.torch.distillation_loss` for formulas, parameters, shapes, dtypes and errors.
+    {divergences}
+
+    Each option is an attribute of its name, which is read, and checked, at every call.
 
     Parameters
     ----------
-    divergence, beta, temperature, temperature_squared, ignore_index, hard_label_weight, reduction, vocab_size, \
-inplace_gradient
-        As there; read at every call, and checked there as here.
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {vocab_size}
+    {inplace_gradient}
+
+    Attributes
+    ----------
+    ignored_label : int
+        `ignore_index`, or −100 where it is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
 
     Examples
     --------
@@ -117,6 +223,7 @@ inplace_gradient
     '0.030300'
     """
 
+    @documented
     def forward(
         self,
         student_logits: Tensor,
@@ -126,7 +233,27 @@ inplace_gradient
         labels: Tensor | None = None,
         normalizer: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss of logits (..., V)."""
+        """Return the loss of logits (..., V).
+
+        Parameters
+        ----------
+        {distillation_logits}
+        {weight}
+        {labels}
+        {normalizer}
+
+        Returns
+        -------
+        {distillation_returns}
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            If an argument is not what is described above; if second derivatives are asked for.
+        IndexError
+            If a label is neither a column nor `ignore_index`: at once on the CPU, on a GPU within
+            ``lucid.check_values()``, elsewhere the loss is NaN.
+        """
         return F.distillation_loss(
             student_logits, teacher_logits, weight=weight, labels=labels, normalizer=normalizer, **self.options
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lucid._arguments import check_bool, check_choice
+from lucid._docs import documented
 from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
@@ -10,22 +11,30 @@ from lucid.tensor import Tensor
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
 
+@documented
 class KLDivLoss(Module):
-    """The Kullback-Leibler divergence of a target distribution from a predicted one, as a module.
+    r"""Kullback-Leibler divergence of a target distribution from a predicted one, as a module.
 
-    See `lucid.nn.functional.kl_div` for the formula, shapes, dtypes and errors.
+    Per element, with p the target's probability, y = target and x the predicted log-probability:
+
+    {kl_div_formula}
 
     Parameters
     ----------
-    reduction : {'mean', 'none', 'sum', 'batchmean'}
-        'batchmean' is the divergence per row of x (N, V); the default 'mean' also divides by V.
-    log_target : bool
-        Whether targets are log-probabilities.
+    {kl_div_reduction}
+    {log_target}
 
     Attributes
     ----------
     reduction, log_target
-        Read at every call, and checked there as here.
+        The options, which are read, and checked, at every call.
+
+    Raises
+    ------
+    ValueError
+        If `reduction` is another word.
+    TypeError
+        If log_target is no bool.
 
     Examples
     --------
@@ -58,8 +67,27 @@ class KLDivLoss(Module):
         self.reduction = reduction
         self.log_target = check_bool("log_target", log_target)
 
+    @documented
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """The divergence of log-probabilities x from the target."""
+        """Return the divergence of predicted log-probabilities from a target.
+
+        Parameters
+        ----------
+        x : Tensor
+            {log_probabilities}
+        {kl_div_target}
+
+        Returns
+        -------
+        {kl_div_returns}
+
+        Raises
+        ------
+        TypeError
+            If x or target is no lucid Tensor of a floating dtype.
+        RuntimeError
+            If they are on different devices, or do not broadcast.
+        """
         return F.kl_div(x, target, reduction=self.reduction, log_target=self.log_target)
 
     def extra_repr(self) -> str:
@@ -67,21 +95,35 @@ class KLDivLoss(Module):
         return f"reduction={self.reduction!r}, log_target={self.log_target}"
 
 
+@documented
 class DistillationLoss(DistillationOptions, Module):
-    """A divergence between the distributions of a student and of a teacher, from their logits, as a module.
+    r"""Divergence between the distributions of a student and of a teacher, from their logits, as a module.
 
-    See `lucid.nn.functional.distillation_loss` for formulas, parameters, shapes, dtypes and errors.
+    {divergences}
+
+    Each option is an attribute of its name, which is read, and checked, at every call.
 
     Parameters
     ----------
-    divergence, beta, temperature, temperature_squared, ignore_index, hard_label_weight, reduction, vocab_size, \
-inplace_gradient
-        As there.
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {vocab_size}
+    {inplace_gradient}
 
     Attributes
     ----------
-    divergence, beta, temperature, ...
-        The parameters; read at every call, and checked there as here.
+    ignored_label : int
+        `ignore_index`, or −100 where it is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
 
     Examples
     --------
@@ -94,6 +136,7 @@ inplace_gradient
     '0.030300'
     """
 
+    @documented
     def forward(
         self,
         student_logits: Tensor,
@@ -103,28 +146,54 @@ inplace_gradient
         labels: Tensor | None = None,
         normalizer: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss of logits (..., V)."""
+        """Return the loss of logits (..., V).
+
+        Parameters
+        ----------
+        {distillation_logits}
+        {weight}
+        {labels}
+        {normalizer}
+
+        Returns
+        -------
+        {distillation_returns}
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            If an argument is not what is described above; if second derivatives are asked for.
+        IndexError
+            If a label is neither a column nor `ignore_index`: at once on the CPU, on a GPU when
+            values are next read back, until when the loss is NaN.
+        """
         return F.distillation_loss(
             student_logits, teacher_logits, weight=weight, labels=labels, normalizer=normalizer, **self.options
         )
 
 
+@documented
 class CrossEntropyLoss(Module):
-    """The cross-entropy of labels or class probabilities with the distributions of logits, as a module.
+    r"""Cross-entropy of labels or class probabilities with logits, as a module.
 
-    See `lucid.nn.functional.cross_entropy` for the formula, shapes, dtypes and errors.
+    {cross_entropy_formula}
 
     Parameters
     ----------
-    weight : Tensor, optional
-        A weight for each class; kept as a buffer.
-    ignore_index, reduction, label_smoothing
-        As there.
+    {class_weight}
+    {label_to_ignore}
+    {label_reduction}
+    {label_smoothing}
 
     Attributes
     ----------
-    ignore_index, reduction, label_smoothing
-        Read at every call, and checked there as here.
+    weight, ignore_index, reduction, label_smoothing
+        The options, which are read, and checked, at every call; `weight` is a buffer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
 
     Examples
     --------
@@ -154,8 +223,28 @@ class CrossEntropyLoss(Module):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
 
+    @documented
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits x with labels or class probabilities."""
+        """Return the loss of logits with labels or class probabilities.
+
+        Parameters
+        ----------
+        x : Tensor
+            {class_logits}
+        {class_target}
+
+        Returns
+        -------
+        {cross_entropy_returns}
+
+        Raises
+        ------
+        TypeError, RuntimeError
+            If dtypes, shapes or devices do not fit; if second derivatives are asked for.
+        IndexError
+            If a label is neither a class nor `ignore_index`: at once on the CPU, on a GPU when
+            values are next read back, until when the loss is NaN.
+        """
         return F.cross_entropy(
             x,
             target,

@@ -1,0 +1,163 @@
+"""Docstring sections that losses of lucid and of `lucid.torch`, functions and modules, have in common.
+
+`help` shows each option where a user looks for it, and each is written once: a line of a docstring that holds a name in
+braces alone, such as ``{temperature}``, is replaced when the module is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PLACEHOLDER = re.compile(r"^( *)\{(\w+)\}$", re.MULTILINE)
+
+SECTIONS = {
+    # kl_div
+    "kl_div_formula": """
+            log_target=False    y·(log y − x)
+            log_target=True     exp(y)·(y − x)
+
+        An element with p = 0 adds exactly 0 to the loss and to both gradients, also where x = −inf. (S. Kullback and
+        R. A. Leibler, "On information and sufficiency", 1951, eq. 2.5, for discrete distributions.)""",
+    "log_probabilities": """
+        Log-probabilities, of any shape and strides: float16, bfloat16, float32 or float64.""",
+    "kl_div_target": """
+        target : Tensor
+            Probabilities, or log-probabilities if `log_target`: of a shape that broadcasts with the other's, any
+            floating dtype, on the same device. It may require a gradient.""",
+    "kl_div_reduction": """
+        reduction : {'mean', 'none', 'sum', 'batchmean'}
+            'mean' (default): the sum over the number of elements of the broadcast shape. 'none': the terms, of the
+            broadcast shape. 'sum': their sum. 'batchmean': the sum over the size of the first dimension, which is the
+            divergence in nats for log-probabilities of shape (N, V).""",
+    "log_target": """
+        log_target : bool
+            Whether the target holds log-probabilities. Default: False.""",
+    "deprecated": """
+        size_average, reduce : bool, optional
+            Deprecated in torch, and here. Where one is given, the two decide instead of `reduction`: ``reduce=False``
+            is 'none', else ``size_average=False`` is 'sum', else 'mean'. A warning names the reduction.""",
+    "kl_div_returns": """
+        Tensor
+            0-d, or of the broadcast shape for 'none'; of the promoted dtype. The arithmetic is float32, or float64
+            where either is, and the result is rounded once. First and second derivatives to both are available.""",
+    # distillation_loss
+    "divergences": """
+        Per token, with p = softmax(teacher_logits / T), q = softmax(student_logits / T) and T = temperature, in nats:
+
+            forward_kl          Σ p·(log p − log q)                               Hinton et al. 2015
+            reverse_kl          Σ q·(log q − log p)
+            js                  beta·KL(p‖m) + (1 − beta)·KL(q‖m)                 Agarwal et al. 2024, eq. 1
+                                with m = beta·p + (1 − beta)·q
+            total_variation     ½·Σ |p − q|
+
+        The forward pass reads each logit once (js and total_variation twice, where a row does not fit on chip) and
+        keeps a few numbers per token. Backward reads each once and writes the gradient, the only tensor of the logits'
+        size.""",
+    "distillation_logits": """
+        student_logits, teacher_logits : Tensor
+            (..., V), any strides, each float16, bfloat16, float32 or float64, on one device; with the same leading
+            dimensions, and the same V unless `vocab_size` is given. −inf is a logit like others. The largest of a row
+            may be up to 10⁹·T in magnitude in float32. Gradients flow to both.""",
+    "divergence": """
+        divergence : {'forward_kl', 'reverse_kl', 'js', 'total_variation'}
+            The first column of the table. Default: 'forward_kl'.""",
+    "beta": """
+        beta : float, optional
+            Weight of the teacher in the mixture of 'js', above 0 and below 1; by default 0.5. An error with another
+            divergence.""",
+    "temperature": """
+        temperature : float
+            T, positive, which divides the logits of both. Default: 1.""",
+    "temperature_squared": """
+        temperature_squared : bool
+            Multiply the divergence by T², so that the size of its gradients does not depend on T (Hinton et al. 2015,
+            "Distilling the knowledge in a neural network", section 2). Default: False.""",
+    "weight": """
+        weight : Tensor, optional
+            Factor on the loss of each token: bool or floating, of shape (...), without a gradient. Logits of a token of
+            weight 0 are not read, may hold anything, and get a gradient of 0.""",
+    "labels": """
+        labels : Tensor, optional
+            Label of each token: int32 or int64, of shape (...), from 0 to V − 1. A token labelled `ignore_index` counts
+            as one of weight 0.""",
+    "ignore_index": """
+        ignore_index : int, optional
+            Label of tokens that do not count; by default −100. An error where a loss is called without `labels`.""",
+    "hard_label_weight": """
+        hard_label_weight : float
+            α, from 0 to 1: the loss of a token is (1 − α)·divergence + α·cross-entropy of the student, at temperature
+            1, with its label; in the same pass. Above 0 it needs `labels`. Default: 0.""",
+    "reduction": """
+        reduction : {'mean', 'none', 'sum', 'batchmean'}
+            With w the weights of tokens, 1 where none are given and 0 where labels are ignored, and l their losses.
+            'mean' (default): Σ w·l / Σ w. 'none': w·l, of shape (...). 'sum': Σ w·l. 'batchmean': Σ w·l over
+            ``student_logits.shape[0]``.""",
+    "normalizer": """
+        normalizer : float or Tensor, optional
+            Divisor of 'mean' or 'batchmean' in place of theirs, such as the number of tokens of all batches whose
+            gradients are accumulated. Positive; 0 is accepted where no token counts. A Tensor is 0-d, and is read on
+            its device.""",
+    "vocab_size": """
+        vocab_size : int, optional
+            Number of columns that count, from the first, of padded or unequal vocabularies; the others get a gradient
+            of 0. By default all, which must be equally many in both.""",
+    "inplace_gradient": """
+        inplace_gradient : bool
+            Write the student's gradient over its logits in backward, which then allocates nothing of that size. To use
+            the values of the logits after that is an error. Default: False.""",
+    "distillation_returns": """
+        Tensor
+            0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient
+            of 0, where no token counts, that is, where all weights are 0. Where weights of either sign add up to 0
+            while tokens count, 'mean' divides by 0: infinite or NaN.""",
+    # cross_entropy
+    "cross_entropy_formula": """
+        Per row, with q the softmax of the logits, c the weights of classes, C their number, ε = `label_smoothing`
+        (Szegedy et al. 2016, "Rethinking the inception architecture", section 7), and a label y or probabilities p:
+
+            loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
+            loss = Σ c_v·((1 − ε)·p_v + ε/C)·(−log q_v)
+
+        in nats. A class with a factor of 0 there adds exactly 0, also where its logit is −inf. The forward pass reads
+        each logit and each probability once and keeps a few numbers per row; only gradients have the logits' size.""",
+    "class_logits": """
+        Logits of a floating dtype, (C,), (N, C) or (N, C, ...); any strides.""",
+    "class_target": """
+        target : Tensor
+            Labels, int32 or int64, of the logits' shape without the dimension of classes; or class probabilities, of a
+            floating dtype and the logits' shape, which get a gradient where they require one.""",
+    "class_weight": """
+        weight : Tensor, optional
+            Weight of each class: (C,), floating, without a gradient. By default 1.""",
+    "label_to_ignore": """
+        ignore_index : int
+            Label of rows that do not count: their logits are not read, and get a gradient of 0. Default: −100. With
+            class probabilities another value is an error.""",
+    "label_reduction": """
+        reduction : {'mean', 'none', 'sum'}
+            'mean' (default): the sum over that of the labels' c_y, or with class probabilities over the number of rows.
+            'none': the loss of each row. 'sum': their sum.""",
+    "label_smoothing": """
+        label_smoothing : float
+            ε, from 0 to 1. Default: 0.""",
+    "cross_entropy_returns": """
+        Tensor
+            0-d, or of the logits' shape without the dimension of classes for 'none'; of the logits' dtype, or that of
+            logits and probabilities promoted. 0 where no label counts.""",
+}
+
+
+def documented(described: T) -> T:
+    """Fill the placeholders in the docstring of a function or class."""
+    if described.__doc__:  # none under python -OO
+        described.__doc__ = _PLACEHOLDER.sub(_section, described.__doc__)
+    return described
+
+
+def _section(match: re.Match[str]) -> str:
+    indent, name = match.groups()
+    return textwrap.indent(textwrap.dedent(SECTIONS[name].removeprefix("\n")), indent)
