@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DEMO_STAMP := .venv/installed_demo
 
-.PHONY: demo test standin standin-host lint perf gpu gpu-bundle static clean
+.PHONY: demo test standin standin-host lint docs perf gpu gpu-bundle static clean
 
 # Of what the tests need the demo needs little. Its matrix products are small: further threads of NumPy's would only wait
 # for work, which keeps cores busy.
@@ -33,6 +33,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The API reference, into build/docs.
+docs: $(STAMP)
+	$(BIN)/python -m pdoc --docformat numpy --no-show-source -o build/docs \
+	  lucid lucid.torch lucid.typing lucid.examples.distributed '!lucid\.(ops|tensor|device|dtype)\b' '!lucid\.torch\.'
+	@echo "docs: build/docs/lucid.html"
 
 # Bytes, launches and machine code against the figures accepted in perf/results/predicted: no GPU is needed.
 static: $(STAMP)
