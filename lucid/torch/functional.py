@@ -1,4 +1,4 @@
-"""Losses of torch tensors, where their arguments are checked."""
+"""Losses of torch tensors, which check their arguments."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from lucid import _loss_args
 from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
 from lucid._docs import documented
 from lucid.tensor import Tensor as LucidTensor
-from lucid.torch import cross_entropy as entropies
-from lucid.torch import divergence as of_logits
-from lucid.torch import kl_div as pointwise
+from lucid.torch import cross_entropy_ops, distillation_ops, kl_div_ops
 from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 
 class _LocalTensors(TensorValidator):
     def check(self, name: str, value: Any) -> None:
-        """A dense torch tensor that is all here."""
+        """Raise a TypeError unless `value` is a dense torch.Tensor, and not a DTensor."""
         super().check(name, value)
         check_dense(name, value)
         if hasattr(value, "placements"):
@@ -104,7 +102,7 @@ def kl_div(
     if torch.compiler.is_compiling() or input.shape != target.shape:
         input, target = _broadcast(input, target)
     count = rows * input.numel() if how == "mean" else rows
-    return pointwise.kl_div(input, target, bool(log_target), how != "none", count, dtype)
+    return kl_div_ops.kl_div(input, target, bool(log_target), how != "none", count, dtype)
 
 
 @documented
@@ -200,7 +198,7 @@ def distillation_loss(
     in_place = options.inplace_gradient and not torch.compiler.is_compiling()
     if in_place:
         _loss_args.check_writable(student_logits, teacher_logits)
-    return of_logits.divergence(
+    return distillation_ops.distillation_loss(
         student_logits,
         teacher_logits,
         weight,
@@ -291,9 +289,11 @@ def cross_entropy(
     how, smoothing = of.reduction, of.label_smoothing
     if of.soft:
         dtype = _autocast(input, torch.promote_types(input.dtype, target.dtype))
-        return entropies.soft_cross_entropy(of.logits, of.target, weight, smoothing, how.reduce, how.count, dtype)
+        return cross_entropy_ops.soft_cross_entropy(
+            of.logits, of.target, weight, smoothing, how.reduce, how.count, dtype
+        )
     dtype = _autocast(input, input.dtype)
-    return entropies.cross_entropy(
+    return cross_entropy_ops.cross_entropy(
         of.logits, of.target, weight, of.ignore_index, smoothing, how.reduce, how.mean, dtype
     )
 
@@ -306,7 +306,7 @@ def _reduction(reduction: str) -> str:
 
 
 def _deprecated(size_average: bool | None, reduce: bool | None) -> LabelReduction:
-    """The reduction that was meant."""
+    """Return the reduction that the deprecated arguments stand for."""
     reduction: LabelReduction
     if reduce is not None and not reduce:
         reduction = "none"
@@ -322,7 +322,7 @@ def _warn(message: str) -> None:
 
 
 def _autocast(input: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a loss: that of its inputs, but float32 for shorter ones under autocast."""
+    """Return the dtype of a loss: that of its inputs, or float32 for shorter ones under autocast."""
     if dtype in (torch.float32, torch.float64):
         return dtype
     device = input.device.type
@@ -331,7 +331,7 @@ def _autocast(input: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def _promoted(input: Tensor, target: Tensor) -> torch.dtype:
-    """As `torch.result_type`, which the compiler does not trace: a 0-d tensor promotes no other."""
+    """Return `torch.result_type`, which the compiler does not trace: a 0-d tensor promotes no other."""
     if bool(input.dim()) == bool(target.dim()):
         return torch.promote_types(input.dtype, target.dtype)
     return input.dtype if input.dim() else target.dtype

@@ -1,4 +1,4 @@
-"""Losses of torch tensors as modules of torch."""
+"""Losses as modules of torch."""
 
 from __future__ import annotations
 

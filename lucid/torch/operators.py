@@ -1,13 +1,13 @@
-"""How a launcher becomes an operator of PyTorch's dispatcher, in the namespace ``lucid``.
+"""Registration of launchers as operators of PyTorch's dispatcher, in the namespace ``lucid``.
 
-An operator's autograd kernel makes a node of the graph and passes the call on to what lies below: the launcher, a fake
-implementation of the compiler, a mode, or a subclass of tensors. Only `torch.func`, which differentiates functions and
-not nodes, is met before.
+The autograd kernel of an operator makes a node of the graph and passes the call on to the keys below: the launcher, a
+fake implementation of the compiler, a mode, or a subclass of tensors. `torch.func`, which differentiates functions and
+not nodes, is handled before the dispatcher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from triton_kernels.runtime import backend
 
 _LIBRARY = torch.library.Library("lucid", "DEF")
 
-#: What each operator calls on real tensors, for who wants to see what a dispatch mode does not: what happens within.
+#: The function that each operator calls on real tensors; tests and perf use it to look inside an operator.
 KERNELS: dict[Any, Callable[..., Any]] = {}
 
 _kernels_on_cpu = ThreadLocalFlag(backend.ASKED_FOR)
@@ -65,7 +65,7 @@ class kernels_on_cpu(FlagScope):
 
 
 def launchers(tensor: torch.Tensor) -> Any:
-    """What has the launchers for a tensor: the kernels, or the same with torch's operators."""
+    """Return the namespace of launchers for a tensor: `triton_kernels`, or `lucid.torch.cpu` with torch's operators."""
     return cpu if tensor.device.type == "cpu" and not _kernels_on_cpu.enabled else triton_kernels
 
 
@@ -89,10 +89,10 @@ def operator(
     fake
         Makes the same results without values: shapes, strides, dtypes.
     setup, backward
-        As `torch.autograd.Function.setup_context` and ``backward``. Where nothing is differentiable, `backward` raises
-        why.
+        `setup_context` and `backward` of a `torch.autograd.Function`. Where nothing is differentiable, `backward` raises
+        an error.
     devices
-        Of what kernel takes.
+        Dispatch keys of the devices whose tensors the kernel takes.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
@@ -108,14 +108,14 @@ def operator(
 
     def forward(ctx: Any, *args: Any) -> Any:
         outputs = below_autograd(*args)
-        setup_here(ctx, args, outputs)
+        setup_context(ctx, args, outputs)
         return outputs
 
-    def setup_here(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.kernels_on_cpu = _kernels_on_cpu.enabled
         setup(ctx, inputs, output)
 
-    def backward_there(ctx: Any, *grads: Any) -> Any:
+    def backward_as_forward(ctx: Any, *grads: Any) -> Any:
         if ctx.kernels_on_cpu == _kernels_on_cpu.enabled:
             return backward(ctx, *grads)
         with kernels_on_cpu(ctx.kernels_on_cpu):
@@ -124,7 +124,7 @@ def operator(
     def jvp(ctx: Any, *_: Any) -> Any:
         raise NotImplementedError(f"losses of lucid.torch have no forward-mode derivatives (jvp), here of {name}")
 
-    methods = {"forward": forward, "backward": backward_there, "jvp": jvp}
+    methods = {"forward": forward, "backward": backward_as_forward, "jvp": jvp}
     node: Any = type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
 
     def autograd(*args: Any) -> Any:
@@ -132,7 +132,7 @@ def operator(
 
     _LIBRARY.impl(name, autograd, "Autograd")
 
-    def one_by_one(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    def vmap_loop(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         results = []
         for i in range(info.batch_size):
             given = zip(args, in_dims, strict=True)
@@ -141,8 +141,8 @@ def operator(
             return torch.stack(results), 0
         return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(results[0])
 
-    torch.library.register_vmap(f"lucid::{name}", one_by_one, lib=_LIBRARY)
-    methods = {"forward": overload, "setup_context": setup_here, "backward": backward_there, "jvp": jvp}
+    torch.library.register_vmap(f"lucid::{name}", vmap_loop, lib=_LIBRARY)
+    methods = {"forward": overload, "setup_context": setup_context, "backward": backward_as_forward, "jvp": jvp}
     transformed: Any = type(
         f"{name}_transformed",
         (Function,),
@@ -154,15 +154,38 @@ def operator(
             return overload(*args)
         if torch._C._are_functorch_transforms_active():
             return transformed.apply(*args)
-        return autograd(*args)  # where the dispatcher would come to, after a detour
+        return autograd(*args)  # skips the dispatcher; same kernel
 
     return call
 
 
 def no_gradient(reason: str) -> tuple[Callable[..., None], Callable[..., Any]]:
-    """`setup` and `backward` of what has no derivatives."""
+    """Return `setup` and `backward` of an operator without derivatives, which raises `reason`."""
 
     def backward(ctx: Any, *_: Any) -> Any:
         raise RuntimeError(reason)
 
     return lambda ctx, inputs, output: None, backward
+
+
+def save(ctx: Any, *tensors: torch.Tensor | None) -> None:
+    """Save tensors for the backward pass of a `torch.autograd.Function`, inference tensors included.
+
+    PyTorch does not save a tensor made in inference mode. It has no version counter that could tell of a change, and is
+    stored on `ctx`.
+    """
+    ctx.inference_tensors = tuple(t if t is not None and t.is_inference() else None for t in tensors)
+    ctx.save_for_backward(
+        *(None if stored is t else t for t, stored in zip(tensors, ctx.inference_tensors, strict=True))
+    )
+
+
+def saved(ctx: Any) -> tuple[Any, ...]:
+    """Return the tensors that `save` saved."""
+    pairs = zip(ctx.saved_tensors, ctx.inference_tensors, strict=True)
+    return tuple(t if stored is None else stored for t, stored in pairs)
+
+
+def or_empty(grads: Sequence[torch.Tensor | None], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return gradients as an operator's results, which cannot be None: empty where there is none."""
+    return tuple(like.new_empty(0) if grad is None else grad for grad in grads)

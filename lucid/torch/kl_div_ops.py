@@ -1,7 +1,6 @@
 """Pointwise KL divergence as operators of torch, with first and second derivatives.
 
-``lucid::kl_div`` divides by `count`, the number of what the reduction averages; each operator is one call of a
-launcher.
+``lucid::kl_div`` divides the sum by `count`; each operator is one call of a launcher.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.torch import cpu
 from lucid.torch.cpu import step
-from lucid.torch.operators import kernels_on_cpu, launchers, operator
-from lucid.torch.saving import save, saved
+from lucid.torch.operators import kernels_on_cpu, launchers, operator, or_empty, save, saved
 
 
 def _scale(count: int) -> float:
@@ -24,9 +22,9 @@ def _scale(count: int) -> float:
 
 
 def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
-    """The loss, by the operator or, where eager autograd on the CPU wants x's gradient only, in one step.
+    """Return the loss, by the operator or, where eager autograd on the CPU needs x's gradient alone, in one step.
 
-    That is for log-probabilities, of which backward would calculate the exponentials again.
+    That is for log-probabilities, whose exponentials backward would compute again.
     """
     if not (reduce and log_target and launchers(x) is cpu and step.applies(x, target)):
         return _kl_div_operator(x, target, log_target, reduce, count, dtype)
@@ -36,11 +34,11 @@ def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int
 
     x_dtype = x.dtype
 
-    def again(dloss: Tensor, target: Tensor) -> Tensor:
+    def recompute(dloss: Tensor, target: Tensor) -> Tensor:
         with kernels_on_cpu(False):
             return kl_div_backward(dloss, None, target, log_target, count, x_dtype, True, False)[0]
 
-    return step.Step.apply(x, step.Parts((target,), loss_and_gradient, again))
+    return step.Step.apply(x, step.Parts((target,), loss_and_gradient, recompute))
 
 
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
@@ -57,15 +55,15 @@ def _forward_fake(x: Tensor, target: Tensor, log_target: bool, reduce: bool, cou
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, target, ctx.log_target, _, ctx.count, _ = inputs
-    ctx.dtype, ctx.wanted = x.dtype, ctx.needs_input_grad[:2]
+    ctx.dtype, ctx.needs_grad = x.dtype, ctx.needs_input_grad[:2]
     # Without the target's gradient, the gradient to x is −p: x itself is not needed.
-    save(ctx, x if ctx.wanted[1] else None, target)
+    save(ctx, x if ctx.needs_grad[1] else None, target)
 
 
 def _forward_backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
     x, target = saved(ctx)
-    dx, dtarget = kl_div_backward(dloss, x, target, ctx.log_target, ctx.count, ctx.dtype, *ctx.wanted)
-    return dx if ctx.wanted[0] else None, dtarget if ctx.wanted[1] else None, None, None, None, None
+    dx, dtarget = kl_div_backward(dloss, x, target, ctx.log_target, ctx.count, ctx.dtype, *ctx.needs_grad)
+    return dx if ctx.needs_grad[0] else None, dtarget if ctx.needs_grad[1] else None, None, None, None, None
 
 
 def _backward(
@@ -77,7 +75,7 @@ def _backward(
     dtype: torch.dtype,
     to_x: bool,
     to_target: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     grads = launchers(target).kl_div_backward(
         x,
         target,
@@ -88,8 +86,7 @@ def _backward(
         dx_dtype=dtype if to_x else None,
         dtarget_dtype=target.dtype if to_target else None,
     )
-    dx, dtarget = (target.new_empty(0) if grad is None else grad for grad in grads)
-    return dx, dtarget
+    return or_empty(grads, target)
 
 
 def _backward_fake(
@@ -104,8 +101,8 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor]:
     operands = (target, dloss) if x is None else (target, dloss, x)
     dx, dtarget = (
-        tk.strides.fake_output(target.shape, operands, dtype) if wanted else target.new_empty(0)
-        for wanted, dtype in ((to_x, dtype), (to_target, target.dtype))
+        tk.strides.fake_output(target.shape, operands, dtype) if needed else target.new_empty(0)
+        for needed, dtype in ((to_x, dtype), (to_target, target.dtype))
     )
     return dx, dtarget
 
@@ -113,13 +110,16 @@ def _backward_fake(
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     dloss, x, target, ctx.log_target, ctx.count, _, ctx.to_x, ctx.to_target = inputs
     ctx.mark_non_differentiable(
-        *(grad for grad, wanted in zip(output, (ctx.to_x, ctx.to_target), strict=True) if not wanted)
+        *(grad for grad, needed in zip(output, (ctx.to_x, ctx.to_target), strict=True) if not needed)
     )
     save(ctx, dloss, x, target)
 
 
 def _backward_backward(ctx: Any, outer_x: Tensor, outer_target: Tensor) -> tuple[Tensor | None, ...]:
-    """Of dx = −p·g and dtarget = (log p − x + 1)·g, or p·(log p − x + 1)·g, with g = dloss / count; 0 where p = 0."""
+    """Differentiate dx = −p·g and dtarget = (log p − x + 1)·g, or p·(log p − x + 1)·g, with g = dloss / count.
+
+    The gradients are 0 where p = 0.
+    """
     dloss, x, target = saved(ctx)
     compute = tk.launch.compute_dtype(dloss.dtype, target.dtype, *(() if x is None else (x.dtype,)))
     scale = _scale(ctx.count)

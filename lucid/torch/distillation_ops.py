@@ -1,0 +1,181 @@
+"""Divergences of rows of student and teacher logits as operators of torch.
+
+Options come by position, in the order of the schema: the six of both launchers, then those of the forward pass alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.ops.memory import raise_device_errors
+from lucid.torch import cpu, row_ops
+from lucid.torch.cpu import step
+from lucid.torch.cpu.rows import number
+from lucid.torch.cpu.token_mean import factor_of, reduced
+from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator, or_empty, saved
+from triton_kernels.losses.distillation.terms import STATISTICS
+
+#: Options of both launchers.
+_NAMES = ("divergence", "beta", "inv_temperature", "scale", "hard_label_weight", "vocab_size")
+_OPTIONS = "str divergence, float beta, float inv_temperature, float scale, float hard_label_weight, SymInt vocab_size"
+_SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
+
+
+def distillation_loss(*arguments: Any) -> Tensor:
+    """Return the loss of the forward operator's arguments; a gradient in place is always written in backward."""
+    *_, inplace_gradient, _, _, _, _ = arguments
+    return _divergence.operator(*arguments)[0] if inplace_gradient else _divergence.loss(*arguments)
+
+
+def _parts(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    *options: Any,
+) -> step.Parts:
+    *shared, V, ignore_index, _, reduce, mean, count, divisor = options
+    of = cpu.divergence.Options(*shared)
+    weights = cpu.divergence.token_weights(student, teacher, weight, labels, ignore_index, V)
+    factor = None
+    if reduce:
+        counting = weights if mean or normalizer is not None else None
+        factor = factor_of(counting, normalizer, 1 / (count * divisor))
+
+    def loss_and_gradient(ds: Tensor) -> Tensor:
+        dloss = 1.0 if factor is None else factor.value
+        losses = cpu.divergence.run(student, teacher, weights, labels, of, V, losses=True, dloss=dloss, ds=ds)
+        return losses if factor is None else reduced(losses, factor, weights.dtype)
+
+    def recompute(dloss: Tensor, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        with kernels_on_cpu(False):
+            statistics = weights.new_zeros((STATISTICS, weights.numel()))
+            statistics[0] = weights
+            in_loss = None if factor is None else number(factor.value, weights.dtype)
+            return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
+
+    needed = (student, teacher, labels if of.hard_label_weight else None)
+    return step.Parts(needed, loss_and_gradient, recompute, lambda: weights != 0)
+
+
+def _forward(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *shared, ignore_index, _, reduce, mean, count, divisor = options
+    losses, statistics = launchers(student).divergence_forward(
+        student, teacher, weight=weight, labels=labels, ignore_index=ignore_index, **_named(shared)
+    )
+    weights = statistics[0] if mean or normalizer is not None else None
+    loss, factor = row_ops.reduce_rows(losses, weights, normalizer, reduce, 1 / (count * divisor), losses.dtype)
+    raise_device_errors(student)
+    return loss, statistics, factor
+
+
+def _named(shared: Any) -> dict[str, Any]:
+    return dict(zip(_NAMES, shared, strict=True))
+
+
+def _forward_fake(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduce, _, _, _ = options
+    compute = tk.launch.compute_dtype(student.dtype, teacher.dtype)
+    return row_ops.fake_results(student, compute, STATISTICS, reduce, compute)
+
+
+def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    student, teacher, _, labels, _, *options = inputs
+    *ctx.shared, _, ctx.inplace_gradient, reduce, _, _, _ = options
+    hard_label_weight = ctx.shared[4]
+    row_ops.save_rows(ctx, output, reduce, student, teacher, labels if hard_label_weight else None)
+
+
+def _forward_backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+    student, *others = saved(ctx)
+    to_student, to_teacher = ctx.needs_grad
+    if to_student and ctx.inplace_gradient and not torch.is_grad_enabled():  # it has no derivative of its own
+        dteacher = divergence_backward_(student, *others, dloss, *ctx.shared, to_teacher)
+        dstudent = student.detach()
+    else:
+        dstudent, dteacher = divergence_backward(student, *others, dloss, *ctx.shared, *ctx.needs_grad)
+    return dstudent if to_student else None, dteacher if to_teacher else None
+
+
+def _backward(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    statistics: Tensor,
+    factor: Tensor | None,
+    dloss: Tensor,
+    *options: Any,
+    student_out: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    *shared, to_student, to_teacher = options
+    grads = launchers(student).divergence_backward(
+        student,
+        teacher,
+        statistics,
+        dloss,
+        labels=labels,
+        dloss_factor=factor,
+        dstudent_dtype=student.dtype if to_student else None,
+        dteacher_dtype=teacher.dtype if to_teacher else None,
+        student_out=student_out,
+        **_named(shared),
+    )
+    return or_empty(grads, student)
+
+
+def _backward_in_place(student: Tensor, *arguments: Any) -> Tensor:
+    *given, to_teacher = arguments
+    if launchers(student) is tk:  # torch's own operators count what they write
+        torch.autograd.graph.increment_version(student)
+    _, dteacher = _backward(student, *given, True, to_teacher, student_out=student)
+    return dteacher
+
+
+def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> Tensor:
+    return row_ops.fake_pair(student, teacher, False, options[-1])[1]
+
+
+_no_second, _raise_no_second = no_gradient(
+    "distillation_loss has no second derivatives: its gradients cannot be differentiated"
+)
+
+divergence_backward = operator(
+    f"divergence_backward({_SAVED.format('')}, {_OPTIONS}, bool to_student, bool to_teacher) -> (Tensor, Tensor)",
+    _backward,
+    fake=row_ops.fake_pair,
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+divergence_backward_ = operator(
+    f"divergence_backward_({_SAVED.format('(a!)')}, {_OPTIONS}, bool to_teacher) -> Tensor",
+    _backward_in_place,
+    fake=_backward_in_place_fake,
+    setup=_no_second,
+    backward=_raise_no_second,
+)
+
+_divergence = row_ops.define(
+    "divergence",
+    f"Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
+    "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor",
+    _forward,
+    tensors=5,
+    parts=_parts,
+    fake=_forward_fake,
+    setup=_forward_setup,
+    backward=_forward_backward,
+    error="distillation_loss has no second derivatives",
+)

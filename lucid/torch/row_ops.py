@@ -1,0 +1,163 @@
+"""Operators of losses of rows of logits: what those of distillation and of cross-entropies share.
+
+A forward operator takes (logits, ...) and returns the loss, the statistics of rows that backward needs, and the factor
+of each row's loss in the result, which is empty without a reduction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import triton_kernels as tk
+from lucid.torch import cpu
+from lucid.torch.cpu import step
+from lucid.torch.cpu.divergence import empty_as
+from lucid.torch.operators import launchers, operator, save, saved
+
+
+class RowLoss(NamedTuple):
+    """A loss of rows of logits, as functions of (logits, ...).
+
+    Attributes
+    ----------
+    loss
+        Returns the loss. Where eager autograd on the CPU, or a compiled graph there, needs the gradient to the logits
+        alone, that is computed with the loss; elsewhere `operator` is called.
+    operator
+        The forward operator; its first result is the loss.
+    """
+
+    loss: Callable[..., Tensor]
+    operator: Callable[..., Any]
+
+
+def define(
+    name: str,
+    arguments: str,
+    kernel: Callable[..., Any],
+    *,
+    tensors: int,
+    parts: Callable[..., step.Parts],
+    fake: Callable[..., Any],
+    setup: Callable[..., None],
+    backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]],
+    error: str,
+) -> RowLoss:
+    """Define ``lucid::NAME``, and for tensors of the CPU ``lucid::NAME_and_gradient``.
+
+    Parameters
+    ----------
+    arguments
+        The schema's arguments, of which the first `tensors` are tensors, or None.
+    kernel, fake, setup
+        Those of `lucid.torch.operators.operator`.
+    parts
+        Returns the loss and its gradient as functions, for tensors of the CPU.
+    backward
+        Takes the upstream gradient of the loss and returns gradients to the first arguments.
+    error
+        Message where the gradient of a compiled graph is to be differentiated.
+    """
+    count = arguments.count(",") + 1
+
+    def padded(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        grads = () if dloss is None else backward(ctx, dloss)
+        return *grads, *(None,) * (count - len(grads))
+
+    results = "(Tensor, Tensor, Tensor)"
+    forward = operator(f"{name}({arguments}) -> {results}", kernel, fake=fake, setup=setup, backward=padded)
+    with_gradient = _with_gradient(
+        f"{name}_and_gradient({arguments}) -> {results}", count, parts, lambda *given: fake(*given)[0], error
+    )
+
+    def loss(logits: Tensor, *others: Any) -> Tensor:
+        if launchers(logits) is cpu:
+            if step.applies(logits, *others[: tensors - 1]):
+                return step.Step.apply(logits, parts(logits, *others))
+            if step.applies_compiled(logits, *others[: tensors - 1]):
+                return with_gradient(logits, *others)[0]
+        return forward(logits, *others)[0]
+
+    return RowLoss(loss, forward)
+
+
+def _with_gradient(
+    schema: str, count: int, parts: Callable[..., step.Parts], loss_fake: Callable[..., Tensor], error: str
+) -> Callable[..., Any]:
+    """Define an operator that returns a loss, its gradient to the logits, and the mask of rows that count.
+
+    It is for graphs of the compiler, which have no second derivatives: the gradient is a constant in backward.
+    """
+
+    def kernel(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        of = parts(logits, *others)
+        gradient = empty_as(logits, logits.dtype)
+        loss = of.loss_and_gradient(gradient)
+        mask = logits.new_ones(logits.shape[:-1], dtype=torch.bool)
+        return loss, gradient, mask if of.row_mask is None else of.row_mask().view(mask.shape)
+
+    def fake(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        mask = logits.new_empty(logits.shape[:-1], dtype=torch.bool)
+        return loss_fake(logits, *others), fake_like(logits), mask
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        save(ctx, *output[1:])
+
+    def backward(ctx: Any, dloss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(error)
+        if dloss is None:
+            return (None,) * count
+        gradient, mask = saved(ctx)
+        # The gradient of rows that do not count stays 0 where dloss is infinite or NaN.
+        g = torch.where(mask, dloss.to(gradient.dtype), 1.0)
+        return gradient * g.unsqueeze(-1), *(None,) * (count - 1)
+
+    return operator(schema, kernel, fake=fake, setup=setup, backward=backward, devices=("CPU",))
+
+
+def reduce_rows(
+    losses: Tensor, weights: Tensor | None, normalizer: Tensor | None, reduce: bool, scale: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of rows, and the factor of each row's loss in it: empty, for 1, without a reduction."""
+    if not reduce:
+        return losses.to(dtype), losses.new_empty(0)
+    return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
+
+
+def save_rows(ctx: Any, output: tuple[Tensor, Tensor, Tensor], reduce: bool, *tensors: Tensor | None) -> None:
+    """Save tensors, the statistics of rows, and the factor, or None without a reduction."""
+    _, statistics, factor = output
+    ctx.needs_grad = ctx.needs_input_grad[:2]
+    ctx.mark_non_differentiable(statistics, factor)
+    ctx.set_materialize_grads(False)  # no zeros as their gradients
+    save(ctx, *tensors, statistics, factor if reduce else None)
+
+
+def fake_results(logits: Tensor, compute: torch.dtype, statistics: int, reduce: bool, dtype: torch.dtype) -> Any:
+    """Return a loss, statistics and factor without values."""
+    lead = logits.shape[:-1]
+    loss = torch.empty(() if reduce else lead, dtype=dtype, device=logits.device)
+    rows = torch.empty((statistics, math.prod(lead)), dtype=compute, device=logits.device)
+    return loss, rows, torch.empty(() if reduce else (0,), dtype=compute, device=logits.device)
+
+
+def fake_like(logits: Tensor) -> Tensor:
+    """Return a gradient without values, with the dtype and the order of strides of logits."""
+    return tk.strides.fake_output(logits.shape, (logits,), logits.dtype)
+
+
+def fake_pair(first: Tensor, second: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    """Return gradients to two tensors without values; the last two options say which are needed."""
+    to_first, to_second = options[-2:]
+    return (
+        fake_like(first) if to_first else first.new_empty(0),
+        fake_like(second) if to_second else first.new_empty(0),
+    )
