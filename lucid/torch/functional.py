@@ -91,7 +91,10 @@ def kl_div(
     >>> torch.allclose(x.grad, -target)
     True
     """
-    how = _reduction(reduction) if size_average is None and reduce is None else _deprecated(size_average, reduce)
+    if size_average is not None or reduce is not None:
+        resolved: str = _deprecated(size_average, reduce)
+    else:
+        resolved = _reduction(reduction)
     check_bool("log_target", log_target)
     TORCH.check_floating("input", input)
     TORCH.check_floating("target", target)
@@ -101,8 +104,8 @@ def kl_div(
     # The compiler may know sizes only as symbols, which it can broadcast but not compare.
     if torch.compiler.is_compiling() or input.shape != target.shape:
         input, target = _broadcast(input, target)
-    count = rows * input.numel() if how == "mean" else rows
-    return kl_div_ops.kl_div(input, target, bool(log_target), how != "none", count, dtype)
+    count = rows * input.numel() if resolved == "mean" else rows
+    return kl_div_ops.kl_div(input, target, bool(log_target), resolved != "none", count, dtype)
 
 
 @documented
@@ -178,7 +181,7 @@ def distillation_loss(
     if torch.compiler.is_compiling() and isinstance(normalizer, int) and isinstance(student_logits, Tensor):
         # A count of tokens differs from step to step, and the compiler takes an operator's numbers for constants.
         normalizer = torch.full((), normalizer, device=student_logits.device)
-    options, how, denominator = _loss_args.distillation(
+    options, resolved, denominator = _loss_args.distillation(
         TORCH,
         student_logits,
         teacher_logits,
@@ -212,10 +215,10 @@ def distillation_loss(
         options.vocab_size,
         options.ignore_index,
         in_place,
-        how.reduce,
-        how.mean,
-        how.count,
-        how.normalizer,
+        resolved.reduce,
+        resolved.mean,
+        resolved.count,
+        resolved.normalizer,
     )
 
 
@@ -286,15 +289,15 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         name="input",
     )
-    how, smoothing = of.reduction, of.label_smoothing
+    resolved, smoothing = of.reduction, of.label_smoothing
     if of.soft:
         dtype = _autocast(input, torch.promote_types(input.dtype, target.dtype))
         return cross_entropy_ops.soft_cross_entropy(
-            of.logits, of.target, weight, smoothing, how.reduce, how.count, dtype
+            of.logits, of.target, weight, smoothing, resolved.reduce, resolved.count, dtype
         )
     dtype = _autocast(input, input.dtype)
     return cross_entropy_ops.cross_entropy(
-        of.logits, of.target, weight, of.ignore_index, smoothing, how.reduce, how.mean, dtype
+        of.logits, of.target, weight, of.ignore_index, smoothing, resolved.reduce, resolved.mean, dtype
     )
 
 

@@ -89,7 +89,7 @@ def operator(
     fake
         Makes the same results without values: shapes, strides, dtypes.
     setup, backward
-        `setup_context` and `backward` of a `torch.autograd.Function`. Where nothing is differentiable, `backward` raises
+        Methods of a `torch.autograd.Function`. Where nothing is differentiable, `backward` raises
         an error.
     devices
         Dispatch keys of the devices whose tensors the kernel takes.

@@ -1,7 +1,7 @@
-"""The launchers of `triton_kernels` that losses need, with torch's own operators, for tensors in the CPU's memory.
+"""Launchers of losses with torch's own operators, for tensors in the CPU's memory.
 
-Names, arguments, results and rules are those of the kernels. Rows are taken in chunks whose temporaries stay in a
-cache; beyond them nothing is allocated but results.
+Names, arguments and results are those of `triton_kernels`. Rows are processed in chunks whose temporaries stay in a
+cache; beside those only results are allocated.
 """
 
 from .cross_entropy import cross_entropy_backward, cross_entropy_forward

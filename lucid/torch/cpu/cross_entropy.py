@@ -1,8 +1,7 @@
 """Cross-entropy of rows of logits with labels, and its gradient, with torch's operators.
 
 The formulas are those of `triton_kernels.losses.cross_entropy`; m, z, e and d of a row are as in
-`lucid.torch.cpu.divergence`, at T = 1. Loss and gradient come from one pass over
-chunks of rows, each where it is asked for.
+`lucid.torch.cpu.divergence`, at T = 1. One pass over chunks of rows computes loss and gradient, each where asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.torch.cpu.divergence import empty_as
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
 from triton_kernels.losses.cross_entropy import STATISTICS
 
 
@@ -24,9 +23,10 @@ def cross_entropy_forward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """As `triton_kernels.cross_entropy_forward`; a label that is no column is an IndexError.
+    """Compute `triton_kernels.cross_entropy_forward` with torch's operators.
 
-    Of the statistics only the first row is used, the weights of the labels' classes.
+    A label that is no column is an IndexError. Of the statistics only the first row is used, the weights of the labels'
+    classes.
     """
     weights = label_weights(x, labels, class_weight, ignore_index)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
@@ -45,7 +45,7 @@ def cross_entropy_backward(
     label_smoothing: float = 0.0,
     dloss_factor: Tensor | None = None,
 ) -> Tensor:
-    """As `triton_kernels.cross_entropy_backward`."""
+    """Compute `triton_kernels.cross_entropy_backward` with torch's operators."""
     dx, g = empty_as(x, x.dtype), dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)
@@ -54,14 +54,14 @@ def cross_entropy_backward(
 
 
 def label_weights(x: Tensor, labels: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
-    """The weight of each label's class, (rows,), in the dtype of the arithmetic; 0 where it is ignored."""
+    """Return the weight of each label's class, (rows,), in the dtype of the arithmetic; 0 where it is ignored."""
     flat = labels.reshape(-1)
-    kept = flat != ignore_index
-    check_labels(flat[kept], x.shape[-1])
+    valid = flat != ignore_index
+    check_labels(flat[valid], x.shape[-1])
     compute = tk.launch.compute_dtype(x.dtype)
     if class_weight is None:
-        return kept.to(compute)
-    return torch.where(kept, class_weight.to(compute)[torch.where(kept, flat, 0).long()], 0)
+        return valid.to(compute)
+    return torch.where(valid, class_weight.to(compute)[torch.where(valid, flat, 0).long()], 0)
 
 
 def run(
@@ -107,11 +107,11 @@ def run(
         part, z = rows.load(0, rows.tensors[0], chunk)
         torch.amax(part, -1, keepdim=True, out=m)
         torch.sub(m, part.gather(-1, label[r]), out=hard)
-        rebase(part, m, LOG2_E, z)
+        sub_max(part, m, LOG2_E, z)
         e = rows.exp2(0, 1, part)
-        total(e, d)
+        row_sum(e, d)
         if losses and smoothing:
-            total(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth)
+            row_sum(z if c is None else torch.where(c != 0, z.mul_(c), 0), smooth)
         if dx is None:
             continue
         if smoothing:

@@ -5,7 +5,7 @@ c = log₂e/T, of a row
 
     m = max x,   z = c·(x − m),   e = 2^z,   d = Σ e        so that q = e_s/d_s and log₂ q = z_s − log₂ d_s
 
-Loss and gradients come from one pass over chunks of rows, each where it is asked for. A product e·(…) with e = 0 is 0,
+One pass over chunks of rows computes loss and gradients, each where asked for. A product e·(…) with e = 0 is 0,
 whatever the other factor: such a product is NaN at most, and one that should be NaN has a d that is.
 """
 
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, rebase, total
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
 from triton_kernels.losses.distillation.terms import STATISTICS
 
 
 class Options(NamedTuple):
-    """What a divergence is of; see `triton_kernels.divergence_forward`."""
+    """Options of `triton_kernels.divergence_forward`."""
 
     divergence: str = "forward_kl"
     beta: float = 0.5
@@ -36,7 +36,7 @@ class Options(NamedTuple):
 class _Chunk(NamedTuple):
     """Rows of a chunk: z and e of student and teacher, and one more buffer of that size; and d as (rows, 1).
 
-    The memory of what has V columns may be used again.
+    Tensors of V columns may be overwritten.
     """
 
     z_s: Tensor
@@ -49,16 +49,16 @@ class _Chunk(NamedTuple):
 
     @property
     def undefined(self) -> Tensor:
-        """NaN where a row has no distribution, else 0."""
+        """Return NaN for rows without a distribution, else 0."""
         return (self.d_s + self.d_t) * 0
 
     def exchanged(self) -> _Chunk:
-        """Teacher and student in each other's place."""
+        """Return the chunk with teacher and student exchanged."""
         return _Chunk(self.z_t, self.e_t, self.d_t, self.z_s, self.e_s, self.d_s, self.spare)
 
 
 class _Gradient(NamedTuple):
-    """An unscaled gradient, (rows, V), and the factor of each row, (rows, 1), that it is still to be multiplied by."""
+    """An unscaled gradient, (rows, V), and the factor of each row, (rows, 1), that scales it."""
 
     values: Tensor
     factor: Tensor
@@ -81,9 +81,9 @@ def divergence_forward(
     hard_label_weight: float = 0.0,
     vocab_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `triton_kernels.divergence_forward`; a label that is no column is an IndexError.
+    """Compute `triton_kernels.divergence_forward` with torch's operators.
 
-    Of the statistics only the first row is used, the weights.
+    A label that is no column is an IndexError. Of the statistics only the first row is used, the weights.
     """
     V = student.shape[-1] if vocab_size is None else vocab_size
     weights = token_weights(student, teacher, weight, labels, ignore_index, V)
@@ -112,7 +112,7 @@ def divergence_backward(
     dteacher_dtype: torch.dtype | None = None,
     student_out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As `triton_kernels.divergence_backward`."""
+    """Compute `triton_kernels.divergence_backward` with torch's operators."""
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds = student_out
     if ds is None and dstudent_dtype is not None:
@@ -127,14 +127,14 @@ def divergence_backward(
 
 
 def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """A fresh tensor laid out as logits are, without gaps."""
+    """Return a fresh dense tensor with the logits' order of strides."""
     return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, dtype, logits.device)
 
 
 def token_weights(
     student: Tensor, teacher: Tensor, weight: Tensor | None, labels: Tensor | None, ignore_index: int, columns: int
 ) -> Tensor:
-    """What each token counts, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
+    """Return the weight of each token, (rows,), in the dtype of the arithmetic: 0 where it is skipped."""
     compute, lead = tk.launch.compute_dtype(student.dtype, teacher.dtype), student.shape[:-1]
     weights = student.new_ones(lead, dtype=compute) if weight is None else weight.to(compute, copy=True)
     weights = weights.reshape(-1)
@@ -173,7 +173,7 @@ def run(
     rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=6)
     views = iter(rows.tensors[2:])
     ds_view, dt_view = (None if out is None else next(views) for out in (ds, dt))
-    w = weights if rows.kept is None else weights[rows.kept]
+    w = weights if rows.mask is None else weights[rows.mask]
     g = None if dloss is None else (w * rows.per_row(dloss)).unsqueeze(-1)
     label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
     numbers = weights.new_empty((7, rows.count, 1))
@@ -193,14 +193,14 @@ def run(
         torch.amax(t, -1, keepdim=True, out=m_t)
         if label is not None:
             hard[r] = m_s - s.gather(-1, label[r])
-            rebase(s, m_s, LOG2_E, rows.scratch(4, s))
+            sub_max(s, m_s, LOG2_E, rows.scratch(4, s))
             e_1 = rows.exp2(4, 4, s)
-            total(e_1, d_1)
-        rebase(s, m_s, factor, z_s)
-        rebase(t, m_t, factor, z_t)
+            row_sum(e_1, d_1)
+        sub_max(s, m_s, factor, z_s)
+        sub_max(t, m_t, factor, z_t)
         e_s, e_t = rows.exp2(0, 2, s), rows.exp2(1, 3, t)
-        total(e_s, d_s)
-        total(e_t, d_t)
+        row_sum(e_s, d_s)
+        row_sum(e_t, d_t)
         of_chunk = _Chunk(z_s, e_s, d_s, z_t, e_t, d_t, rows.scratch(5, s))
         to_s, to_t = terms(of_chunk, options.beta, first, second, ds is not None, dt is not None)
         if g is None:
@@ -226,7 +226,7 @@ def run(
 
 
 def _defined(products: Tensor) -> Tensor:
-    """Products with 0 where they are NaN, in place."""
+    """Replace NaN by 0 in place."""
     return products.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
@@ -237,8 +237,8 @@ def _forward_kl(
     z_s, e_s, d_s, z_t, e_t, d_t, _ = chunk
     slope = torch.sub(z_t, z_s, out=z_t)
     products = torch.mul(slope, e_t, out=z_s)
-    if total(products, first).isnan().any():
-        total(_defined(products), first).add_(chunk.undefined)
+    if row_sum(products, first).isnan().any():
+        row_sum(_defined(products), first).add_(chunk.undefined)
     ds = dt = None
     if to_teacher:
         k = first / d_t
@@ -252,19 +252,19 @@ def _forward_kl(
 def _forward_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
     """KL(p‖q) = log 2·a/d_t − log(d_t/d_s); in float64, as a difference of larger numbers."""
     k = a / d_t
-    # k = inf: there is q = 0 where p > 0.
+    # k = inf: q = 0 where p > 0.
     return torch.where(k == math.inf, k, k * LN_2 - torch.log(d_t / d_s)).clamp_(min=0)
 
 
 def _reverse_kl(
     chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: bool, to_teacher: bool
 ) -> _Gradients:
-    """As forward KL, with the roles exchanged."""
+    """Forward KL with the roles exchanged."""
     return _forward_kl(chunk.exchanged(), beta, first, second, to_teacher, to_student)[::-1]
 
 
 def _reverse_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
-    """As forward KL, with the roles exchanged."""
+    """Forward KL with the roles exchanged."""
     return _forward_kl_finish(a, _, d_t, d_s, beta)
 
 
@@ -276,7 +276,7 @@ def _js(chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: b
     r, q, d_s, rest, p, d_t, log_pm = chunk
     log_d = torch.log2(d_t.double() / d_s.double()).to(d_s.dtype)
     torch.sub(rest, r, out=r).sub_(log_d).mul_(LN_2)
-    # Where both are 0 there is no ratio, and any will do. Beyond the bound the smaller of the two adds nothing.
+    # Where both are 0 the ratio is arbitrary. Beyond the bound the smaller of the two adds nothing.
     bound = 80.0 if r.dtype == torch.float32 else 700.0
     r.nan_to_num_(nan=0.0).clamp_(-bound, bound)
     torch.abs(r, out=rest).neg_().expm1_()
@@ -289,9 +289,9 @@ def _js(chunk: _Chunk, beta: float, first: Tensor, second: Tensor, to_student: b
     log_mq = r.clamp_min_(0).add_(rest)
     q.mul_(1 / d_s)
     p.mul_(1 / d_t)
-    total(torch.mul(log_pm, p, out=rest), first).add_(chunk.undefined)
+    row_sum(torch.mul(log_pm, p, out=rest), first).add_(chunk.undefined)
     dt = _Gradient(log_pm.sub_(first).mul_(p), torch.full_like(d_t, beta)) if to_teacher else None
-    total(torch.mul(log_mq, q, out=rest), second).neg_().add_(chunk.undefined)
+    row_sum(torch.mul(log_mq, q, out=rest), second).neg_().add_(chunk.undefined)
     ds = _Gradient(log_mq.add_(second).mul_(q), torch.full_like(d_s, beta - 1)) if to_student else None
     return ds, dt
 
@@ -307,10 +307,10 @@ def _total_variation(
     """d_t·Σ |q − p|. To s: ½·q·(sign(q − p) − Σ q·sign(q − p)), and so to t."""
     z_s, e_s, d_s, z_t, e_t, d_t, _ = chunk
     more = torch.mul(e_s, d_t / d_s, out=z_s).sub_(e_t)
-    total(torch.abs(more, out=z_t), first).add_(chunk.undefined)
+    row_sum(torch.abs(more, out=z_t), first).add_(chunk.undefined)
 
     def gradient(e: Tensor, d: Tensor, half: float) -> _Gradient:
-        mean = total(torch.mul(sign, e, out=z_t)) / d + chunk.undefined
+        mean = row_sum(torch.mul(sign, e, out=z_t)) / d + chunk.undefined
         return _Gradient(e.mul_(torch.sub(sign, mean, out=z_t)), half / d)
 
     if to_student or to_teacher:

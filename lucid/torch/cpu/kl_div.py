@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.rows import LOG2_E, chunk_size, cut, whole_vectors, workspace
+from lucid.torch.cpu.rows import LOG2_E, chunk_indices, chunk_size, whole_vectors, workspace
 
 
 def kl_div_forward(
@@ -24,7 +24,10 @@ def kl_div_forward(
     dtype: torch.dtype | None = None,
     dx: Tensor | None = None,
 ) -> Tensor:
-    """As `triton_kernels.kl_div_forward`; if the loss is reduced, `dx` is where its gradient to x may be written."""
+    """Compute `triton_kernels.kl_div_forward` with torch's operators.
+
+    If the loss is reduced, its gradient to x may be written to `dx`.
+    """
     shape = tk.strides.broadcast(x.shape, target.shape)
     compute = tk.launch.compute_dtype(x.dtype, target.dtype)
     dtype = dtype or torch.promote_types(x.dtype, target.dtype)
@@ -56,7 +59,7 @@ def kl_div_backward(
     dx_dtype: torch.dtype | None = None,
     dtarget_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As `triton_kernels.kl_div_backward`."""
+    """Compute `triton_kernels.kl_div_backward` with torch's operators."""
     shape = tuple(shape)
     if dtarget_dtype is not None and x is None:
         raise ValueError("x must be given for the gradient to the target, got None")
@@ -100,7 +103,7 @@ def _loss(log_q: Tensor, y: Tensor, log_target: bool, first: Tensor, second: Ten
 
 
 def _exp(y: Tensor, out: Tensor) -> Tensor:
-    """exp(y) in a buffer as the kernels calculate it; torch's own takes three times as long."""
+    """Write exp(y) to a buffer, computed as by the kernels; torch's own takes three times as long."""
     torch.mul(y, LOG2_E, out=out)
     out.as_strided((whole_vectors(out.numel()),), (1,)).exp2_()  # see `Rows.exp2`
     return out
@@ -125,7 +128,7 @@ def _chunks(
         sizes = (walk.numel,)
         ordered = [operand.view(sizes) for operand in ordered]
     buffers = workspace(whole_vectors(chunk_size()), dtype, 4)
-    for at in cut(sizes, 1) if walk.numel else ():
+    for at in chunk_indices(sizes, 1) if walk.numel else ():
         chunks = [operand[at] for operand in ordered]
         size = chunks[0].numel()
         yield chunks, [buffer[:size].view(chunks[0].shape) for buffer in buffers]

@@ -1,4 +1,4 @@
-"""Rows of logits in chunks: views of tensors, and buffers that every chunk uses again."""
+"""Rows of logits in chunks: views of tensors, and buffers that all chunks share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from triton_kernels.runtime import device_errors
 
-#: Elements of a chunk for each of torch's threads, up to so many: a few buffers of that size fit in a cache, and it
-#: is worth the call of an operator.
+#: Elements of a chunk for each of torch's threads, up to _THREADS: a few buffers of that size fit in a cache, and one
+#: is large enough that the host time of an operator does not matter.
 CHUNK = 2**18
 _THREADS = 4
 
@@ -27,42 +27,42 @@ class Chunk(NamedTuple):
     Attributes
     ----------
     at
-        Where its rows are in the tensors.
+        Index of its rows in the tensors.
     rows
-        Where those that are kept are among all that are.
-    kept
-        Which of its rows are kept; None where it is all or none of them.
+        Range of its selected rows among all selected rows.
+    selected
+        Indices of its selected rows; None where all or none are.
     """
 
     at: tuple[slice, ...]
     rows: slice
-    kept: Tensor | None
+    selected: Tensor | None
 
     @property
     def empty(self) -> bool:
-        """Whether no row is kept."""
+        """Return whether no row is selected."""
         return self.rows.start == self.rows.stop
 
 
 class Rows:
-    """The rows of tensors (..., V) of the same leading dimensions, of which some are kept.
+    """Rows of tensors (..., V) with the same leading dimensions, or those of them that a mask selects, in chunks.
 
     Parameters
     ----------
     columns
-        How many of each row count.
+        Number of columns that count.
     tensors
-        (..., V), of any strides: seen as (rows, V) where all can be without a copy.
-    kept
-        Which rows are, as (rows,); None for all.
+        (..., V), of any strides: viewed as (rows, V) where that needs no copy.
+    mask
+        Rows to select, (rows,), bool; None for all.
     dtype
-        Of the arithmetic.
+        Dtype of the arithmetic.
     buffers
-        How many there are of a chunk's size.
+        Number of buffers of a chunk's size.
     """
 
     def __init__(
-        self, columns: int, tensors: Sequence[Tensor], kept: Tensor | None, dtype: torch.dtype, buffers: int
+        self, columns: int, tensors: Sequence[Tensor], mask: Tensor | None, dtype: torch.dtype, buffers: int
     ) -> None:
         shape: tuple[int, ...] = tensors[0].shape[:-1]
         self.lead, self.rows, self.columns, self.dtype = shape, math.prod(shape), columns, dtype
@@ -71,100 +71,100 @@ class Rows:
             shape = (self.rows,)
         except RuntimeError:  # a view of them would need a copy
             self.tensors = list(tensors)
-        self.kept = None if kept is None or kept.all() else kept
-        self.count = self.rows if self.kept is None else int(self.kept.sum())
+        self.mask = None if mask is None or mask.all() else mask
+        self.count = self.rows if self.mask is None else int(self.mask.sum())
         self.chunks = list(self._chunks(shape)) if self.rows else []
         self._views: dict[tuple[int, torch.Size], Tensor] = {}
         self._buffers = workspace(whole_vectors(max(chunk_size(), columns)), dtype, buffers)
 
     def _chunks(self, shape: tuple[int, ...]) -> Iterator[Chunk]:
         first = before = 0
-        for at in cut(shape, self.columns):
+        for at in chunk_indices(shape, self.columns):
             size = math.prod(len(range(*s.indices(n))) for s, n in zip(at, shape, strict=False))
             size *= math.prod(shape[len(at) :])
             index, count = None, size
-            if self.kept is not None:
-                index = self.kept[first : first + size].nonzero().squeeze(-1)
+            if self.mask is not None:
+                index = self.mask[first : first + size].nonzero().squeeze(-1)
                 count = len(index)
                 index = None if count in (0, size) else index
             yield Chunk(at, slice(before, before + count), index)
             first, before = first + size, before + count
 
     def per_row(self, numbers: Tensor | float) -> Tensor:
-        """One number for each kept row, (count,), of a tensor with one for each row, or of one for all of them."""
+        """Return a number for each selected row, (count,), from a number for each row or one for all."""
         if not isinstance(numbers, Tensor):
             return number(numbers, self.dtype).expand(self.count)
         flat = numbers.expand(self.lead).reshape(self.rows)
-        return flat if self.kept is None else flat[self.kept]
+        return flat if self.mask is None else flat[self.mask]
 
     def results(self, numbers: Tensor) -> Tensor:
-        """Numbers of the kept rows, (count,), as a fresh tensor of the leading dimensions' shape; 0 for the others."""
-        if self.kept is None:
+        """Return numbers of the selected rows, (count,), as a fresh tensor (...); 0 in the other rows."""
+        if self.mask is None:
             return numbers.reshape(self.lead).clone()  # no view, which autograd would not let be changed in place
         everywhere = numbers.new_zeros(self.lead)
-        everywhere.view(self.rows)[self.kept] = numbers
+        everywhere.view(self.rows)[self.mask] = numbers
         return everywhere
 
     def scratch(self, number: int, like: Tensor) -> Tensor:
-        """A buffer in the shape of a chunk."""
+        """Return a buffer in the shape of a chunk."""
         key = number, like.shape
         if key not in self._views:
             self._views[key] = self._buffers[number][: like.numel()].view(like.shape)
         return self._views[key]
 
     def exp2(self, number: int, to: int, like: Tensor) -> Tensor:
-        """2 to the power of what is in a buffer, in another one.
+        """Write 2 to the power of one buffer into another, and return that in the shape of a chunk.
 
-        A column's bits do not depend on where it is: torch calculates what is left over by vectors in another way, so
-        nothing is left over in the part of any thread.
+        A column's bits must not depend on its position. torch's vectorized loop computes the remainder in another way,
+        so each thread gets whole vectors.
         """
         size = whole_vectors(like.numel())
         torch.exp2(self._buffers[number][:size], out=self._buffers[to][:size])
         return self.scratch(to, like)
 
     def load(self, number: int, tensor: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The kept rows of a chunk in the dtype of the arithmetic, (rows, V), and a buffer of that shape.
+        """Return the selected rows of a chunk in the dtype of the arithmetic, (rows, V), and a buffer of that shape.
 
-        If the dtype is another one, they are in the buffer.
+        Rows of another dtype are converted into the buffer.
         """
         part = tensor[chunk.at][..., : self.columns]
         if part.dim() > 2:
             part = part.flatten(0, -2)
-        if chunk.kept is not None:
-            part = part.index_select(0, chunk.kept)
+        if chunk.selected is not None:
+            part = part.index_select(0, chunk.selected)
         buffer = self.scratch(number, part)
         if part.dtype != buffer.dtype:
             part = buffer.copy_(part)
         return part, buffer
 
     def store(self, tensor: Tensor, chunk: Chunk, values: Tensor | None, factor: Tensor | None = None) -> None:
-        """Write rows to a chunk, times a factor for each: 0 in rows that are not kept, and in columns beyond."""
+        """Write the selected rows of a chunk, times a factor each; 0 in other rows and in columns beyond."""
         part = tensor[chunk.at]
         if tensor.shape[-1] > self.columns:
             part[..., self.columns :] = 0
             part = part[..., : self.columns]
         if values is None:
             part.zero_()
-        elif chunk.kept is not None:
+        elif chunk.selected is not None:
             values = values if factor is None else values.mul_(factor)
             part.zero_()
             if part.dim() == 2:
-                part.index_add_(0, chunk.kept, values.to(part.dtype))  # twice as fast as index_copy_
+                part.index_add_(0, chunk.selected, values.to(part.dtype))  # twice as fast as index_copy_
             else:
-                kept = part.new_zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.kept, True)
-                part[kept.view(part.shape[:-1])] = values.to(part.dtype)
+                mask = part.new_zeros(math.prod(part.shape[:-1]), dtype=torch.bool).index_fill_(0, chunk.selected, True)
+                part[mask.view(part.shape[:-1])] = values.to(part.dtype)
         elif factor is not None and part.dtype == values.dtype:
             torch.mul(values.view(part.shape), factor.view(*part.shape[:-1], 1), out=part)
         else:
             part.copy_((values if factor is None else values.mul_(factor)).view(part.shape))
 
 
-#: Of torch: fewer elements are not shared out among threads; and a multiple of what it calculates at once.
+#: torch splits no fewer elements than the first among threads; the second is a multiple of its vectors' length.
 _GRAIN, _VECTOR = 32768, 64
 
 
 def whole_vectors(size: int) -> int:
-    """The least size, not below the given one, of which each of torch's threads gets whole vectors."""
+    """Return the smallest size of at least `size` that gives each of torch's threads whole vectors."""
     while True:
         threads = min(torch.get_num_threads(), -(-size // _GRAIN)) or 1
         whole = -(-size // (_VECTOR * threads)) * _VECTOR * threads
@@ -173,33 +173,33 @@ def whole_vectors(size: int) -> int:
         size = whole
 
 
-class _Kept(threading.local):
-    """A thread's buffers of one size: fresh pages at each call would take longer than what is calculated in them."""
+class _Workspace(threading.local):
+    """Buffers of a thread: page faults of fresh ones at each call would take longer than the arithmetic."""
 
     buffers: tuple[Tensor, ...] = ()
 
 
-_kept = _Kept()
+_workspace = _Workspace()
 
 
 def workspace(size: int, dtype: torch.dtype, count: int) -> tuple[Tensor, ...]:
-    """Buffers for a call, which the thread's next call uses again unless they are large."""
-    buffers = _kept.buffers
+    """Return buffers for a call, which the next call in the thread reuses unless they are large."""
+    buffers = _workspace.buffers
     if len(buffers) < count or buffers[0].dtype != dtype or len(buffers[0]) < size:
         with torch.inference_mode(False):  # for calls outside of the mode, too
             buffers = torch.empty((count, size), dtype=dtype, device="cpu").unbind()
         if size <= 2 * _THREADS * CHUNK:
-            _kept.buffers = buffers
+            _workspace.buffers = buffers
     return buffers[:count]
 
 
 def chunk_size() -> int:
-    """Elements of a chunk."""
+    """Return the number of elements of a chunk."""
     return CHUNK * min(torch.get_num_threads(), _THREADS)
 
 
-def cut(shape: tuple[int, ...], columns: int) -> Iterator[tuple[slice, ...]]:
-    """Indices that take rows of leading dimensions `shape` apart in chunks of about `chunk_size` elements, in order."""
+def chunk_indices(shape: tuple[int, ...], columns: int) -> Iterator[tuple[slice, ...]]:
+    """Yield indices of chunks of about `chunk_size` elements, in order, for rows of leading dimensions `shape`."""
     if not shape:
         yield ()
         return
@@ -210,30 +210,30 @@ def cut(shape: tuple[int, ...], columns: int) -> Iterator[tuple[slice, ...]]:
             yield (slice(start, start + step),)
     else:
         for start in range(shape[0]):
-            for rest in cut(shape[1:], columns):
+            for rest in chunk_indices(shape[1:], columns):
                 yield (slice(start, start + 1), *rest)
 
 
-def total(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """The sum of each row as (rows, 1), in an order that does not depend on how many there are."""
-    if len(x) == 1:  # torch may share one sum out among threads, but not one of two
+def row_sum(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the sum of each row, (rows, 1), in an order that does not depend on the number of rows."""
+    if len(x) == 1:  # torch may split a single sum among threads, but not one of two
         result = x.expand(2, -1).sum(-1, keepdim=True)[:1]
         return result if out is None else out.copy_(result)
     return torch.sum(x, -1, keepdim=True, out=out)
 
 
 def number(value: float, dtype: torch.dtype) -> Tensor:
-    """A number as a 0-d tensor; infinite where the dtype has no number that large."""
+    """Return a number as a 0-d tensor; infinite where it overflows the dtype."""
     return torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype)
 
 
-def rebase(x: Tensor, m: Tensor, factor: float, out: Tensor) -> Tensor:
-    """z = factor·(x − m), which is exact near 0."""
+def sub_max(x: Tensor, m: Tensor, factor: float, out: Tensor) -> Tensor:
+    """Write z = factor·(x − m), whose difference is exact near 0."""
     return torch.sub(x, m, out=out).mul_(factor)
 
 
 def check_labels(labels: Tensor, columns: int) -> None:
-    """Raise an IndexError where a label is no column."""
+    """Raise an IndexError if a label is no column."""
     bad = (labels < 0) | (labels >= columns)
     if bad.any():
         raise device_errors.error(device_errors.LABELS.value, int(labels[bad][0]), columns)

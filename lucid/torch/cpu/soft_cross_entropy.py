@@ -1,7 +1,7 @@
 """Cross-entropy of rows of logits with class probabilities, and its gradients, with torch's operators.
 
 The formulas are those of `triton_kernels.losses.soft_cross_entropy`; m, z, e and d of a row are as in
-`lucid.torch.cpu.cross_entropy`. Loss and gradients come from one pass over chunks of rows, each where it is asked for.
+`lucid.torch.cpu.cross_entropy`. One pass over chunks of rows computes loss and gradients, each where asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.torch.cpu.divergence import empty_as
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, rebase, total
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, row_sum, sub_max
 from triton_kernels.losses.soft_cross_entropy import STATISTICS
 
 
 def soft_cross_entropy_forward(
     x: Tensor, y: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """As `triton_kernels.soft_cross_entropy_forward`; of the statistics only the dtype is used."""
+    """Compute `triton_kernels.soft_cross_entropy_forward` with torch's operators.
+
+    Of the statistics only the dtype is used.
+    """
     losses = run(x, y, class_weight, label_smoothing, losses=True)
     return losses, losses.new_zeros((STATISTICS, losses.numel()))
 
@@ -37,7 +40,7 @@ def soft_cross_entropy_backward(
     dx_dtype: torch.dtype | None = None,
     dy_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As `triton_kernels.soft_cross_entropy_backward`."""
+    """Compute `triton_kernels.soft_cross_entropy_backward` with torch's operators."""
     dx = None if dx_dtype is None else empty_as(x, dx_dtype)
     dy = None if dy_dtype is None else empty_as(y, dy_dtype)
     g = dloss.to(statistics.dtype)
@@ -79,20 +82,20 @@ def run(
         r = chunk.rows
         part, z = rows.load(0, x, chunk)
         torch.amax(part, -1, keepdim=True, out=m[r])
-        rebase(part, m[r], LOG2_E, z)
+        sub_max(part, m[r], LOG2_E, z)
         e = rows.exp2(0, 1, part)
-        total(e, d[r])
+        row_sum(e, d[r])
         if losses or dx is not None:
             w, buffer = rows.load(2, y, chunk)
             if smoothing:
                 w = torch.mul(w, 1 - smoothing, out=buffer).add_(smoothing / V)
             if c is not None:
                 w = torch.mul(w, c, out=buffer)
-            total(w, sums[r])
+            row_sum(w, sums[r])
         if losses:
             products = torch.mul(w, z, out=rows.scratch(3, z))
-            if total(products, a[r]).isnan().any():  # 0·∞, or of a row whose d or Σ w are NaN, too
-                total(products.nan_to_num_(0, math.inf, -math.inf), a[r])
+            if row_sum(products, a[r]).isnan().any():  # 0·∞, or of a row whose d or Σ w are NaN, too
+                row_sum(products.nan_to_num_(0, math.inf, -math.inf), a[r])
         if dx is not None:
             gradient = e.mul_(g[r] * sums[r] / d[r])
             rows.store(gradients[0], chunk, gradient.sub_(torch.mul(w, g[r], out=rows.scratch(3, z))))

@@ -13,7 +13,7 @@ from triton_kernels.runtime import device_errors
 
 
 class Factor(NamedTuple):
-    """What each token's loss is multiplied by in the result, and whether any token counts."""
+    """The factor of each token's loss in the result, and whether any token counts."""
 
     value: float
     counts: bool
@@ -27,13 +27,16 @@ def token_mean(
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `triton_kernels.token_mean`; a denominator that is not positive is a ValueError."""
+    """Compute `triton_kernels.token_mean` with torch's operators.
+
+    A denominator that is not positive is a ValueError.
+    """
     factor = factor_of(weights, denominator, scale)
     return reduced(losses, factor, dtype or losses.dtype), number(factor.value, losses.dtype)
 
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:
-    """The factor: 0 where weights are given and no token counts."""
+    """Return the factor: 0 where weights are given and no token counts."""
     if weights is not None and not weights.any():
         return Factor(0.0, False)
     if denominator is not None:
@@ -41,13 +44,13 @@ def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) 
             raise device_errors.error(device_errors.NORMALIZER.value, 0, 1)
         scale /= denominator.item()
     elif weights is not None:
-        total = weights.sum(dtype=torch.float64).item()
-        scale = scale / total if total else math.inf
+        weight_sum = weights.sum(dtype=torch.float64).item()
+        scale = scale / weight_sum if weight_sum else math.inf
     return Factor(scale, True)
 
 
 def reduced(losses: Tensor, factor: Factor, dtype: torch.dtype) -> Tensor:
-    """Σ losses times a factor; 0 where no token counts."""
+    """Return Σ losses times a factor; 0 where no token counts."""
     if not factor.counts:
         return losses.new_zeros((), dtype=dtype)
     return (losses.sum(dtype=torch.float64) * factor.value).to(dtype)
