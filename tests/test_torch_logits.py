@@ -230,7 +230,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "hard_label_weight": ({"hard_label_weight": 2}, ValueError, "hard_label_weight must be a number from 0 to 1"),
     "normalizer": ({"normalizer": -1}, ValueError, "normalizer must be a positive number, .* got -1"),
     "normalizer, shape": ({"normalizer": T}, RuntimeError, "0-d Tensor, got shape"),
-    "normalizer, sum": ({"normalizer": 2, "reduction": "sum"}, ValueError, "one for reduction 'sum'"),
+    "normalizer, sum": ({"normalizer": 2, "reduction": "sum"}, ValueError, "normalizer requires .* 'sum'"),
     "vocab_size": ({"vocab_size": 6}, ValueError, "vocab_size must lie in 1 to 5, got 6"),
     "vocab_size 0": ({"vocab_size": 0}, ValueError, "vocab_size must be a positive int, got 0"),
     "ignore_index": ({"ignore_index": 1.5}, TypeError, "ignore_index must be an int, got float"),
