@@ -9,22 +9,42 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lucid
+from lucid.examples.char_lm import torch_student
 from lucid.examples.char_lm.__main__ import main
 from lucid.examples.char_lm.distil import HeldOut, Setup, learning_rate, sample_text, score
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
-from lucid.examples.char_lm.text import UNKNOWN, Vocabulary, contexts_at, language_reference, load_corpus
+from lucid.examples.char_lm.text import UNKNOWN, Corpus, Vocabulary, contexts_at, language_reference, load_corpus
+
+#: Launches like these are recorded, and compiled, elsewhere.
+pytestmark = pytest.mark.usefixtures("unrecorded")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The demo runs torch in one thread."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
 
 DEMO = [sys.executable, "-m", "lucid.examples.char_lm"]
 ROOT = Path(lucid.__file__).parents[1]
 
 RIDDLE = "abracadabra abba cadabra bad crab a cab abracadabra"
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return load_corpus(language_reference())
 
 
 def probability_by_hand(text: str, alphabet: str, order: int, context: str, character: str) -> float:
@@ -79,8 +99,7 @@ def test_a_batch_of_contexts_gives_what_each_context_gives_alone() -> None:
     np.testing.assert_array_equal(together, alone)
 
 
-def test_every_distribution_over_the_real_text_is_positive_and_sums_to_one() -> None:
-    corpus = load_corpus(language_reference())
+def test_every_distribution_over_the_real_text_is_positive_and_sums_to_one(corpus: Corpus) -> None:
     teacher = NGramTeacher(corpus.train, len(corpus.vocabulary))
     assert teacher.table.shape[1] == len(corpus.vocabulary)
     assert teacher.table.min() > 0
@@ -90,8 +109,7 @@ def test_every_distribution_over_the_real_text_is_positive_and_sums_to_one() -> 
     assert unigram.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_the_teacher_knows_held_out_text_better_than_the_unigram_model_and_shorter_contexts() -> None:
-    corpus = load_corpus(language_reference())
+def test_the_teacher_knows_held_out_text_better_than_the_unigram_model_and_shorter_contexts(corpus: Corpus) -> None:
     positions = np.arange(4, len(corpus.held_out))
     contexts, following = contexts_at(corpus.held_out, positions, 4), corpus.held_out[positions]
     bits = []
@@ -178,18 +196,6 @@ def test_sampled_characters_come_as_often_as_the_model_says() -> None:
     np.testing.assert_allclose(np.bincount(tokens[2:]) / 4000, [0.2, 0.5, 0.3], atol=0.03)
 
 
-def run_demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*DEMO, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=300,
-    )
-
-
 def metrics_in(directory: Path) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     return metrics
@@ -200,7 +206,8 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     pytest.importorskip("rich")
     pytest.importorskip("matplotlib")
     directory = tmp_path_factory.mktemp("demo") / "made" / "on demand"
-    done = run_demo("--steps", "2", "--seed", "3", "--output", str(directory))
+    command = [*DEMO, "--steps", "2", "--seed", "3", "--output", str(directory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout, directory
 
@@ -208,13 +215,14 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_a_run_prints_each_model_with_the_numbers_it_saves(short_run: tuple[str, Path]) -> None:
     printed, directory = short_run
     models = metrics_in(directory)["held_out_bits_per_character"]
+    rows = [line.replace("|", "│").split("│") for line in printed.splitlines()]
     for name, key in [
         ("unigram", "unigram"),
         ("student, untrained", "student_before"),
         ("student, after 2 steps", "student_after"),
+        ("the same in PyTorch", "torch_student_after"),
         ("teacher", "teacher"),
     ]:
-        rows = [line.replace("|", "│").split("│") for line in printed.splitlines()]
         cells = next([cell.strip() for cell in row[1:4]] for row in rows if len(row) == 5 and row[1].strip() == name)
         assert cells == [name, f"{models[key]['kl_from_teacher']:.3f}", f"{models[key]['cross_entropy']:.3f}"]
     assert "student writes: The " in printed
@@ -222,23 +230,36 @@ def test_a_run_prints_each_model_with_the_numbers_it_saves(short_run: tuple[str,
 
 def test_every_held_out_score_is_a_line_of_its_own_in_a_pipe_too(short_run: tuple[str, Path]) -> None:
     printed, directory = short_run
-    history = metrics_in(directory)["history"]
-    assert history["evaluated_at"] == [0, 1, 2]
-    assert [line for line in printed.splitlines() if line.startswith("step ")] == [
-        f"step     {step} of 2, held-out KL {score['kl']:.3f} bits per character"
-        for step, score in zip(history["evaluated_at"], history["scores"], strict=True)
-    ]
+    metrics = metrics_in(directory)
+    for name, key in ("lucid   ", "history"), ("PyTorch ", "torch_history"):
+        assert metrics[key]["evaluated_at"] == [0, 1, 2]
+        assert [line for line in printed.splitlines() if line.startswith(name) and "steps" in line] == [
+            f"{name} {step} of 2 steps, held-out KL {score['kl']:.3f} bits per character"
+            for step, score in zip(metrics[key]["evaluated_at"], metrics[key]["scores"], strict=True)
+        ]
 
 
-def test_in_a_terminal_every_phase_shows_what_it_does(tmp_path: Path) -> None:
+def test_the_students_in_lucid_and_in_pytorch_have_the_same_losses_and_scores(short_run: tuple[str, Path]) -> None:
+    printed, directory = short_run
+    metrics = metrics_in(directory)
+    history, torch_history = metrics["history"], metrics["torch_history"]
+    np.testing.assert_allclose(torch_history["train_kl"], history["train_kl"], rtol=1e-5)
+    for in_lucid, in_torch in zip(history["scores"], torch_history["scores"], strict=True):
+        assert in_torch == pytest.approx(in_lucid, rel=1e-4)
+    assert history["train_kl"][0] != history["train_kl"][1]
+    lucid_kl, torch_kl = (each["scores"][-1]["kl"] for each in (history, torch_history))
+    expected = f"held-out KL {lucid_kl:.5f} in lucid, {torch_kl:.5f} in PyTorch: they agree within 0.005 bits"
+    assert expected in printed.splitlines()
+
+
+def test_another_loss_in_pytorch_is_a_difference_that_ends_the_program_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("rich")
     pytest.importorskip("matplotlib")
-    done = run_demo("--steps", "1", "--output", str(tmp_path), FORCE_COLOR="1", TERM="xterm-256color", COLUMNS="100")
-    assert done.returncode == 0, done.stderr
-    phases = ["results go to", "counting n-grams", "training", "sampling", "drawing", "wrote"]
-    places = [done.stdout.find(phase) for phase in phases]
-    assert -1 not in places, done.stdout
-    assert places == sorted(places)
+    monkeypatch.setattr(torch_student.lucid.torch, "KLDivLoss", lambda reduction: lambda x, target: x.square().mean())
+    assert main(["--steps", "1", "--output", str(tmp_path)]) == 1
+    assert "in PyTorch: they differ by more than 0.005 bits" in capsys.readouterr().out
 
 
 def test_two_steps_already_bring_the_student_closer(short_run: tuple[str, Path]) -> None:
@@ -256,23 +277,23 @@ def test_the_loss_curve_is_a_picture_with_something_in_it(short_run: tuple[str, 
     assert pixels[..., :3].std() > 0.02
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
-    short_run: tuple[str, Path], tmp_path: Path
+def test_the_same_seed_gives_the_same_numbers(short_run: tuple[str, Path], tmp_path: Path) -> None:
+    assert main(["--steps", "2", "--seed", "3", "--output", str(tmp_path)]) == 0
+    assert metrics_in(tmp_path) == metrics_in(short_run[1])
+
+
+def test_in_a_terminal_every_phase_shows_what_it_does_and_another_seed_gives_other_numbers(
+    short_run: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = metrics_in(short_run[1])
-    for seed in ("3", "4"):
-        done = run_demo("--steps", "2", "--seed", seed, "--output", str(tmp_path / seed))
-        assert done.returncode == 0, done.stderr
-    assert metrics_in(tmp_path / "3") == first
-    assert metrics_in(tmp_path / "4")["history"]["train_kl"] != first["history"]["train_kl"]
-
-
-def test_a_bad_value_ends_the_program_with_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    done = run_demo("--steps", "0", "--output", str(tmp_path / "never"))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "--steps" in done.stderr
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--steps", "2", "--seed", "4", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    phases = ["results go to", "counting n-grams", "lucid  ", "PyTorch ", "sampling", "drawing", "wrote"]
+    positions = [printed.find(phase) for phase in phases]
+    assert -1 not in positions, printed
+    assert positions == sorted(positions)
+    assert metrics_in(tmp_path)["history"]["train_kl"] != metrics_in(short_run[1])["history"]["train_kl"]
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], complaint: str, *arguments: str) -> None:
@@ -330,18 +351,18 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("missing", ["rich", "matplotlib"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str, tmp_path: Path) -> None:
-    program = f"""
-import runpy, sys
-sys.modules[{missing!r}] = None
-sys.argv[1:] = ["--output", {str(tmp_path)!r}]
-runpy.run_module("lucid.examples.char_lm", run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert 'pip install ".[demo]"' in done.stderr
-    assert done.stdout.startswith("demo ")  # before what takes its time is imported
+def test_without_the_extra_one_line_says_what_to_install(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == missing or name == "lucid.examples.char_lm.results":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["--output", str(tmp_path)]) == 1
+    printed, complaints = capsys.readouterr()
+    assert len(complaints.splitlines()) == 1, complaints
+    assert f'{missing} is missing; the demo needs pip install ".[demo]"' in complaints
+    assert printed.startswith("demo ")  # before what takes its time is imported
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -62,8 +62,8 @@ def test_the_ported_script_is_three_lines_and_has_the_same_losses(capsys: pytest
     lines = printed.splitlines()
     assert sum(line.startswith("+ ") for line in lines) == sum(line.startswith("- ") for line in lines) == 3
     assert all("lucid" not in line for line in lines if line.startswith("- "))
-    apart = float(printed.rsplit(maxsplit=1)[-1])
-    assert 0 <= apart < 1e-5
+    max_abs_diff = float(printed.rsplit(maxsplit=1)[-1])
+    assert 0 <= max_abs_diff < 1e-5
 
 
 @pytest.mark.parametrize("main", MAINS)

@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: one line for a bad value, how to install an extra."""
+"""Command-line helpers of the examples: one-line errors, bounded integers, how to install an extra."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def install_extra(extra: str) -> str:
-    """How to install an extra: from the project's folder, since no index has the project."""
+    """Return the command that installs an extra: from the project's folder, since no index has the project."""
     return f'pip install ".[{extra}]", run in the folder of lucid-triton\'s pyproject.toml'
 
 
-def whole_number(at_least: int, below: int = 2**63) -> Callable[[str], int]:
-    """What reads an argument that is a whole number within bounds."""
+def int_in_range(at_least: int, below: int = 2**63) -> Callable[[str], int]:
+    """Return a parser of arguments that are integers in ``[at_least, below)``."""
 
     def parse(text: str) -> int:
         try:
@@ -30,7 +30,7 @@ def whole_number(at_least: int, below: int = 2**63) -> Callable[[str], int]:
         except ValueError:
             value = at_least - 1
         if not at_least <= value < below:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {at_least}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer in [{at_least}, {below}), got {text!r}")
         return value
 
     return parse

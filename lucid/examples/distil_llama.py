@@ -21,7 +21,7 @@ import lucid.torch
 from lucid.examples.char_lm.distil import HeldOut, Score, score
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import Corpus, Tokens, language_reference, load_corpus
-from lucid.examples.command_line import Parser, install_extra, whole_number
+from lucid.examples.command_line import Parser, install_extra, int_in_range
 
 WINDOW = 32
 """Characters that the student sees at once."""
@@ -49,7 +49,7 @@ def sample(
     return torch.from_numpy(text[:, :-1]), held_out, logits, counts
 
 
-def judge(student: Any, text: torch.Tensor, held_out: HeldOut, counts: torch.Tensor) -> Score:
+def evaluate(student: Any, text: torch.Tensor, held_out: HeldOut, counts: torch.Tensor) -> Score:
     """Score the student where the teacher has its context."""
     with torch.no_grad():
         log_q = student(input_ids=text).logits.double().log_softmax(-1)[counts]
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Distil a character-level 5-gram model of Python's language reference into a tiny Llama with "
         "lucid.torch; show how close it came.",
     )
-    parser.add_argument("--steps", type=whole_number(at_least=1), default=700, help="training steps (default: 700)")
+    parser.add_argument("--steps", type=int_in_range(at_least=1), default=700, help="training steps (default: 700)")
     parser.add_argument(
-        "--batch", type=whole_number(at_least=1, below=2**20), default=32, help="texts in a step (default: 32)"
+        "--batch", type=int_in_range(at_least=1, below=2**20), default=32, help="texts in a step (default: 32)"
     )
-    parser.add_argument("--seed", type=whole_number(at_least=0), default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=int_in_range(at_least=0), default=0, help="random seed (default: 0)")
     options = parser.parse_args(arguments)
     try:
         _run(options)
@@ -93,10 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("rich", "transformers", "pydoc_data"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("rich", "transformers", "pydoc_data"):
             raise
-        needed = "a Python with pydoc_data" if "pydoc" in error.name else install_extra("examples")
-        print(f"{parser.prog}: error: {error.name} is missing; the example needs {needed}", file=sys.stderr)
+        needed = "a Python with pydoc_data" if package == "pydoc_data" else install_extra("examples")
+        print(f"{parser.prog}: error: {package} is missing; the example needs {needed}", file=sys.stderr)
         return 1
     return 0
 
@@ -119,7 +120,7 @@ def _run(options: argparse.Namespace) -> None:
     n_parameters = sum(parameter.numel() for parameter in student.parameters())
     console.print(f"teacher  interpolated {teacher.order}-gram model, {len(teacher.table):,} contexts", highlight=False)
     console.print(f"student  Llama of {n_parameters:,} parameters, on {device}", highlight=False)
-    before = judge(student, text, held_out, counts)
+    before = evaluate(student, text, held_out, counts)
 
     criterion = lucid.torch.DistillationLoss()
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
@@ -146,7 +147,7 @@ def _run(options: argparse.Namespace) -> None:
     for name, result in {
         "unigram": score(np.log(unigram_model(corpus.train, len(corpus.vocabulary))), held_out),
         "student, untrained": before,
-        f"student, after {options.steps} steps": judge(student, text, held_out, counts),
+        f"student, after {options.steps} steps": evaluate(student, text, held_out, counts),
         "teacher": score(np.log(held_out.teacher), held_out),
     }.items():
         table.add_row(name, f"{result.kl:.3f}", f"{result.cross_entropy:.3f}")

@@ -1,4 +1,4 @@
-"""Port a distillation script of PyTorch by three lines; run it with ``python -m lucid.examples.port_script``.
+"""Port a distillation script of PyTorch by changing three lines; run it with ``python -m lucid.examples.port_script``.
 
 `before` is the script as one finds it, `after` the same with the loss of :mod:`lucid.torch`. Both run, and what is
 printed are the lines that differ, and the losses.
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lucid.torch
-from lucid.examples.command_line import Parser, whole_number
+from lucid.examples.command_line import Parser, int_in_range
 
 
 def before(teacher: nn.Module, student: nn.Module, batches: list[torch.Tensor], T: float = 2.0) -> list[float]:
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run a distillation script of PyTorch and its port to lucid.torch; show where they differ, and "
         "that their losses do not.",
     )
-    parser.add_argument("--steps", type=whole_number(at_least=1), default=30, help="training steps (default: 30)")
-    parser.add_argument("--seed", type=whole_number(at_least=0), default=0, help="random seed (default: 0)")
+    parser.add_argument("--steps", type=int_in_range(at_least=1), default=30, help="training steps (default: 30)")
+    parser.add_argument("--seed", type=int_in_range(at_least=0), default=0, help="random seed (default: 0)")
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\nstep      before       after")
     for step in sorted({1, (options.steps + 1) // 2, options.steps}):
         print(f"{step:4d}  {losses[0][step - 1]:10.7f}  {losses[1][step - 1]:10.7f}")
-    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
-    print(f"largest difference of the {options.steps} losses: {apart:.1e}")
+    max_abs_diff = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    print(f"largest difference of the {options.steps} losses: {max_abs_diff:.1e}")
     return 0
 
 

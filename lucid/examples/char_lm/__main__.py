@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import math
 import os
 import platform
@@ -11,24 +13,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 import lucid
+from lucid.examples.char_lm import student as in_lucid
+from lucid.examples.char_lm import torch_student as in_torch
 from lucid.examples.char_lm.distil import (
     CPU_SETUP,
     GPU_SETUP,
+    History,
     LogProbabilities,
     Score,
     distil,
     sample_held_out,
     sample_text,
     score,
+    train_batches,
 )
-from lucid.examples.char_lm.student import Student, log_probabilities
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import language_reference, load_corpus
-from lucid.examples.command_line import Parser, install_extra, whole_number
+from lucid.examples.command_line import Parser, install_extra, int_in_range
 
 PROMPT = "The "
 SAMPLE_LENGTH = 60
@@ -42,20 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     options = parser.parse_args(arguments)
     try:
-        _run(parser, options)
+        return _run(parser, options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib", "pydoc_data"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("rich", "matplotlib", "pydoc_data"):
             raise
-        needed = "a Python with pydoc_data" if "pydoc" in error.name else install_extra("demo")
-        print(f"{parser.prog}: error: {error.name} is missing; the demo needs {needed}", file=sys.stderr)
+        needed = "a Python with pydoc_data" if package == "pydoc_data" else install_extra("demo")
+        print(f"{parser.prog}: error: {package} is missing; the demo needs {needed}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return EXIT_FAILURE
-    return 0
 
 
 def _build_parser() -> Parser:
@@ -66,11 +73,11 @@ def _build_parser() -> Parser:
     )
     parser.add_argument(
         "--steps",
-        type=whole_number(at_least=1),
+        type=int_in_range(at_least=1),
         help=f"training steps (default: {CPU_SETUP.steps:,}, on a GPU {GPU_SETUP.steps:,})",
     )
     parser.add_argument("--device", help="'cpu', 'cuda' or 'cuda:N' (default: a GPU where there is one)")
-    parser.add_argument("--seed", type=whole_number(at_least=0), default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=int_in_range(at_least=0), default=0, help="random seed (default: 0)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -82,7 +89,7 @@ def _build_parser() -> Parser:
 
 
 def _open_device(parser: Parser, name: str | None) -> lucid.device:
-    """The device to train on, after one addition there: not every device with a valid name can compute."""
+    """Return the device to train on, after one addition there: not every device with a valid name can compute."""
     try:
         device = lucid.get_default_device() if name is None else lucid.device(name)
         (lucid.tensor([1.0], device=device) + 1.0).item()
@@ -102,7 +109,7 @@ def _open_directory(parser: Parser, path: Path) -> Path:
     return path
 
 
-def _run(parser: Parser, options: argparse.Namespace) -> None:
+def _run(parser: Parser, options: argparse.Namespace) -> int:
     started = time.perf_counter()
     device = _open_device(parser, options.device)
     directory = _open_directory(parser, options.output)
@@ -111,7 +118,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lucid.examples.char_lm.report import NUMBERS, PICTURE, Results, print_results, save_results
+    from lucid.examples.char_lm.results import NUMBERS, PICTURE, Results, print_results, save_results
 
     console = Console()
 
@@ -121,6 +128,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
     setup = GPU_SETUP if device.type == "cuda" else CPU_SETUP
     if options.steps is not None:
         setup = replace(setup, steps=options.steps)
+    torch.set_num_threads(1)  # the students' products are small: further threads only wait for work
     rng = np.random.default_rng(options.seed)
     lucid.manual_seed(options.seed)
 
@@ -129,7 +137,11 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         n_tokens = len(corpus.vocabulary)
         teacher = NGramTeacher(corpus.train, n_tokens)
         held_out = sample_held_out(corpus.held_out, teacher, setup, rng)
-    student = Student(n_tokens, setup.context_length, setup.embedding_dim, setup.hidden).to(device)
+    sizes = (n_tokens, setup.context_length, setup.embedding_dim, setup.hidden)
+    student = in_lucid.Student(*sizes).to(device)
+    torch_student = in_torch.Student(*sizes).to(str(device))
+    # The same weights, and below the same batches: what then differs is rounding.
+    torch_student.load_state_dict({name: value.to_torch() for name, value in student.state_dict().items()})
     n_parameters = sum(math.prod(parameter.shape) for parameter in student.parameters())
     n_train, n_held_out = len(corpus.train), len(corpus.held_out)
     python = platform.python_version()
@@ -146,16 +158,25 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         TextColumn("KL {task.fields[loss]} bits"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task("training", total=setup.steps, loss="-")
+
+    def train(name: str, front_end: Any, student: Any, rng: np.random.Generator) -> History:
+        task = progress.add_task(name, total=setup.steps, loss="-")
 
         def on_step(loss: float) -> None:
             progress.update(task, advance=1, loss=f"{loss:.2f}")
 
         def on_evaluation(step: int, latest: Score) -> None:
-            say(f"step     {step:,} of {setup.steps:,}, held-out KL {latest.kl:.3f} bits per character")
+            say(f"{name:8} {step:,} of {setup.steps:,} steps, held-out KL {latest.kl:.3f} bits per character")
 
-        history = distil(student, teacher, corpus.train, held_out, setup, device, rng, on_step, on_evaluation)
+        batches = train_batches(corpus.train, teacher, setup, rng)
+        losses = front_end.train(student, batches, setup.betas)
+        model = functools.partial(front_end.log_probabilities, student)
+        return distil(losses, model, held_out, setup, on_step, on_evaluation)
+
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        same_batches = copy.deepcopy(rng)
+        history = train("lucid", in_lucid, student, rng)
+        torch_history = train("PyTorch", in_torch, torch_student, same_batches)
 
     prompt = corpus.vocabulary.encode(PROMPT.rjust(setup.context_length, "\n"))
 
@@ -165,7 +186,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
 
     with console.status(f"sampling {SAMPLE_LENGTH} characters from teacher and student"):
         teacher_sample = write_line(lambda contexts: np.log(teacher.probabilities(contexts)))
-        student_sample = write_line(lambda contexts: log_probabilities(student, contexts, device))
+        student_sample = write_line(functools.partial(in_lucid.log_probabilities, student))
     results = Results(
         facts={
             "python": python,
@@ -178,6 +199,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         unigram=score(np.log(unigram_model(corpus.train, n_tokens)), held_out),
         teacher=score(np.log(held_out.teacher), held_out),
         history=history,
+        torch_history=torch_history,
         teacher_sample=teacher_sample,
         student_sample=student_sample,
     )
@@ -186,6 +208,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> None:
         save_results(directory, results)
     seconds = time.perf_counter() - started
     say(f"wrote {directory / PICTURE} and {directory / NUMBERS} after {seconds:.0f} s")
+    return 0 if results.agree else EXIT_FAILURE
 
 
 if __name__ == "__main__":

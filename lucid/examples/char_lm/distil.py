@@ -1,18 +1,15 @@
-"""Teach the student what the teacher knows, and measure how much of it arrived."""
+"""Train a student and evaluate it: batches, schedule and scores, in NumPy, for students of any framework."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-import lucid
-import lucid.nn as nn
-import lucid.nn.functional as F
-from lucid.examples.char_lm.student import Student, log_probabilities
 from lucid.examples.char_lm.teacher import NGramTeacher, Probabilities
 from lucid.examples.char_lm.text import Tokens, contexts_at
 
@@ -27,7 +24,7 @@ class Setup:
     """Sizes of the student and of its training."""
 
     context_length: int
-    """How many characters back the student looks; at least as many as the teacher."""
+    """Number of previous characters that the student sees; at least the teacher's."""
     embedding_dim: int
     hidden: int
     batch: int
@@ -36,7 +33,7 @@ class Setup:
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's."""
     evaluations: int = 10
-    """How often to score the student on held-out text, before the first and after the last step included."""
+    """Number of scores on held-out text, those before the first and after the last step included."""
     held_out_positions: int = 4096
 
 
@@ -55,9 +52,19 @@ CPU_SETUP = Setup(
 GPU_SETUP = Setup(context_length=4, embedding_dim=64, hidden=4096, batch=4096, steps=2000, learning_rate=6e-3)
 
 
+class Batch(NamedTuple):
+    """The input of one training step."""
+
+    contexts: Tokens
+    """``(batch, context_length)``"""
+    probabilities: NDArray[np.float32]
+    """The teacher's, ``(batch, V)``."""
+    learning_rate: float
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """Fixed positions to judge models by: what came before, what came next, and what the teacher says."""
+    """Fixed positions to evaluate models at: the context, the next character, the teacher's distribution."""
 
     contexts: Tokens
     next_tokens: Tokens
@@ -71,17 +78,17 @@ class Score:
     kl: float
     """KL(teacher || model)."""
     cross_entropy: float
-    """What the model needs to encode the text itself: -log2 of what it gave the character that came."""
+    """-log2 of the model's probability of the next character in the text."""
 
 
 @dataclass
 class History:
-    """What training did, in bits per character."""
+    """Losses and scores of a training, in bits per character."""
 
     train_kl: list[float] = field(default_factory=list)
     """The loss of every step, on that step's batch."""
     evaluated_at: list[int] = field(default_factory=list)
-    """Numbers of steps after which the student was scored; starts with 0."""
+    """Numbers of steps before each score; starts with 0."""
     scores: list[Score] = field(default_factory=list)
 
 
@@ -102,46 +109,44 @@ def score(log_q: NDArray[np.float64], held_out: HeldOut) -> Score:
     return Score(kl=float(kl) * BITS_PER_NAT, cross_entropy=float(nll) * BITS_PER_NAT)
 
 
+def train_batches(tokens: Tokens, teacher: NGramTeacher, setup: Setup, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield the batch of each training step: random positions of `tokens`."""
+    for step in range(1, setup.steps + 1):
+        positions = rng.integers(setup.context_length, len(tokens), setup.batch)
+        contexts = contexts_at(tokens, positions, setup.context_length)
+        yield Batch(contexts, teacher.probabilities(contexts).astype(np.float32), learning_rate(step, setup))
+
+
 def distil(
-    student: Student,
-    teacher: NGramTeacher,
-    tokens: Tokens,
+    losses: Iterable[float],
+    model: LogProbabilities,
     held_out: HeldOut,
     setup: Setup,
-    device: lucid.device,
-    rng: np.random.Generator,
     on_step: Callable[[float], None],
     on_evaluation: Callable[[int, Score], None],
 ) -> History:
-    """Train `student` on random positions of `tokens`.
+    """Train a student and score it on held-out text at even distances, before the first and after the last step too.
 
-    The loss is the batch's mean KL(teacher || student). `on_step` gets each step's loss in bits, `on_evaluation` each
-    held-out score and the number of steps before it.
+    Parameters
+    ----------
+    losses : iterable of float
+        The loss of each step, in nats; a step is made when its loss is taken.
+    model : callable
+        The student that is trained thereby.
+    on_step, on_evaluation : callable
+        Called with each step's loss in bits, and with each score and the number of steps before it.
     """
-    criterion = nn.KLDivLoss(reduction="batchmean")
-    optimizer = lucid.optim.Adam(student.parameters(), lr=setup.learning_rate, betas=setup.betas)
     history = History()
 
     def evaluate(step: int) -> None:
         history.evaluated_at.append(step)
-        history.scores.append(score(log_probabilities(student, held_out.contexts, device), held_out))
+        history.scores.append(score(model(held_out.contexts), held_out))
         on_evaluation(step, history.scores[-1])
 
     evaluate_after = set(np.linspace(0, setup.steps, setup.evaluations).round().astype(int).tolist())
-    length = setup.context_length
     evaluate(0)
-    for step in range(1, setup.steps + 1):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, setup)
-        contexts = contexts_at(tokens, rng.integers(length, len(tokens), setup.batch), length)
-        probabilities = teacher.probabilities(contexts).astype(np.float32)
-
-        optimizer.zero_grad()
-        logits = student(lucid.tensor(contexts, device=device))
-        loss = criterion(F.log_softmax(logits, dim=-1), lucid.tensor(probabilities, device=device))
-        loss.backward()
-        optimizer.step()
-
-        history.train_kl.append(loss.item() * BITS_PER_NAT)
+    for step, loss in enumerate(losses, start=1):
+        history.train_kl.append(loss * BITS_PER_NAT)
         on_step(history.train_kl[-1])
         if step in evaluate_after:
             evaluate(step)

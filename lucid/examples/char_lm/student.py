@@ -1,6 +1,8 @@
-"""The student: a small network over the previous characters."""
+"""The student in `lucid`: a small network over the previous characters. `torch_student.py` has the same in PyTorch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +10,13 @@ from numpy.typing import NDArray
 import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
+from lucid import optim
+from lucid.examples.char_lm.distil import Batch
 from lucid.examples.char_lm.text import Tokens
 
 
 class Student(nn.Module):
-    """Embed the previous characters, put them side by side, and map them to logits through one hidden layer.
+    """Embed the previous characters, concatenate them, and map them to logits through one hidden layer.
 
     The shape of Bengio et al., *A neural probabilistic language model*, JMLR 2003.
     """
@@ -32,9 +36,27 @@ class Student(nn.Module):
         return self.layers(embedded.reshape(contexts.shape[0], -1))
 
 
-def log_probabilities(student: Student, contexts: Tokens, device: lucid.device) -> NDArray[np.float64]:
-    """The student's log-distribution of the next character after each context, shape ``(batch, V)``."""
+def train(student: Student, batches: Iterable[Batch], betas: tuple[float, float]) -> Iterator[float]:
+    """Train with Adam and yield each step's loss: the mean KL(teacher || student) of a batch, in nats."""
+    device = student.embedding.weight.device
+    criterion = nn.KLDivLoss(reduction="batchmean")
+    optimizer = optim.Adam(student.parameters(), betas=betas)
+    for batch in batches:
+        optimizer.param_groups[0]["lr"] = batch.learning_rate
+        contexts = lucid.tensor(batch.contexts, device=device)
+        targets = lucid.tensor(batch.probabilities, device=device)
+
+        optimizer.zero_grad()
+        logits = student(contexts)
+        loss = criterion(F.log_softmax(logits, dim=-1), targets)
+        loss.backward()
+        optimizer.step()
+        yield loss.item()
+
+
+def log_probabilities(student: Student, contexts: Tokens) -> NDArray[np.float64]:
+    """Return the student's log-distribution of the next character after each context, shape ``(batch, V)``."""
     with lucid.no_grad():
-        logits = student(lucid.tensor(contexts, device=device))
+        logits = student(lucid.tensor(contexts, device=student.embedding.weight.device))
         log_q: NDArray[np.float64] = F.log_softmax(logits, dim=-1).numpy().astype(np.float64)
     return log_q

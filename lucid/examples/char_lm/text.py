@@ -45,7 +45,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text as token numbers, split into a part to learn from and a part to judge by."""
+    """The text as token numbers, split into a part to learn from and a part for evaluation."""
 
     vocabulary: Vocabulary
     train: Tokens
