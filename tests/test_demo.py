@@ -24,9 +24,6 @@ from lucid.examples.char_lm.distil import HeldOut, Setup, learning_rate, sample_
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import UNKNOWN, Corpus, Vocabulary, contexts_at, language_reference, load_corpus
 
-#: Launches like these are recorded, and compiled, elsewhere.
-pytestmark = pytest.mark.usefixtures("unrecorded")
-
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:

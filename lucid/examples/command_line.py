@@ -30,7 +30,7 @@ def int_in_range(at_least: int, below: int = 2**63) -> Callable[[str], int]:
         except ValueError:
             value = at_least - 1
         if not at_least <= value < below:
-            raise argparse.ArgumentTypeError(f"expected an integer in [{at_least}, {below}), got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer from {at_least} to {below - 1}, got {text!r}")
         return value
 
     return parse

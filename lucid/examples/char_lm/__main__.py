@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _build_parser() -> Parser:
     parser = Parser(
         prog="python -m lucid.examples.char_lm",
-        description="Distil a character-level 5-gram model of Python's language reference into a neural "
-        "network; show how close it came, and write a loss curve and the numbers.",
+        description="Distil a character-level 5-gram model of Python's language reference into a neural network, in "
+        "lucid and in PyTorch; show how close each came, and write the loss curves and the numbers. Exit code 1 if the "
+        "two differ by more than rounding explains.",
     )
     parser.add_argument(
         "--steps",
