@@ -7,7 +7,7 @@ By the "PTX ISA" and the "CUDA C++ Programming Guide". What a kernel says, what 
     tl.exp      ex2.approx(x·log₂e)   2⁻²² relative, after the product was rounded to float32
     tl.exp2     ex2.approx            2⁻²² relative
     tl.log      libdevice's logf      1 ulp
-    tl.log2     lg2.approx            2⁻²² absolute between ½ and 2, relative elsewhere (`math.log2_approx`)
+    tl.log2     lg2.approx            2⁻²² absolute between ½ and 2, relative elsewhere (`math.fast_log2`)
     tl.rsqrt    rsqrt.approx          2⁻²²·⁹ relative
 
 Results that are 0 or a power of two, and quotients by a power of two, are taken to be exact; so is what kernels ask to

@@ -116,11 +116,11 @@ def test_every_file_of_kernels_is_in_a_folder() -> None:
 
 
 def test_files_of_kernels_do_not_import_each_other() -> None:
-    """A loss of several files is a folder; `losses.cross_entropy_rows` is shared by two losses."""
+    """A loss of several files is a folder."""
     kernels = {
         ".".join(_module(file).split(".")[:3]): file for file in _of("triton_kernels.ops", "triton_kernels.losses")
     }
-    units = sorted(unit for unit in kernels if unit.count(".") == 2 and not unit.endswith("cross_entropy_rows"))
+    units = sorted(unit for unit in kernels if unit.count(".") == 2)
     assert len(units) > 9
     for unit in units:
         assert not _offences(_of(unit), *(other for other in units if other != unit))

@@ -126,7 +126,8 @@ with_the_accepted_triton = pytest.mark.skipif(
 class TestCheck:
     @with_the_accepted_triton
     def test_a_software_logarithm_is_found(self, tmp_path: Path) -> None:
-        tree = _tree(tmp_path, "triton_kernels/jit/math.py", "        y = log2_approx(p)\n", "        y = tl.log2(p)\n")
+        condition, fast = "tl.float32 and _COMPILED and is_cuda()", ':\n        y = tl.inline_asm_elementwise("lg2'
+        tree = _tree(tmp_path, "triton_kernels/jit/math.py", condition + fast, "tl.int1" + fast)
         done = _static(tree, "--check", "--kernels", "kl_div", "--dtypes", "bf16", "--targets", "cuda:90")
         assert done.returncode == 1
         assert "kl_div, forward, probabilities, summed, bf16, cuda:90: instructions" in done.stderr

@@ -1,7 +1,7 @@
 """Jit helpers without loads or stores. Arguments are already in the dtype of the arithmetic.
 
 In float32, logarithms and exponentials are the special-function unit's, base 2: one instruction where a routine takes
-twenty. That logarithm is good to 2⁻²² relatively, but only absolutely between ½ and 2; `log_rest` is what is missing
+twenty. That logarithm has an error of 2⁻²² relatively, but only absolutely between ½ and 2; `log_rest` corrects it
 there. In float64 they are Triton's own.
 """
 
@@ -16,7 +16,7 @@ from ..runtime import backend
 _COMPILED = tl.constexpr(not backend.INTERPRETED)
 LN_2 = tl.constexpr(0.6931471805599453)
 LOG2_E = tl.constexpr(1.4426950408889634)
-#: What log₂e lacks when it is rounded to float32.
+#: log₂e minus its float32 rounding.
 _LOG2_E_REST = tl.constexpr(1.92596299e-8)
 
 #: `log_rest` is 0 below and above: there the logarithm is large enough for an absolute error of 2⁻²².
@@ -28,17 +28,17 @@ _C2 = tl.constexpr(0.00468129776)
 _C3 = tl.constexpr(-0.000649049854)
 
 
-def factors(inv_temperature: float) -> tuple[float, float]:
-    """log₂e/T, the factor on logits whose softmax is taken in base 2; and T."""
+def base2_scalars(inv_temperature: float) -> tuple[float, float]:
+    """log₂e/T, the factor on logits of a softmax in base 2; and T."""
     return LOG2_E.value * inv_temperature, 1 / inv_temperature
 
 
 @triton.jit
-def exp(x, FLUSH: tl.constexpr = False):
-    """e to the x. FLUSH: a subnormal result may become 0, which saves three instructions."""
+def exp(x, FTZ: tl.constexpr = False):
+    """e to the x. FTZ: a subnormal result may be flushed to 0, which saves three instructions."""
     if x.dtype == tl.float64:
         y = tl.exp(x)
-    elif FLUSH and _COMPILED and is_cuda():
+    elif FTZ and _COMPILED and is_cuda():
         y = tl.inline_asm_elementwise(
             "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * LOG2_E], dtype=tl.float32, is_pure=True, pack=1
         )
@@ -49,7 +49,7 @@ def exp(x, FLUSH: tl.constexpr = False):
 
 @triton.jit
 def exp2(x):
-    """2 to the x. A subnormal result may become 0."""
+    """2 to the x. A subnormal result may be flushed to 0."""
     if x.dtype == tl.float32 and _COMPILED and is_cuda():
         y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -58,9 +58,9 @@ def exp2(x):
 
 
 @triton.jit
-def log2_approx(x):
-    """log₂ of a float32: PTX's lg2.approx, within 2⁻²² absolutely in (½, 2) and relatively elsewhere."""
-    if _COMPILED and is_cuda():
+def fast_log2(x):
+    """log₂ x; −inf only at 0. In float32 lg2.approx, within 2⁻²² absolutely in (½, 2) and relatively elsewhere."""
+    if x.dtype == tl.float32 and _COMPILED and is_cuda():
         y = tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
         y = tl.log2(x)
@@ -80,19 +80,9 @@ def rsqrt_approx(x):
 
 
 @triton.jit
-def rough_log2(p):
-    """log₂ p; −inf only at 0. In float32 `log_rest` is missing near 1."""
-    if p.dtype == tl.float64:
-        y = tl.log2(p)
-    else:
-        y = log2_approx(p)
-    return y
-
-
-@triton.jit
 def log_rest(p):
-    """log p − rough_log2 p·log 2 of a float32 near 1, 0 elsewhere: with it the logarithm is good to a few roundings."""
-    return tl.where((p > NEAR_1_FROM) & (p < NEAR_1_TO), _log_near_1(p) - log2_approx(p) * LN_2, 0.0)
+    """log p − fast_log2 p·log 2 of a float32 near 1, 0 elsewhere: with it the logarithm is good to a few roundings."""
+    return tl.where((p > NEAR_1_FROM) & (p < NEAR_1_TO), _log_near_1(p) - fast_log2(p) * LN_2, 0.0)
 
 
 @triton.jit
@@ -115,7 +105,7 @@ def kl_term(log_q, target, LOG_TARGET: tl.constexpr):
         zero = p == 0
     else:
         p = target
-        log2_p = rough_log2(p)
+        log2_p = fast_log2(p)
         slope = log2_p * LN_2 - log_q
         zero = _is_log_0(log2_p)
     return p * tl.where(zero & (log_q == log_q), 0.0, slope)
@@ -143,7 +133,7 @@ def kl_grad_target(log_q, target, dloss, LOG_TARGET: tl.constexpr):
         grad = p * (target - log_q + 1) * dloss
         zero = p == 0
     else:
-        log2_p = rough_log2(target)
+        log2_p = fast_log2(target)
         grad = (log2_p * LN_2 - log_q + 1) * dloss
         zero = _is_log_0(log2_p)
     return tl.where(zero & (log_q == log_q), 0.0, grad)
@@ -156,39 +146,38 @@ def _is_log_0(log2_p):
 
 
 @triton.jit
-def merge_softmax(m, d, m_other, d_other):
-    """Merge row statistics, the maximum m and d = Σ exp(x − m), of two parts of a row. A part of −inf adds nothing."""
-    m_new = tl.maximum(m, m_other)
-    d_new = d * _rescale(m, m_new) + d_other * _rescale(m_other, m_new)
-    return m_new, d_new
+def merge_softmax(row_max, sum_exp, other_max, other_sum):
+    """Merge maximum and Σ exp(x − max) of two parts of a row, as online softmax does. A part of −inf adds nothing."""
+    new_max = tl.maximum(row_max, other_max)
+    return new_max, sum_exp * _rescale(row_max, new_max) + other_sum * _rescale(other_max, new_max)
 
 
 @triton.jit
-def _rescale(m, m_new):
-    return tl.where(m == m_new, 1.0, exp(m - m_new))
+def _rescale(old_max, new_max):
+    return tl.where(old_max == new_max, 1.0, exp(old_max - new_max))
 
 
 @triton.jit
 def tile_exp2(x, factor):
-    """Of each row of a tile: m = factor·max x, rounded; z = factor·x − m, rounded once; and 2^z.
+    """Return row_max = factor·max x of each row of a tile, rounded; z = factor·x − row_max, rounded once; and 2^z.
 
-    What m lacks of the maximum z and 2^z have, so that differences of z and sums of 2^z are as good for shifted rows.
+    z and 2^z carry the rounding error of row_max, so that it cancels in differences of z and in quotients by Σ 2^z.
     """
-    m = tl.max(x, axis=1) * factor
-    z = rebase(x, factor, m)
-    return m, z, exp2(z)
+    row_max = tl.max(x, axis=1) * factor
+    z = shifted(x, factor, row_max)
+    return row_max, z, exp2(z)
 
 
 @triton.jit
-def rebase(x, factor, m):
-    """factor·x − m of a tile, rounded once; for m = −inf, which is an empty row's, factor·x."""
-    return tl.fma(x, factor, -finite(m)[:, None])
+def shifted(x, factor, row_max):
+    """factor·x − row_max of a tile, rounded once; in an empty row, whose maximum is −inf, factor·x."""
+    return tl.fma(x, factor, -neg_inf_to_zero(row_max)[:, None])
 
 
 @triton.jit
-def finite(m):
-    """m, or 0 where it is −inf."""
-    return tl.where(m == float("-inf"), 0.0, m)
+def neg_inf_to_zero(x):
+    """Replace −inf by 0."""
+    return tl.where(x == float("-inf"), 0.0, x)
 
 
 @triton.jit
@@ -206,24 +195,25 @@ def div(x, y):
 
 @triton.jit
 def log(x):
-    """The natural logarithm, good to the last bit: for numbers of rows, of which there are few."""
+    """The natural logarithm, good to the last bit; slow, so for per-row scalars only."""
     return tl.log(x.to(tl.float64)).to(x.dtype)
 
 
 @triton.jit
-def tile_softmax(x, FLUSH: tl.constexpr = True):
-    """m and d of each row of a tile (BLOCK_N, BLOCK_V), and the exp(x − m) that d sums.
+def tile_softmax(x, FTZ: tl.constexpr = True):
+    """Maximum and sum_exp = Σ exp(x − max) of each row of a tile (BLOCK_N, BLOCK_V), and the exp(x − max).
 
-    A row of −inf has d = 0; one with a NaN has d = NaN. FLUSH as in `exp`: d, which is at least 1, does not notice.
+    A row of −inf has sum_exp = 0; one with a NaN has NaN. FTZ as in `exp`: sum_exp ≥ 1, so flushed terms are below its
+    ulp.
     """
-    m = tl.max(x, axis=1)
-    e = exp(x - tl.where(m == float("-inf"), 0.0, m)[:, None], FLUSH)
-    return m, tl.sum(e, axis=1), e
+    row_max = tl.max(x, axis=1)
+    e = exp(x - neg_inf_to_zero(row_max)[:, None], FTZ)
+    return row_max, tl.sum(e, axis=1), e
 
 
 @triton.jit
 def careful_exp(x):
-    """e to the x within 2⁻²² relatively: what is lost by rounding x·log₂e, which grows with x, is made up for."""
+    """e to the x within 2⁻²² relatively: the rounding error of x·log₂e, which grows with x, is corrected."""
     if x.dtype == tl.float64:
         y = tl.exp(x)
     else:

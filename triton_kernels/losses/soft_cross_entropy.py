@@ -4,123 +4,124 @@
     dx   = W·q − w,   W = Σ w_v
     dy   = (1 − ε)·c·(−log q)
 
-In base 2 as in `cross_entropy`: with m = log₂e·max x, z = log₂e·x − m and d = Σ 2^z of a row, −log q = log d − z·log 2,
-so that loss = W·log d − log 2·Σ w·z. A program takes one chunk of a row, another kernel merges chunks in order. Where
-x = −inf a column with w = 0 adds exactly 0, and dy is 0 if (1 − ε)·c is. Probabilities need not add up to 1.
+In base 2, with row_max = log₂e·max x, z = log₂e·x − row_max and sum_exp = Σ 2^z of a row,
+−log q = log sum_exp − z·log 2, so that loss = W·log sum_exp − log 2·Σ w·z. A program computes the statistics of one
+chunk of a row, as online softmax does, and a second kernel merges the chunks in order. Where x = −inf a column with
+w = 0 adds exactly 0, and dy is 0 if (1 − ε)·c is. Probabilities need not add up to 1.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from ..jit import math
-from ..jit.tiles import get, load_row, load_tile, place, put, store_tile
-from ..runtime import launch, strides, tile_configs
+from ..jit.tiles import (
+    load_class_weights,
+    load_row,
+    load_stat,
+    load_tile,
+    merge_chunks,
+    program_tile,
+    store_stat,
+    store_tile,
+    tile_columns,
+    tile_is_full,
+    tile_mask,
+)
+from ..runtime import launch, strides
 from ..runtime.replay import replayable
-from ..runtime.row_tiling import Rows, row_jit
-from .cross_entropy_rows import classes, merge_chunks
+from ..runtime.row_tiling import RowTiling, row_jit
 
-#: What is kept of a row: m, d, W.
+#: Row statistics that forward saves: row_max, sum_exp, W.
 STATISTICS = 3
-_M, _D, _W = (tl.constexpr(number) for number in range(STATISTICS))
-
-
-@triton.jit
-def _weights(y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, smoothing, SMOOTH: tl.constexpr):
-    """w of a tile; 0 for columns that are not there."""
-    w = load_tile(y_operand, offs_n, offs_v, sizes, mask, 0.0, smoothing.dtype)
-    if SMOOTH:
-        w = (1 - smoothing) * w + smoothing / V
-    if SMOOTH or class_ptr is not None:
-        w *= classes(class_ptr, offs_v, offs_v < V, w)
-    return w
-
-
-@triton.jit
-def _look(x_operand, y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, scalars, SMOOTH: tl.constexpr):
-    """Of each row of a tile m, d, Σ w·z and Σ w."""
-    factor, smoothing = scalars
-    x = load_tile(x_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
-    w = _weights(y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, smoothing, SMOOTH)
-    m, z, e = math.tile_exp2(x, factor)
-    d = tl.sum(e, axis=1)
-    wz = w * z
-    # NaN is 0·∞, or of a row whose d or Σ w are NaN, too. To compare w would take halves apart where y is float16.
-    return m, d, tl.sum(tl.where(wz == wz, wz, 0.0), axis=1), tl.sum(w, axis=1)
-
-
-@triton.jit
-def _finish(losses_ptr, stats_ptr, offs_n, mask_n, rows, of_row):
-    """Store the losses of rows, and what backward needs."""
-    m, d, a, total = of_row
-    tl.store(losses_ptr + offs_n, total * math.log(d) - a * math.LN_2, mask=mask_n)
-    put(stats_ptr, _M, rows, offs_n, m, mask_n)
-    put(stats_ptr, _D, rows, offs_n, d, mask_n)
-    put(stats_ptr, _W, rows, offs_n, total, mask_n)
+_MAX, _SUM, _W = (tl.constexpr(stat) for stat in range(STATISTICS))
 
 
 @row_jit
 def _soft_cross_entropy_kernel(
-    x_ptr,  # (rows, V), strided
-    y_ptr,
-    class_ptr,  # (V,), dense, or None
-    losses_ptr,  # (rows,)
-    stats_ptr,  # (STATISTICS, rows)
-    partials_ptr,  # (4, rows, chunks), written instead where rows have several chunks; else None
+    x,  # (N, V): (pointer, row strides, column stride, unit)
+    y,  # (N, V)
+    class_ptr,  # (V,), contiguous, or None
+    losses_ptr,  # (N,)
+    stats_ptr,  # (STATISTICS, N)
+    partials_ptr,  # (4, N, chunks): written instead where rows have several chunks; else None
     sizes,
-    x_row_strides,
-    y_row_strides,
     rows,
     V,
     chunks,
-    stride_xv,
-    stride_yv,
-    factor: tl.float64,
+    log2e: tl.float64,
     smoothing: tl.float64,
     SMOOTH: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    UNIT: tl.constexpr,  # of the strides between rows
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
-    offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    x, y = (x_ptr, x_row_strides, stride_xv, UNIT), (y_ptr, y_row_strides, stride_yv, UNIT)
-    scalars = (tl.full((), factor, COMPUTE), tl.full((), smoothing, COMPUTE))
-    if (chunk + 1) * BLOCK_V <= V and tl.min(mask_n.to(tl.int32), axis=0) > 0:
-        of_row = _look(x, y, class_ptr, offs_n, offs_v, V, sizes, None, scalars, SMOOTH)
+    """Row statistics of a chunk, which are partial results or, where it is the whole row, its loss."""
+    offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
+    scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
+    offs_v = tile_columns(chunk, V, BLOCK_V)
+    if tile_is_full(mask_n, chunk, V, BLOCK_V):
+        stats = _tile_stats(x, y, class_ptr, offs_n, offs_v, None, sizes, V, scalars, SMOOTH)
     else:
-        mask = mask_n[:, None] & (offs_v < V)[None, :]
-        of_row = _look(x, y, class_ptr, offs_n, offs_v, V, sizes, mask, scalars, SMOOTH)
+        stats = _tile_stats(x, y, class_ptr, offs_n, offs_v, tile_mask(mask_n, offs_v, V), sizes, V, scalars, SMOOTH)
     if partials_ptr is None:
-        _finish(losses_ptr, stats_ptr, offs_n, mask_n, rows, of_row)
+        _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats)
     else:
-        at, size = offs_n * chunks + chunk, tl.cast(rows, offs_n.dtype) * chunks
-        for number in tl.static_range(4):
-            put(partials_ptr, number, size, at, of_row[number], mask_n)
+        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
+        for stat in tl.static_range(4):
+            store_stat(partials_ptr, stat, size, at, stats[stat], mask_n)
+
+
+@triton.jit
+def _tile_stats(x, y, class_ptr, offs_n, offs_v, mask, sizes, V, scalars, SMOOTH: tl.constexpr):
+    """row_max and sum_exp of each row of a tile, Σ w·z and Σ w. mask None: the tile is full."""
+    log2e, smoothing = scalars
+    x_tile = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype)
+    w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
+    row_max, z, e = math.tile_exp2(x_tile, log2e)
+    wz = w * z
+    # NaN is 0·∞, or of a row whose sum_exp or Σ w is NaN, too. To compare w would unpack halves where y is float16.
+    return row_max, tl.sum(e, axis=1), tl.sum(tl.where(wz == wz, wz, 0.0), axis=1), tl.sum(w, axis=1)
+
+
+@triton.jit
+def _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH: tl.constexpr):
+    """w of a tile; 0 out of bounds."""
+    w = load_tile(y, offs_n, offs_v, sizes, mask, 0.0, smoothing.dtype)
+    if SMOOTH:
+        w = (1 - smoothing) * w + smoothing / V
+    if SMOOTH or class_ptr is not None:
+        w *= load_class_weights(class_ptr, offs_v, V, w.dtype)
+    return w
+
+
+@triton.jit
+def _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats):
+    """Store the losses of rows, and what backward needs."""
+    row_max, sum_exp, weighted_sum, weight_sum = stats
+    tl.store(losses_ptr + offs_n, weight_sum * math.log(sum_exp) - weighted_sum * math.LN_2, mask=mask_n)
+    store_stat(stats_ptr, _MAX, rows, offs_n, row_max, mask_n)
+    store_stat(stats_ptr, _SUM, rows, offs_n, sum_exp, mask_n)
+    store_stat(stats_ptr, _W, rows, offs_n, weight_sum, mask_n)
 
 
 @row_jit
 def _soft_cross_entropy_merge_kernel(
-    losses_ptr,  # (rows,)
-    stats_ptr,  # (STATISTICS, rows)
-    partials_ptr,  # (4, rows, chunks)
+    losses_ptr,  # (N,)
+    stats_ptr,  # (STATISTICS, N)
+    partials_ptr,  # (4, N, chunks)
     rows,
     chunks,
-    COMPUTE: tl.constexpr,
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Merge the chunks of rows."""
-    offs_n, mask_n, _ = place(rows, 1, BLOCK_N, WIDE)
-    of_row = merge_chunks(partials_ptr, offs_n, mask_n, rows, chunks, True, COMPUTE, BLOCK_N, BLOCK_C)
-    _finish(losses_ptr, stats_ptr, offs_n, mask_n, rows, of_row)
+    """Merge the chunks of rows, in order, into losses."""
+    offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
+    stats = merge_chunks(partials_ptr, offs_n, mask_n, rows, chunks, True, ACC_DTYPE, BLOCK_C)
+    _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats)
 
 
 @replayable
@@ -151,122 +152,91 @@ def soft_cross_entropy_forward(
     >>> round(losses.item(), 4), statistics.tolist()
     (0.6931, [[0.0], [2.0], [1.0]])
     """
-    V = x.shape[-1]
-    plan = Rows(V, (x, y), ())
-    compute = launch.compute_dtype(x.dtype, y.dtype)
-    losses = torch.empty(x.shape[:-1], dtype=compute, device=x.device)
-    stats = torch.empty((STATISTICS, plan.rows), dtype=compute, device=x.device)
+    tiling = RowTiling(x.shape[-1], {"x": x, "y": y})
+    dtype = launch.compute_dtype(x.dtype, y.dtype)
+    losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
+    stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=x.device)
     partials = None
-    if plan.chunks > 1:
-        partials = torch.empty((4, plan.rows, plan.chunks), dtype=compute, device=x.device)
-    common: dict[str, Any] = {"losses_ptr": losses, "stats_ptr": stats, "partials_ptr": partials}
-    common |= {"rows": plan.rows, "chunks": plan.chunks, "COMPUTE": launch.tl_dtype(compute), "WIDE": plan.wide}
+    if tiling.chunks > 1:
+        partials = torch.empty((4, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
+    outputs = {"losses_ptr": losses, "stats_ptr": stats, "partials_ptr": partials}
     launch.run(
         _soft_cross_entropy_kernel,
-        plan.grid,
-        plan.config,
-        **common,
-        x_ptr=x,
-        y_ptr=y,
+        tiling.grid,
+        tiling.config,
+        **tiling.args("x", "y"),
+        **outputs,
         class_ptr=class_weight,
-        sizes=plan.sizes,
-        x_row_strides=plan.strides[0],
-        y_row_strides=plan.strides[1],
-        V=V,
-        stride_xv=x.stride(-1),
-        stride_yv=y.stride(-1),
-        factor=math.factors(1.0)[0],
+        V=x.shape[-1],
+        log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
         SMOOTH=label_smoothing != 0,
-        UNIT=plan.unit,
+        ACC_DTYPE=launch.tl_dtype(dtype),
     )
     if partials is not None:
-        merge = tile_configs.merge(compute.itemsize, plan.rows, plan.chunks)
-        grid = (tile_configs.cdiv(plan.rows, merge["BLOCK_N"]),)
-        launch.run(_soft_cross_entropy_merge_kernel, grid, merge, **common)
+        grid, config = tiling.merging(dtype)
+        counts = {"rows": tiling.rows, "chunks": tiling.chunks}
+        launch.run(
+            _soft_cross_entropy_merge_kernel, grid, config, **outputs, **counts, ACC_DTYPE=launch.tl_dtype(dtype)
+        )
     return losses, stats
 
 
 @row_jit
 def _soft_cross_entropy_backward_kernel(
-    x_ptr,  # (rows, V), strided
-    y_ptr,  # (rows, V), strided; read for dx only
-    class_ptr,  # (V,), dense, or None
-    stats_ptr,  # (STATISTICS, rows)
-    dloss_ptr,  # (rows,), strided, or a scalar
+    x,  # (N, V): (pointer, row strides, column stride, unit)
+    y,  # (N, V); read for dx only
+    class_ptr,  # (V,), contiguous, or None
+    stats_ptr,  # (STATISTICS, N)
+    dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
-    dx_ptr,  # (rows, V), strided, or None
-    dy_ptr,  # (rows, V), strided, or None
-    sizes,
-    x_row_strides,
-    y_row_strides,
+    dx,  # (N, V), or None
+    dy,  # (N, V), or None
     dloss_strides,
-    dx_row_strides,
-    dy_row_strides,
+    sizes,
     rows,
     V,
     chunks,
-    stride_xv,
-    stride_yv,
-    stride_dxv,
-    stride_dyv,
-    factor: tl.float64,
+    log2e: tl.float64,
     smoothing: tl.float64,
     SMOOTH: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    UNIT: tl.constexpr,  # of the strides between rows
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
-    offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    x, y = (x_ptr, x_row_strides, stride_xv, UNIT), (y_ptr, y_row_strides, stride_yv, UNIT)
-    outs = ((dx_ptr, dx_row_strides, stride_dxv, UNIT), (dy_ptr, dy_row_strides, stride_dyv, UNIT))
-    scalars = (tl.full((), factor, COMPUTE), tl.full((), smoothing, COMPUTE))
-    g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, mask_n, 0, COMPUTE)
+    offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
+    scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
+    g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, mask_n, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
-        g *= tl.load(dloss_factor_ptr).to(COMPUTE)
-    m, d = get(stats_ptr, _M, rows, offs_n, mask_n, 0.0), get(stats_ptr, _D, rows, offs_n, mask_n, 1.0)
-    of_row = (g, m, d, get(stats_ptr, _W, rows, offs_n, mask_n, 0.0))
-    if (chunk + 1) * BLOCK_V <= V and tl.min(mask_n.to(tl.int32), axis=0) > 0:
-        _backward(x, y, class_ptr, outs, offs_n, offs_v, V, sizes, None, of_row, scalars, SMOOTH)
+        g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
+    row_max = load_stat(stats_ptr, _MAX, rows, offs_n, mask_n, 0.0)
+    sum_exp = load_stat(stats_ptr, _SUM, rows, offs_n, mask_n, 1.0)
+    of_rows = (g, row_max, sum_exp, load_stat(stats_ptr, _W, rows, offs_n, mask_n, 0.0))
+    offs_v = tile_columns(chunk, V, BLOCK_V)
+    if tile_is_full(mask_n, chunk, V, BLOCK_V):
+        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, None, sizes, V, of_rows, scalars, SMOOTH)
     else:
-        mask = mask_n[:, None] & (offs_v < V)[None, :]
-        _backward(x, y, class_ptr, outs, offs_n, offs_v, V, sizes, mask, of_row, scalars, SMOOTH)
+        mask = tile_mask(mask_n, offs_v, V)
+        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, SMOOTH)
 
 
 @triton.jit
-def _backward(
-    x_operand,
-    y_operand,
-    class_ptr,
-    outs,
-    offs_n,
-    offs_v,
-    V,
-    sizes,
-    mask,  # None: every element of the tile counts
-    of_row,
-    scalars,
-    SMOOTH: tl.constexpr,
-):
-    factor, smoothing = scalars
-    g, m, d, total = of_row
-    dx_operand, dy_operand = outs
-    x = load_tile(x_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
-    z = math.rebase(x, factor, m)
-    if dx_operand[0] is not None:
-        w = _weights(y_operand, class_ptr, offs_n, offs_v, V, sizes, mask, smoothing, SMOOTH)
-        dx = math.exp2(z) * math.div(g * total, d)[:, None] - g[:, None] * w
-        store_tile(dx_operand, offs_n, offs_v, sizes, dx, mask)
-    if dy_operand[0] is not None:
-        to_y = tl.broadcast_to((g * (1 - smoothing))[:, None], x.shape)
+def _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, SMOOTH: tl.constexpr):
+    """Store the gradients of a tile. mask None: the tile is full."""
+    log2e, smoothing = scalars
+    g, row_max, sum_exp, weight_sum = of_rows
+    z = math.shifted(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e, row_max)
+    if dx is not None:
+        w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
+        to_x = math.exp2(z) * math.div(g * weight_sum, sum_exp)[:, None] - g[:, None] * w
+        store_tile(dx, offs_n, offs_v, sizes, to_x, mask)
+    if dy is not None:
+        scale = tl.broadcast_to((g * (1 - smoothing))[:, None], z.shape)
         if class_ptr is not None:
-            to_y *= classes(class_ptr, offs_v, offs_v < V, x)
-        nll = math.log(d)[:, None] - z * math.LN_2
-        dy = to_y * tl.where((to_y == 0) & (nll == float("inf")), 0.0, nll)
-        store_tile(dy_operand, offs_n, offs_v, sizes, dy, mask)
+            scale *= load_class_weights(class_ptr, offs_v, V, z.dtype)
+        nll = math.log(sum_exp)[:, None] - z * math.LN_2
+        to_y = scale * tl.where((scale == 0) & (nll == float("inf")), 0.0, nll)
+        store_tile(dy, offs_n, offs_v, sizes, to_y, mask)
 
 
 @replayable
@@ -289,7 +259,7 @@ def soft_cross_entropy_backward(
     statistics
         From the forward pass.
     dloss
-        The gradient of the losses: of the leading dimensions' shape, or 0-d. Read on the device.
+        Upstream gradient, that of the losses: of the leading dimensions' shape, or 0-d. Read on the device.
     dloss_factor
         A 0-d factor on dloss, read on the device.
     dx_dtype, dy_dtype
@@ -313,33 +283,19 @@ def soft_cross_entropy_backward(
         dx = strides.coalesce(x.shape, x).empty(x.shape, dx_dtype, x.device)
     if dy_dtype is not None:
         dy = strides.coalesce(y.shape, y).empty(y.shape, dy_dtype, x.device)
-    tensors = {"x": x, "y": y, "dx": dx, "dy": dy}
-    used = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    plan = Rows(x.shape[-1], tuple(used.values()), (dloss,), whole_rows=False)
-    operand_strides = dict(zip(used, plan.strides, strict=True))
-    args: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        args[f"{name}_ptr"], args[f"{name}_row_strides"] = tensor, operand_strides.get(name)
-        args[f"stride_{name}v"] = 1 if tensor is None else tensor.stride(-1)
+    tiling = RowTiling(x.shape[-1], {"x": x, "y": y, "dx": dx, "dy": dy}, {"dloss": dloss}, whole_rows=False)
     launch.run(
         _soft_cross_entropy_backward_kernel,
-        plan.grid,
-        plan.config,
-        **args,
+        tiling.grid,
+        tiling.config,
+        **tiling.args("x", "y", "dloss", "dx", "dy"),
         class_ptr=class_weight,
         stats_ptr=statistics,
-        dloss_ptr=dloss,
         dloss_factor_ptr=dloss_factor,
-        sizes=plan.sizes,
-        dloss_strides=plan.row_strides[0],
-        rows=plan.rows,
         V=x.shape[-1],
-        chunks=plan.chunks,
-        factor=math.factors(1.0)[0],
+        log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
         SMOOTH=label_smoothing != 0,
-        COMPUTE=launch.tl_dtype(launch.compute_dtype(x.dtype, y.dtype)),
-        UNIT=plan.unit,
-        WIDE=plan.wide,
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(x.dtype, y.dtype)),
     )
     return dx, dy

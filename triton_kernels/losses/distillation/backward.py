@@ -6,8 +6,8 @@
     total variation ds = ½·q·(sign(q − p) − Σ q·sign(q − p))
     hard labels     ds = q₁ − [label], q₁ = softmax(s)
 
-each times the row's weight, the gradient of its loss, and 1/T (not for hard labels). One launch reads each logit once
-and writes each gradient once; it may write the student's over the student's logits.
+each times the row's weight, the upstream gradient, and 1/T (not for hard labels). One launch reads each logit once and
+writes each gradient once; it may write the student's over the student's logits.
 """
 
 from __future__ import annotations
@@ -17,125 +17,121 @@ import triton
 import triton.language as tl
 
 from ...jit import math
-from ...jit.tiles import get, load_row, load_tile, place, store_tile
+from ...jit.tiles import (
+    load_row,
+    load_stat,
+    load_tile,
+    program_tile,
+    store_gradient,
+    tile_columns,
+    tile_is_full,
+    tile_mask,
+    valid_labels,
+)
 from ...runtime import launch, strides
 from ...runtime.replay import replayable
-from ...runtime.row_tiling import Rows, row_jit
-from . import terms as of
-from .terms import D_1, D_S, D_T, K_S, K_T, M_S, M_T, W
+from ...runtime.row_tiling import RowTiling, row_jit
+from . import terms
+from .forward import load_stats
+from .terms import K_S, K_T, SUM_S_T1, WEIGHT
 
 _GRADIENTS = {
-    "forward_kl": of.forward_kl_gradients,
-    "reverse_kl": of.reverse_kl_gradients,
-    "js": of.js_gradients,
-    "total_variation": of.total_variation_gradients,
+    "forward_kl": terms.forward_kl_gradients,
+    "reverse_kl": terms.reverse_kl_gradients,
+    "js": terms.js_gradients,
+    "total_variation": terms.total_variation_gradients,
 }
 
 
 @row_jit
 def _divergence_backward_kernel(
-    s_ptr,  # (rows, V), strided
-    t_ptr,
-    labels_ptr,  # (rows,), strided, or None
-    stats_ptr,  # (STATISTICS, rows)
-    dloss_ptr,  # (rows,), strided, or a scalar
+    s,  # (N, V): (pointer, row strides, column stride, unit)
+    t,  # (N, V)
+    labels_ptr,  # (N,), or None
+    stats_ptr,  # (STATISTICS, N)
+    dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
-    ds_ptr,  # (rows, S), strided, or None
-    dt_ptr,  # (rows, T), strided, or None
-    sizes,
-    s_row_strides,
-    t_row_strides,
+    ds,  # (N, S), or None
+    dt,  # (N, T), or None
     labels_strides,
     dloss_strides,
-    ds_row_strides,
-    dt_row_strides,
+    sizes,
     rows,
     V,
     S,
     T,
     chunks,
-    stride_sv,
-    stride_tv,
-    stride_dsv,
-    stride_dtv,
-    factor: tl.float64,
+    log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    soft: tl.float64,
-    hard: tl.float64,
+    kl_scale: tl.float64,
+    ce_scale: tl.float64,
     GRADIENTS: tl.constexpr,
     HARD: tl.constexpr,
-    APART: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    UNIT: tl.constexpr,  # of the strides between rows
-    WIDE: tl.constexpr,
+    SEPARATE_CE_LSE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    offs_n, mask_n, chunk = place(rows, chunks, BLOCK_N, WIDE)
-    offs_v = chunk * BLOCK_V + tl.arange(0, BLOCK_V)
-    s, t = (s_ptr, s_row_strides, stride_sv, UNIT), (t_ptr, t_row_strides, stride_tv, UNIT)
-    outs = ((ds_ptr, ds_row_strides, stride_dsv, UNIT, S), (dt_ptr, dt_row_strides, stride_dtv, UNIT, T))
-    w = get(stats_ptr, W, rows, offs_n, mask_n, 0.0)
-    kept = mask_n & (w != 0)
-    g = w * load_row((dloss_ptr, dloss_strides), offs_n, sizes, kept, 0, COMPUTE)
+    offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
+    w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
+    active = mask_n & (w != 0)
+    g = w * load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
-        g *= tl.load(dloss_factor_ptr).to(COMPUTE)
-    g_hard = g * tl.full((), hard, COMPUTE)
-    m_s, d_s = get(stats_ptr, M_S, rows, offs_n, kept, 0.0), get(stats_ptr, D_S, rows, offs_n, kept, 1.0)
-    m_t, d_t = get(stats_ptr, M_T, rows, offs_n, kept, 0.0), get(stats_ptr, D_T, rows, offs_n, kept, 1.0)
-    k_s, k_t = get(stats_ptr, K_S, rows, offs_n, kept, 0.0), get(stats_ptr, K_T, rows, offs_n, kept, 0.0)
-    d_1 = get(stats_ptr, D_1, rows, offs_n, kept, 1.0) if APART else d_s
-    label = load_row((labels_ptr, labels_strides), offs_n, sizes, kept, -1, tl.int64) if HARD else offs_n
-    of_row = (m_s, d_s, m_t, d_t, k_s, k_t, g * tl.full((), soft, COMPUTE), g_hard, d_1, label)
-    scalars = (tl.full((), factor, COMPUTE), tl.full((), temperature, COMPUTE), tl.full((), beta, COMPUTE))
-    end = (chunk + 1) * BLOCK_V
-    if end <= V and tl.min(kept.to(tl.int32), axis=0) > 0:
-        _backward(s, t, outs, offs_n, offs_v, sizes, mask_n, None, of_row, scalars, GRADIENTS, HARD, APART)
+        g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
+    stats = load_stats(stats_ptr, rows, offs_n, active)
+    k_s = load_stat(stats_ptr, K_S, rows, offs_n, active, 0.0)
+    k_t = load_stat(stats_ptr, K_T, rows, offs_n, active, 0.0)
+    sum_s_T1 = load_stat(stats_ptr, SUM_S_T1, rows, offs_n, active, 1.0) if SEPARATE_CE_LSE else stats[1]
+    label = offs_n
+    if HARD:
+        label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
+    of_rows = (k_s, k_t, g * tl.full((), kl_scale, ACC_DTYPE), g * tl.full((), ce_scale, ACC_DTYPE), sum_s_T1, label)
+    scalars = (
+        tl.full((), log2e_over_T, ACC_DTYPE),
+        tl.full((), temperature, ACC_DTYPE),
+        tl.full((), beta, ACC_DTYPE),
+    )
+    offs_v = tile_columns(chunk, V, BLOCK_V)
+    inputs, outputs = (s, t, stats, of_rows, scalars), (ds, dt, S, T)
+    if tile_is_full(active, chunk, V, BLOCK_V):
+        _tile_gradients(inputs, outputs, offs_n, offs_v, mask_n, None, sizes, GRADIENTS, HARD, SEPARATE_CE_LSE)
     else:
-        mask = kept[:, None] & (offs_v < V)[None, :]
-        _backward(s, t, outs, offs_n, offs_v, sizes, mask_n, mask, of_row, scalars, GRADIENTS, HARD, APART)
+        mask = tile_mask(active, offs_v, V)
+        _tile_gradients(inputs, outputs, offs_n, offs_v, mask_n, mask, sizes, GRADIENTS, HARD, SEPARATE_CE_LSE)
 
 
 @triton.jit
-def _backward(
-    s_operand,
-    t_operand,
-    outs,
+def _tile_gradients(
+    inputs,
+    outputs,
     offs_n,
     offs_v,
-    sizes,
     mask_n,
-    mask,  # None: every element of the tile counts; where not, the gradient is 0
-    of_row,
-    scalars,
+    mask,  # None: the tile is full; where false, gradients are 0
+    sizes,
     GRADIENTS: tl.constexpr,
     HARD: tl.constexpr,
-    APART: tl.constexpr,
+    SEPARATE_CE_LSE: tl.constexpr,
 ):
-    m_s, d_s, m_t, d_t, k_s, k_t, g, g_hard, d_1, label = of_row
-    factor, temperature, beta = scalars
-    s = load_tile(s_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
-    t = load_tile(t_operand, offs_n, offs_v, sizes, mask, float("-inf"), factor.dtype)
-    z_s, z_t = math.rebase(s, factor, m_s), math.rebase(t, factor, m_t)
-    ds, dt = GRADIENTS(z_s, z_t, d_s, d_t, k_s, k_t, beta, g)
+    """Store the gradients of a tile."""
+    s, t, stats, of_rows, scalars = inputs
+    ds, dt, S, T = outputs
+    max_s, sum_s, max_t, sum_t = stats
+    k_s, k_t, g, g_ce, sum_s_T1, label = of_rows
+    log2e_over_T, temperature, beta = scalars
+    x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
+    x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
+    z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
+    to_s, to_t = GRADIENTS(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g)
     if HARD:
-        e_1 = math.exp2(z_s * temperature) if APART else math.exp2(z_s)
-        ds += e_1 * (g_hard / d_1)[:, None]
-        ds -= tl.where(offs_v[None, :] == label[:, None], g_hard[:, None], 0.0)
-    _store(outs[0], offs_n, offs_v, sizes, mask_n, mask, ds)
-    _store(outs[1], offs_n, offs_v, sizes, mask_n, mask, dt)
-
-
-@triton.jit
-def _store(out, offs_n, offs_v, sizes, mask_n, mask, gradient):
-    if out[0] is not None:
-        operand = (out[0], out[1], out[2], out[3])
-        if mask is None:
-            store_tile(operand, offs_n, offs_v, sizes, gradient, None)
-        else:
-            there = mask_n[:, None] & (offs_v < out[4])[None, :]
-            store_tile(operand, offs_n, offs_v, sizes, tl.where(mask, gradient, 0.0), there)
+        e_T1 = math.exp2(z_s * temperature) if SEPARATE_CE_LSE else math.exp2(z_s)
+        to_s += e_T1 * (g_ce / sum_s_T1)[:, None]
+        to_s -= tl.where(offs_v[None, :] == label[:, None], g_ce[:, None], 0.0)
+    if ds is not None:
+        store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, S)
+    if dt is not None:
+        store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, T)
 
 
 @replayable
@@ -166,7 +162,7 @@ def divergence_backward(
     statistics
         From the forward pass; it holds the weights, too.
     dloss
-        The gradient of the losses: of the leading dimensions' shape, or 0-d. Read on the device.
+        Upstream gradient, that of the losses: of the leading dimensions' shape, or 0-d. Read on the device.
     dloss_factor
         A 0-d factor on dloss, read on the device.
     dstudent_dtype, dteacher_dtype
@@ -195,49 +191,28 @@ def divergence_backward(
     if dteacher_dtype is not None:
         dt = strides.coalesce(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
     widest = max(g.shape[-1] for g in (ds, dt, student) if g is not None)
-    tensors = (student, teacher, *(g for g in (ds, dt) if g is not None))
-    plan = Rows(widest, tensors, (labels, dloss), whole_rows=False)
-    gradient_strides = iter(plan.strides[2:])
-    compute = launch.compute_dtype(student.dtype, teacher.dtype)
-    factor, temperature = math.factors(inv_temperature)
+    tensors = {"s": student, "t": teacher, "ds": ds, "dt": dt}
+    tiling = RowTiling(widest, tensors, {"labels": labels, "dloss": dloss}, whole_rows=False)
+    dtype = launch.compute_dtype(student.dtype, teacher.dtype)
+    log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     launch.run(
         _divergence_backward_kernel,
-        plan.grid,
-        plan.config,
-        s_ptr=student,
-        t_ptr=teacher,
-        labels_ptr=labels,
+        tiling.grid,
+        tiling.config,
+        **tiling.args("s", "t", "labels", "dloss", "ds", "dt"),
         stats_ptr=statistics,
-        dloss_ptr=dloss,
         dloss_factor_ptr=dloss_factor,
-        ds_ptr=ds,
-        dt_ptr=dt,
-        sizes=plan.sizes,
-        s_row_strides=plan.strides[0],
-        t_row_strides=plan.strides[1],
-        labels_strides=plan.row_strides[0],
-        dloss_strides=plan.row_strides[1],
-        ds_row_strides=None if ds is None else next(gradient_strides),
-        dt_row_strides=None if dt is None else next(gradient_strides),
-        rows=plan.rows,
         V=V,
         S=student.shape[-1],
         T=teacher.shape[-1],
-        chunks=plan.chunks,
-        stride_sv=student.stride(-1),
-        stride_tv=teacher.stride(-1),
-        stride_dsv=1 if ds is None else ds.stride(-1),
-        stride_dtv=1 if dt is None else dt.stride(-1),
-        factor=factor,
+        log2e_over_T=log2e_over_T,
         temperature=temperature,
         beta=beta,
-        soft=(1 - hard_label_weight) * scale * inv_temperature,
-        hard=hard_label_weight,
+        kl_scale=(1 - hard_label_weight) * scale * inv_temperature,
+        ce_scale=hard_label_weight,
         GRADIENTS=_GRADIENTS[divergence],
         HARD=hard_label_weight != 0,
-        APART=hard_label_weight != 0 and inv_temperature != 1,
-        COMPUTE=launch.tl_dtype(compute),
-        UNIT=plan.unit,
-        WIDE=plan.wide,
+        SEPARATE_CE_LSE=hard_label_weight != 0 and inv_temperature != 1,
+        ACC_DTYPE=launch.tl_dtype(dtype),
     )
     return ds, dt
