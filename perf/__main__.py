@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from perf.errors import UsageError
 
-#: Subcommands, each a module of this package with HELP, add_arguments(parser) and run(options) -> exit code.
-COMMANDS = ("sweep", "cpu", "overhead", "traffic", "static", "plot", "report", "collect")
+#: Modules with add_arguments(parser) and run(options) -> exit code, imported when asked for; and a line of help.
+COMMANDS = {
+    "sweep": ("perf.measure.sweep", "time providers over shapes, on a GPU"),
+    "cpu": ("perf.measure.cpu", "lucid.torch on CPU tensors beside plain PyTorch"),
+    "overhead": ("perf.measure.overhead", "host time, launches and host syncs per call"),
+    "traffic": ("perf.count.traffic", "count bytes, launches and allocations, without a GPU"),
+    "static": ("perf.static", "what compiled kernels take, read off their machine code; without a GPU"),
+    "plot": ("perf.plot", "draw PNGs from the CSV files of the others"),
+    "report": ("perf.report", "render the committed results as Markdown"),
+    "collect": ("perf.collect", "take what `make gpu` wrote into perf/results"),
+}
+EXTRA = ("rich", "matplotlib", "pandas", "tabulate")
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,28 +36,31 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
-    parser = _Parser(
-        prog="python -m perf", description="Measure kernels on a GPU, and prove what can be proved without."
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    description = "Measure kernels on a GPU, and count and predict without one."
+    parser = _Parser(prog="python -m perf", description=description)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    runners = {}
-    for name in COMMANDS:
+    module = None
+    for name, (path, help_line) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name not in arguments[:1]:
+            continue
+        if (name == "traffic" or "--count-only" in arguments) and "triton" not in sys.modules:
+            os.environ["TRITON_INTERPRET"] = "1"  # read when triton_kernels is imported
         try:
-            module = importlib.import_module(f"perf.{name}")
+            module = importlib.import_module(path)
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in ("rich", "matplotlib"):
+            if error.name is None or error.name.partition(".")[0] not in EXTRA:
                 raise
             print(f'{parser.prog}: error: {error.name} is missing: pip install ".[perf]"', file=sys.stderr)
             return EXIT_FAILURE
-        description = (module.__doc__ or "").partition("\n\n")[2].strip() or module.HELP
-        subparser = commands.add_parser(
-            name, help=module.HELP, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(subparser)
-        runners[name] = module.run
+        command.description = (module.__doc__ or "").partition("\n\n")[2].strip() or help_line
+        module.add_arguments(command)
     options = parser.parse_args(arguments)
+    assert module is not None
     try:
-        return runners[options.command](options)
+        code: int = module.run(options)
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

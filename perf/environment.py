@@ -1,4 +1,4 @@
-"""What a measurement was made with."""
+"""The GPU, versions and commit that a measurement was made with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 #: Columns that every row of a measurement ends with.
 COLUMNS = ("gpu", "driver", "cuda", "torch", "triton", "liger", "python", "commit", "date")
-
-
-def folder() -> str:
-    """The name of the folder that results of the GPU in use go to."""
-    return folder_of(environment()["gpu"])
 
 
 def folder_of(gpu: str) -> str:
@@ -33,20 +26,21 @@ def folder_of(gpu: str) -> str:
 
 def environment() -> dict[str, str]:
     """The GPU, the versions, the commit and the time; an empty string where there is none."""
+    import torch  # not to read results
+
     has_gpu = torch.cuda.is_available()
-    hip = f"hip {torch.version.hip}" if torch.version.hip else ""
-    values = {
-        "gpu": torch.cuda.get_device_name() if has_gpu else "",
-        "driver": _driver() if has_gpu else "",
-        "cuda": torch.version.cuda or hip,
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "liger": _version("liger-kernel"),
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    return {column: values[column] for column in COLUMNS}
+    values = (
+        torch.cuda.get_device_name() if has_gpu else "",
+        _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0],
+        torch.version.cuda or (f"hip {torch.version.hip}" if torch.version.hip else ""),
+        torch.__version__,
+        _version("triton"),
+        _version("liger-kernel"),
+        platform.python_version(),
+        _commit(),
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _version(distribution: str) -> str:
@@ -57,7 +51,7 @@ def _version(distribution: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """What a command prints, or nothing where there is no such command or it fails."""
+    """Return what a command prints, or nothing where there is no such command or it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -65,13 +59,8 @@ def _output(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _driver() -> str:
-    printed = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return printed.splitlines()[0] if printed else ""
-
-
 def _commit() -> str:
-    """The commit, with a + where other files than results differ from it: measuring writes those.
+    """Return the commit, with a + where other files than results, which measuring writes, differ from it.
 
     The environment variable names it where there is no git history.
     """
@@ -84,6 +73,7 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    if not folder():
-        sys.exit("there is no GPU here to measure on; `make static` proves what can be proved without")
-    print(folder())
+    folder = folder_of(environment()["gpu"])
+    if not folder:
+        sys.exit("no GPU is available to measure on; `make static` proves what can be proved without")
+    print(folder)

@@ -1,19 +1,18 @@
-"""Errors of this package: what is a user's to mend, and what a provider does not do."""
+"""User errors, and what a provider does not support."""
 
 from __future__ import annotations
-
-import importlib.util
 
 
 class UsageError(Exception):
     """Printed as one line, without a traceback; the message names the option, what came and what is accepted."""
 
 
-class NotOfferedError(Exception):
-    """Why a provider does not take a point."""
+class UnsupportedError(Exception):
+    """Why a provider does not take a point; its row is skipped with this reason."""
 
 
-def require_liger() -> None:
-    """Raise a `NotOfferedError` where liger-kernel is not installed."""
-    if importlib.util.find_spec("liger_kernel") is None:
-        raise NotOfferedError('liger-kernel is not installed: pip install ".[perf]"')
+class WrongResultError(Exception):
+    """A result that is further from the truth than arithmetic in its dtype explains."""
+
+    def __init__(self, error: float) -> None:
+        super().__init__(f"wrong by {error:.3g} times what it may be")

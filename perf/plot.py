@@ -5,52 +5,85 @@ From CSV files alone, on any machine:
     python -m perf plot perf/results/<gpu>/sweep.csv
 
 A sweep gives, per op, reduction and family of shapes (sizes at one V, or at one number of elements), a picture of the
-time, of the fraction of the copy bandwidth and of the speed-up over each other provider: a row of panels per variant
-and dtype, a column per mode. Traffic and overhead files give bars. Rows that failed or were skipped are left out, and
-each picture says so.
+time, of the fraction of the roofline and of the speed-up over each other provider: a row of panels per variant and
+dtype, a column per mode. Traffic and overhead files give bars. Rows that failed or were skipped are left out, and each
+picture says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from pandas import DataFrame
 
-from perf import charts, output, points
-from perf.charts import Axis, Bar, BarPanel, Heading, Line, Panel
+from perf import results
+from perf.environment import folder_of
 from perf.errors import UsageError
-from perf.output import Row
 from perf.progress import progress
+from perf.results import CASE, PROVIDERS, case_name, left_out, ordered, rank
 
-HELP = "draw PNGs from the CSV files of the others"
+#: Colour and marker of each provider: Okabe and Ito's palette, told apart by every kind of colour vision.
+STYLES = {
+    "ours": ("#0072B2", "o"),
+    "lucid.torch": ("#E69F00", "v"),
+    "torch": ("#D55E00", "s"),
+    "compile": ("#009E73", "^"),
+    "liger": ("#CC79A7", "D"),
+}
 
 #: Options that choose rows: the column is the name without its s.
 _FILTERS = ("ops", "modes", "dtypes")
+_SETTINGS = {"font.family": "DejaVu Sans", "font.size": 8, "svg.hashsalt": "lucid-triton", "svg.fonttype": "none"}
+_GREY = "#666666"
+
+#: A name without suffix, and how to draw it.
+Picture = tuple[str, Callable[[], Figure]]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A file to come: its name without suffix, and how to draw it."""
+def time_text(ms: float, _: Any = None) -> str:
+    """A time on an axis, in the unit that reads best."""
+    unit, value = next((u, ms * k) for u, k in (("ns", 1e6), ("µs", 1e3), ("ms", 1.0)) if ms * k < 1000 or u == "ms")
+    return f"{value:g} {unit}"
 
-    name: str
-    draw: Callable[[], Figure]
+
+def size_text(size: float) -> str:
+    """A size as on an axis: multiples of 1024 in Ki, Mi and Gi, which are exact, others in full."""
+    for unit, name in ((2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki")):
+        if size % unit == 0 and size >= unit:
+            return f"{size // unit:.0f}{name}"
+    return f"{size:,.0f}"
+
+
+#: What a sweep's pictures show: title, label of the axis, whether it is logarithmic, text of ticks.
+METRICS: dict[str, tuple[str, str, bool, Callable[..., str]]] = {
+    "time": ("time", "time per call", True, time_text),
+    "roof": ("fraction of the roofline", "least bytes / time / copy bandwidth", False, lambda y, _: f"{y:.1f}"),
+    "speedup": ("speed-up of ours over each other provider", "time of the other / ours", True, lambda y, _: f"{y:g}×"),
+}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Shapes that lie on one axis, by a size of each; or side by side, where `places` has the label of each place."""
+    """Shapes on one axis: by a size of each on a log scale, or side by side where there are labels."""
 
     name: str
     title: str
     label: str
-    size: Callable[[tuple[int, int]], int]
-    shapes: frozenset[tuple[int, int]]
-    places: dict[int, str] | None = None
+    positions: dict[tuple[int, int], int]
+    labels: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,79 +92,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the pictures (default: the first FILE's)")
     parser.add_argument("--format", choices=("png", "svg"), default="png", help="kind of picture (default: png)")
     for values in _FILTERS:
-        parser.add_argument(
-            f"--{values}", metavar="LIST", help=f"only these {values}, separated by commas (default: all in the files)"
-        )
+        only = f"only these {values}, separated by commas (default: all in the files)"
+        parser.add_argument(f"--{values}", metavar="LIST", help=only)
 
 
 def run(options: argparse.Namespace) -> int:
     """Draw every picture that the files give; print the paths."""
-    tables = points.load(options.files, "sweep", "overhead", "traffic")
-    rows: dict[str, list[Row]] = {"sweep": [], "overhead": [], "traffic": []}
-    for kind, table in tables:
-        rows[kind] += table
-    _filter(rows, options)
-    pictures, notes = _plan(rows)
+    tables = [results.load(file, "sweep", "overhead", "traffic") for file in options.files]
+    rows = pd.concat([frame.assign(kind=kind) for kind, frame in tables], ignore_index=True)
+    for values in _FILTERS:
+        wanted, column = getattr(options, values), values.removesuffix("s")
+        for name in wanted.split(",") if wanted else ():
+            if name not in set(rows[column]):
+                known = ", ".join(ordered(rows[column]))
+                raise UsageError(f"argument --{values}: {name!r} is not in the files, which have {known}")
+        rows = rows[rows[column].isin(wanted.split(","))] if wanted else rows
+    pictures, notes = plan(rows)
     if not pictures:
-        raise UsageError(
-            f"{', '.join(map(str, options.files))}: nothing to draw; {', '.join(notes) or 'no row is left'}"
-        )
+        why = ", ".join(notes) or "no row is left"
+        raise UsageError(f"{', '.join(map(str, options.files))}: nothing to draw; {why}")
     folder = options.out or options.files[0].parent
-    paths = [folder / f"{picture.name}.{options.format}" for picture in pictures]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
-    output.check_writable(*paths)
-    for note in notes:
-        print(note, file=sys.stderr)
-    with progress(len(pictures)) as advance:
-        for path, picture in zip(paths, pictures, strict=True):
-            advance(picture.name)
-            charts.save(picture.draw(), path)
+    paths = [folder / f"{name}.{options.format}" for name, _ in pictures]
+    results.make_folder(folder, "--out ")
+    results.check_writable(*paths)
+    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
+    # Nothing that changes from one time to the next.
+    undated = {"Software": None} if options.format == "png" else {"Date": None, "Creator": None}
+    with progress(len(pictures)) as advance, matplotlib.rc_context(_SETTINGS):
+        for path, (name, draw) in zip(paths, pictures, strict=True):
+            advance(name)
+            draw().savefig(path, dpi=160, facecolor="white", metadata=undated)
     print(*paths, sep="\n")
     return 0
 
 
-def _filter(rows: dict[str, list[Row]], options: argparse.Namespace) -> None:
-    for values in _FILTERS:
-        wanted, column = getattr(options, values), values.removesuffix("s")
-        if wanted is None:
-            continue
-        there = points.ordered(row[column] for table in rows.values() for row in table)
-        names = wanted.split(",")
-        for name in names:
-            if name not in there:
-                raise UsageError(f"argument --{values}: {name!r} is not in the files, which have {', '.join(there)}")
-        for kind in rows:
-            rows[kind] = [row for row in rows[kind] if row[column] in names]
-
-
-def _plan(rows: dict[str, list[Row]]) -> tuple[list[Picture], list[str]]:
+def plan(rows: DataFrame) -> tuple[list[Picture], list[str]]:
     """The pictures, and lines on what is in none of them."""
-    pictures, notes = [], []
-    gpus = {row["gpu"] for table in rows.values() for row in table}
-    for kind, table in rows.items():
-        for gpu in points.ordered(row["gpu"] for row in table):
-            of_gpu = points.latest(row for row in table if row["gpu"] == gpu)
-            prefix = f"{slug(gpu or 'no gpu')}-" if len(gpus) > 1 else ""
-            for op in points.ordered(row["op"] for row in of_gpu):
-                of_op = [row for row in of_gpu if row["op"] == op]
-                note = points.left_out(of_op)
-                if note:
-                    notes.append(f"{kind} of {op}: left out: {note}")
-                if kind == "sweep":
-                    made, alone = _sweep(of_op, prefix)
-                    notes += alone
-                else:
-                    made = list(_bars(kind, of_op, prefix))
-                pictures += made
+    pictures: list[Picture] = []
+    notes = []
+    several = rows["gpu"].nunique() > 1
+    kinds = {"sweep": _sweep, "overhead": _overhead, "traffic": _traffic}
+    for kind, gpu, op in [(k, g, o) for k in kinds for g in ordered(rows["gpu"]) for o in ordered(rows["op"])]:
+        here = rows[(rows["kind"] == kind) & (rows["gpu"] == gpu) & (rows["op"] == op)]
+        if here.empty:
+            continue
+        here = results.latest(here)
+        notes += [f"{kind} of {op}: left out: {note}"] if (note := left_out(here)) else []
+        prefix = f"{folder_of(gpu or 'no gpu')}-" if several else ""
+        pictures += [(prefix + name, draw) for name, draw in kinds[kind](here, notes)]
     return pictures, notes
-
-
-def slug(name: str) -> str:
-    """A name as a part of a file's name."""
-    return "-".join("".join(c.lower() if c.isalnum() else " " for c in name).split())
 
 
 def families(shapes: set[tuple[int, int]]) -> tuple[list[Family], set[tuple[int, int]]]:
@@ -142,200 +151,182 @@ def families(shapes: set[tuple[int, int]]) -> tuple[list[Family], set[tuple[int,
     """
     found = []
     for v in sorted({v for _, v in shapes}):
-        same = frozenset(shape for shape in shapes if shape[1] == v)
+        same = {shape: shape[0] for shape in shapes if shape[1] == v}
         if len(same) >= 3:
-            found.append(Family(f"v{v}", f"V = {v:,}", f"rows N, at V = {v:,}", lambda shape: shape[0], same))
-    rest = sorted(shapes, key=math.prod)
+            found.append(Family(f"v{v}", f"V = {v:,}", f"rows N, at V = {v:,}", same))
+    rest = sorted(shapes, key=lambda shape: (math.prod(shape), shape))
     while rest:
-        elements = math.prod(rest[0])
-        same = frozenset(shape for shape in rest if math.prod(shape) <= elements * 1.05)
+        same = {shape: shape[1] for shape in rest if math.prod(shape) <= math.prod(rest[0]) * 1.05}
         rest = rest[len(same) :]
-        if len({v for _, v in same}) >= 3:
-            about = charts.size_text(max(math.prod(shape) for shape in same))
+        if len(set(same.values())) >= 3:
+            about = size_text(max(map(math.prod, same)))
             label = f"columns V, at N·V = {about} elements"
-            found.append(Family(f"e{about.replace(',', '')}", f"N·V = {about}", label, lambda shape: shape[1], same))
+            found.append(Family(f"e{about.replace(',', '')}", f"N·V = {about}", label, same))
     others = sorted(
-        shapes.difference(*(family.shapes for family in found)), key=lambda shape: (math.prod(shape), shape)
+        shapes.difference(*(family.positions for family in found)), key=lambda shape: (math.prod(shape), shape)
     )
     if len(others) < 2:
         return found, set(others)
-    places = {place: f"{n}\n×{v}" for place, (n, v) in enumerate(others)}
-    return [*found, Family("shapes", "some shapes", "N × V", others.index, frozenset(others), places)], set()
+    labels = tuple(f"{n}\n×{v}" for n, v in others)
+    positions = {shape: place for place, shape in enumerate(others)}
+    return [*found, Family("shapes", "some shapes", "N × V", positions, labels)], set()
 
 
-def _sweep(rows: list[Row], prefix: str) -> tuple[list[Picture], list[str]]:
-    pictures, notes = [], []
-    op = rows[0]["op"]
-    for reduction in points.ordered(row["reduction"] for row in rows):
-        group = [row for row in rows if row["reduction"] == reduction]
-        good = [row for row in group if row["status"] == "ok"]
-        found, alone = families({points.shape(row) for row in good})
+def _shapes(rows: DataFrame) -> list[tuple[int, int]]:
+    return [(int(n), int(v)) for n, v in zip(rows["n"], rows["v"], strict=True)]
+
+
+def _sweep(rows: DataFrame, notes: list[str]) -> Iterator[Picture]:
+    op = rows["op"].iloc[0]
+    for reduction in ordered(rows["reduction"]):
+        group = rows[rows["reduction"] == reduction]
+        good = group[group["status"] == "ok"]
+        found, alone = families(set(_shapes(good)))
         if alone:
             names = ", ".join(f"{n}x{v}" for n, v in sorted(alone))
             notes.append(f"sweep of {op}: left out: {names}, alone on every axis")
-        what = f"{op}, reduction {reduction}" if reduction else op
         for family in found:
-            for metric, axis in AXES.items():
-                chosen = [row for row in group if points.shape(row) in family.shapes]
-                ours = {points.case(row) for row in chosen if row["provider"] == "ours" and row["status"] == "ok"}
-                others = {points.case(row) for row in chosen if row["provider"] != "ours" and row["status"] == "ok"}
-                if metric == "speedup" and not ours & others:
-                    continue
-                parts = [op, reduction, metric, family.name]
-                name = prefix + "-".join(part for part in parts if part)
-                title = f"{what}: {TITLES[metric]} ({family.title})"
-                pictures.append(Picture(name, _lines_of(chosen, metric, axis, family, title)))
-    return pictures, notes
+            for metric, (title, *_) in METRICS.items():
+                chosen = values(good[[shape in family.positions for shape in _shapes(good)]], metric)
+                if len(chosen):
+                    name = "-".join(part for part in (op, reduction, metric, family.name) if part)
+                    what = f"{op}, reduction {reduction}" if reduction else op
+                    heading = _heading(f"{what}: {title} ({family.title})", good)
+                    yield name, functools.partial(_lines, chosen, heading, left_out(group), metric, family)
 
 
-def _time_text(ms: float) -> str:
-    unit, value = next((u, ms * k) for u, k in (("ns", 1e6), ("µs", 1e3), ("ms", 1.0)) if ms * k < 1000 or u == "ms")
-    return f"{value:g} {unit}"
-
-
-#: How each metric of a sweep is shown.
-AXES = {
-    "time": Axis("time per call", True, _time_text),
-    "roof": Axis("least possible bytes / time / copy bandwidth", False, lambda y: f"{y:.1f}", 1.0, "copy"),
-    "speedup": Axis("time of the other / time of ours", True, lambda y: f"{y:g}×", 1.0, "ours"),
-}
-TITLES = {
-    "time": "time",
-    "roof": "fraction of the copy bandwidth",
-    "speedup": "speed-up of ours over each other provider",
-}
-
-
-def _lines_of(rows: list[Row], metric: str, axis: Axis, family: Family, title: str) -> Callable[[], Figure]:
-    def draw() -> Figure:
-        good = [row for row in rows if row["status"] == "ok"]
-        modes = points.ordered(row["mode"] for row in good)
-        grid = []
-        for variant in points.ordered(row["variant"] for row in good):
-            for dtype in points.ordered(row["dtype"] for row in good if row["variant"] == variant):
-                here = [row for row in good if (row["variant"], row["dtype"]) == (variant, dtype)]
-                panels = []
-                for mode in modes:
-                    name = ", ".join(part for part in (mode, points.variant_name(variant), dtype) if part)
-                    panels.append(Panel(name, _series([row for row in here if row["mode"] == mode], metric, family)))
-                grid.append(panels)
-        note = points.left_out(rows)
-        heading = Heading(title, points.environment(good), note and f"Left out: {note}")
-        drawn = [panels for panels in grid if any(panel.lines for panel in panels)]
-        return charts.draw_lines(heading, drawn, family.label, axis, family.places)
-
-    return draw
-
-
-def _series(rows: list[Row], metric: str, family: Family) -> list[Line]:
-    by_provider = {
-        provider: {family.size(points.shape(row)): row for row in rows if row["provider"] == provider}
-        for provider in points.ordered((row["provider"] for row in rows), points.PROVIDERS)
-    }
-    sizes = sorted({size for found in by_provider.values() for size in found})
-    ours = by_provider.get("ours", {})
-    lines = []
-    for provider, found in by_provider.items():
-        if metric == "speedup" and (provider == "ours" or not ours.keys() & found.keys()):
-            continue
-        values = [_values(found.get(size), ours.get(size), metric) for size in sizes]
-        y, low, high = zip(*values, strict=True)
-        lines.append(Line(points.provider_name(provider), sizes, y, low, high))
-    return lines
-
-
-def _values(row: Row | None, ours: Row | None, metric: str) -> tuple[float, float, float]:
-    """The value at the median, and at the quantiles of the time."""
-    if row is None or (metric == "speedup" and ours is None):
-        return (math.nan,) * 3
-    median, quick, slow = row["median_ms"], row["p20_ms"], row["p80_ms"]
+def values(rows: DataFrame, metric: str) -> DataFrame:
+    """Rows with y, the metric at the median, and low and high, at the quantiles of the time."""
+    median, quick, slow = rows["median_ms"], rows["p20_ms"], rows["p80_ms"]
     if metric == "time":
-        return median, quick, slow
+        return rows.assign(y=median, low=quick, high=slow)
     if metric == "roof":
-        roof = row["roof_fraction"]
-        return roof, roof * median / slow, roof * median / quick
-    assert ours is not None
-    return median / ours["median_ms"], quick / ours["p80_ms"], slow / ours["p20_ms"]
-
-
-def _bars(kind: str, rows: list[Row], prefix: str) -> Iterator[Picture]:
-    op = rows[0]["op"]
-    good = [row for row in rows if row["status"] == "ok"]
-    if kind == "traffic":
-        for n, v in sorted({points.shape(row) for row in good}):
-            here = [row for row in rows if points.shape(row) == (n, v)]
-            title = f"{op}: bytes moved, in multiples of the least possible ({n:,} × {v:,})"
-            yield Picture(f"{prefix}traffic-{op}-{n}x{v}", _bars_of(here, title, _traffic_panels, "read", "written"))
-        return
-    for n, v, dtype in sorted({(*points.shape(row), row["dtype"]) for row in good}):
-        here = [row for row in rows if (*points.shape(row), row["dtype"]) == (n, v, dtype)]
-        title = f"{op}, {dtype}: host overhead of a call ({n:,} × {v:,})"
-        yield Picture(f"{prefix}overhead-{op}-{dtype}-{n}x{v}", _bars_of(here, title, _overhead_panels))
-
-
-def _bars_of(
-    rows: list[Row], title: str, make: Callable[[list[Row]], list[BarPanel]], *parts: str
-) -> Callable[[], Figure]:
-    def draw() -> Figure:
-        good = [row for row in rows if row["status"] == "ok"]
-        series = points.ordered((row["provider"] for row in good), points.PROVIDERS)
-        rows_drawn = [row for row in rows if row["provider"] in series]
-        note = points.left_out(rows)
-        heading = Heading(title, points.environment(good), note and f"Left out: {note}")
-        return charts.draw_bars(
-            heading, _groups(good), [points.provider_name(name) for name in series], make(rows_drawn), parts
-        )
-
-    return draw
-
-
-def _group(row: Row) -> str:
-    return ", ".join(part for part in (row["mode"], points.variant_name(row["variant"]), row["reduction"]) if part)
-
-
-def _groups(rows: Sequence[Row]) -> list[str]:
-    modes = points.ordered(row["mode"] for row in rows)
-    variants = points.ordered(row["variant"] for row in rows)
-    in_order = sorted(
-        rows, key=lambda row: (variants.index(row["variant"]), modes.index(row["mode"]), row["reduction"])
+        roof = rows["roof_fraction"]
+        return rows.assign(y=roof, low=roof * median / slow, high=roof * median / quick)
+    both = rows[rows["provider"] != "ours"].merge(rows[rows["provider"] == "ours"], on=CASE, suffixes=("", "_ours"))
+    return both.assign(
+        y=both["median_ms"] / both["median_ms_ours"],
+        low=both["p20_ms"] / both["p80_ms_ours"],
+        high=both["p80_ms"] / both["p20_ms_ours"],
     )
-    return list(dict.fromkeys(_group(row) for row in in_order))
 
 
-def _traffic_panels(rows: list[Row]) -> list[BarPanel]:
-    panels = []
-    for dtype in points.ordered(row["dtype"] for row in rows if row["status"] == "ok"):
-        panel = BarPanel(dtype, "× the least possible", reference=1.0)
-        for row in rows:
-            if row["dtype"] == dtype:
-                bar = Bar((), row["status"].partition(":")[0])
-                if row["status"] == "ok":
-                    least = row["least_read"] + row["least_written"]
-                    parts = (row["read"] / least, row["written"] / least)
-                    bar = Bar(parts, f"{sum(parts):.2f}")
-                panel.bars[_group(row), points.provider_name(row["provider"])] = bar
-        panels.append(panel)
-    return panels
+def _heading(title: str, rows: DataFrame) -> str:
+    return "\n".join([title, *textwrap.wrap(results.environment_line(rows), 140)])
 
 
-def _overhead_panels(rows: list[Row]) -> list[BarPanel]:
-    panels = []
-    for column, title, label in (
-        ("median_us", "host time", "median µs per call"),
-        ("launches", "launches", "per call"),
-        ("syncs", "host syncs", "per call"),
-        ("python_calls", "Python calls", "per call"),
-    ):
-        if all(row[column] is None for row in rows):
-            continue
-        panel = BarPanel(title, label)
-        for row in rows:
-            value = row[column]
-            bar = Bar((), row["status"].partition(":")[0] if row["status"] != "ok" else "not measured")
-            if row["status"] == "ok" and value is not None:
-                timed = column == "median_us"
-                low, high = (row["p20_us"], row["p80_us"]) if timed else (None, None)
-                bar = Bar((value,), f"{value:.3g}", low, high)
-            panel.bars[_group(row), points.provider_name(row["provider"])] = bar
-        panels.append(panel)
-    return panels
+def _frame(rows: int, columns: int, height: float, heading: str, label: str, note: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9, 1.6 + height), layout="constrained")
+    figure.suptitle(f"\n\n{heading}", x=0.01, ha="left", fontsize=9)  # below the legend
+    note = "\n".join(textwrap.wrap(f"Left out: {note}", 150, max_lines=4, placeholder=" …")) if note else ""
+    figure.supxlabel("\n".join(part for part in (label, note) if part), fontsize=8)
+    return figure, figure.subplots(rows, columns, sharex=rows > 1, sharey=True, squeeze=False)
+
+
+def _lines(rows: DataFrame, heading: str, note: str, metric: str, family: Family) -> Figure:
+    _, label, log, text = METRICS[metric]
+    pairs = rows[["variant", "dtype"]].drop_duplicates().sort_values(["variant", "dtype"], key=rank).to_numpy()
+    modes, providers = ordered(rows["mode"]), ordered(rows["provider"])
+    figure, grid = _frame(len(pairs), len(modes), 1.9 * len(pairs), heading, family.label, note)
+    rows = rows.assign(x=[family.positions[shape] for shape in _shapes(rows)])
+    places = sorted(set(rows["x"]))
+    for (variant, dtype), line_of_panels in zip(pairs, grid, strict=True):
+        for mode, axes in zip(modes, line_of_panels, strict=True):
+            here = rows[(rows["variant"] == variant) & (rows["dtype"] == dtype) & (rows["mode"] == mode)]
+            axes.set_title(case_name(mode, variant, dtype), loc="left", fontsize=8)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            for provider in ordered(here["provider"]):
+                line = here[here["provider"] == provider].set_index("x").reindex(places)  # a missing size breaks it
+                colour, marker = STYLES[provider]
+                axes.fill_between(places, line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
+                axes.plot(places, line["y"], color=colour, marker=marker, markersize=4, linewidth=1.5)
+            if metric != "time":
+                axes.axhline(1, color=_GREY, linewidth=1, linestyle="--", zorder=1)
+    axes = grid[0][0]
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if rows["y"].max() < 300 * rows["y"].min() else (1,)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(0)
+    axes.yaxis.set_major_formatter(FuncFormatter(text))
+    ticks = places[:: math.ceil(len(places) / 5)]
+    for axes in grid.flat:
+        if not family.labels:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks, [family.labels[x] if family.labels else size_text(x) for x in ticks])
+        axes.set_xticks([], minor=True)
+    figure.supylabel(label, fontsize=8)
+    _legend(figure, providers, [Patch(facecolor=_GREY, alpha=0.25, label="20th to 80th percentile")])
+    return figure
+
+
+def _legend(figure: Figure, providers: Sequence[str], more: Sequence[Patch]) -> None:
+    handles = [Patch(color=STYLES[name][0], label=PROVIDERS[name]) for name in providers]
+    figure.legend(handles=[*handles, *more], loc="outside upper left", ncols=7, frameon=False)
+
+
+def _traffic(rows: DataFrame, notes: list[str]) -> Iterator[Picture]:
+    """Bytes, a panel per dtype: read, and written on top of it, in multiples of the least."""
+    least = rows["least_read"] + rows["least_written"]
+    rows = rows.assign(first=rows["read"] / least, second=rows["written"] / least)
+    rows["text"] = (rows["first"] + rows["second"]).map("{:.2f}".format)
+    for n, v in sorted(set(_shapes(rows[rows["status"] == "ok"]))):
+        here = rows[(rows["n"] == n) & (rows["v"] == v)]
+        panels = {dtype: here[here["dtype"] == dtype] for dtype in ordered(here["dtype"])}
+        title = f"{here['op'].iloc[0]}: bytes moved, in multiples of the least possible ({n:,} × {v:,})"
+        parts = [Patch(color=_GREY, label="read"), Patch(color=_GREY, alpha=0.5, label="written")]
+        yield f"traffic-{here['op'].iloc[0]}-{n}x{v}", functools.partial(_bars, here, title, panels, 1.0, parts)
+
+
+def _overhead(rows: DataFrame, notes: list[str]) -> Iterator[Picture]:
+    """Host time, where it was measured, launches, syncs and Python calls, a panel each."""
+    titles = {"median_us": "host time, median µs per call", "launches": "launches per call"}
+    titles |= {"syncs": "host syncs per call", "python_calls": "Python calls per call"}
+    good = rows[rows["status"] == "ok"]
+    for n, v, dtype in sorted({(*shape, dtype) for shape, dtype in zip(_shapes(good), good["dtype"], strict=True)}):
+        here = rows[(rows["n"] == n) & (rows["v"] == v) & (rows["dtype"] == dtype)]
+        panels = {
+            title: here.assign(first=here[column], second=0.0, text=here[column].map("{:.3g}".format))
+            for column, title in titles.items()
+            if here[column].notna().any()
+        }
+        op = here["op"].iloc[0]
+        title = f"{op}, {dtype}: host overhead of a call ({n:,} × {v:,})"
+        yield f"overhead-{op}-{dtype}-{n}x{v}", functools.partial(_bars, here, title, panels, 0.0, [])
+
+
+def _bars(
+    rows: DataFrame, title: str, panels: dict[str, DataFrame], reference: float, parts: Sequence[Patch]
+) -> Figure:
+    good = rows[rows["status"] == "ok"]
+    providers = ordered(good["provider"])
+    about = ["variant", "mode", "reduction"]
+    groups = [tuple(group) for group in good[about].drop_duplicates().sort_values(about, key=rank).to_numpy()]
+    step = len(providers) + 1
+    heading = _heading(title, good)
+    figure, grid = _frame(1, len(panels), 0.155 * step * len(groups), heading, "", left_out(rows))
+    for (name, panel), axes in zip(panels.items(), grid[0], strict=True):
+        axes.set_title(name, loc="left", fontsize=8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        for row in panel[panel["provider"].isin(providers)].to_dict("records"):
+            group = tuple(row[column] for column in about)
+            if group not in groups:
+                continue
+            y = groups.index(group) * step + providers.index(row["provider"])
+            ok, colour = row["status"] == "ok", STYLES[row["provider"]][0]
+            if ok:
+                axes.barh(y, row["first"], color=colour)
+                axes.barh(y, row["second"], left=row["first"], color=colour, alpha=0.5)
+            text = row["text"] if ok else row["status"].partition(":")[0]
+            axes.text(row["first"] + row["second"] if ok else 0, y, f" {text}", va="center", fontsize=7)
+        axes.set_xlim(0, 1.3 * max(reference, (panel["first"] + panel["second"]).max()) or 1)
+        if reference:
+            axes.axvline(reference, color="#222222", linewidth=1, linestyle="--")
+        middles = [(i + 0.5) * step - 1 for i in range(len(groups))]
+        axes.set_yticks(middles, [case_name(mode, variant, reduction) for variant, mode, reduction in groups])
+        axes.tick_params(length=0)
+    grid[0][0].set_ylim(step * len(groups) - 1, -1)
+    _legend(figure, providers, parts)
+    return figure

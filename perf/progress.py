@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 #: Seconds from one line to the next where there is no terminal.
 LINES_S = 10.0
@@ -18,14 +18,13 @@ LINES_S = 10.0
 def progress(total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with what comes next, `total` times."""
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=total)
         started, due = 0, clock()
 
         def advance(description: str) -> None:
             nonlocal started, due
-            bar.update(task, description=description, advance=min(started, 1))
+            bar.update(task, description=description, completed=started)
             started += 1
             if not console.is_terminal and clock() >= due:
                 print(f"{started}/{total} {description}", file=sys.stderr, flush=True)

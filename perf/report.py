@@ -11,97 +11,87 @@ pictures.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from perf import output, points, render
+import pandas as pd
+from pandas import DataFrame
+from tabulate import tabulate
+
+from perf import results
+from perf.__main__ import COMMANDS
 from perf.errors import UsageError
-from perf.output import Row
-
-HELP = "render the committed results as Markdown"
+from perf.results import CASE, PROVIDERS, Row, case_name, latest, left_out, number_text, ordered, rank
+from perf.selection import DTYPES, SHAPE_SETS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "perf/results"
 PREDICTED = "predicted"
 BEGIN, END = "<!-- perf:begin -->", "<!-- perf:end -->"
+REMEDY = "python -m perf report --output {}/README.md --readme README.md"
+
+NONE = "–"
+
+#: The rows of README's table, forward and backward.
+HEADLINE = (("distillation", "forward_kl"), ("distillation", "js"), ("kl_div", "log"))
+
+#: What the cells of a file's tables hold, for each provider.
+CELLS = {
+    "sweep": "median time in ms (fraction of the roofline, that is, of the measured copy bandwidth; multiples of ours)",
+    "overhead": "median host time per call in µs where a GPU measured it, launches, host syncs, Python calls",
+    "traffic": "bytes read + written (in multiples of the least possible), launches, bytes allocated in multiples of "
+    "one N × V tensor. Without caches: what is read twice counts twice. torch is counted by its operators' operands",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument(
-        "results",
-        nargs="?",
-        type=Path,
-        default=RESULTS,
-        metavar="RESULTS_DIR",
-        help="folder of results (default: perf/results)",
-    )
+    where = "folder of results (default: perf/results)"
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS, metavar="RESULTS_DIR", help=where)
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes (default: standard output)")
-    parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help=f"rewrite what this file has between {BEGIN} and {END}"
+    section = f"rewrite what this file has between {BEGIN} and {END}"
+    parser.add_argument("--readme", type=Path, metavar="FILE", help=section)
+    check = (
+        "write nothing; exit with 1 where the files differ from what the results give (default: RESULTS_DIR/README.md "
+        "and the project's README.md)"
     )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit with 1 where the files differ from what the results give "
-        "(default: RESULTS_DIR/README.md and the project's README.md)",
-    )
+    parser.add_argument("--check", action="store_true", help=check)
 
 
 def run(options: argparse.Namespace) -> int:
     """Render; write, print or compare."""
-    if not options.results.is_dir():
-        raise UsageError(f"{options.results} is no folder of results")
-    page_file, readme = options.output, options.readme
-    if options.check and not page_file and not readme:
-        page_file, readme = options.results / "README.md", ROOT / "README.md"
-    parts = around(readme) if readme else None
-    results = load(options.results)
+    folder, output, readme = options.results, options.output, options.readme
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder of results")
+    if options.check and not output and not readme:
+        output, readme = folder / "README.md", ROOT / "README.md"
     wanted: dict[Path, str] = {}
-    if page_file:
-        wanted[page_file] = render.page(results, page_file.parent)
-    if readme and parts:
-        link = os.path.relpath(options.results.resolve() / "README.md", readme.resolve().parent)
-        wanted[readme] = f"{parts[0]}{BEGIN}\n{render.section(results, Path(link).as_posix())}\n{END}{parts[1]}"
+    around_section = around(readme) if readme else None
+    if output or not readme:
+        wanted[output] = page(folder, output.parent if output else folder)
+    if around_section:
+        link = Path(os.path.relpath(folder.resolve() / "README.md", readme.resolve().parent)).as_posix()
+        wanted[readme] = f"{BEGIN}\n{section(folder, link)}\n{END}".join(around_section)
     if options.check:
-        return _check(wanted, options.results)
-    if not wanted:
-        print(render.page(results, options.results), end="")
+        stale = [str(file) for file, text in wanted.items() if not file.is_file() or file.read_bytes() != text.encode()]
+        if stale:
+            print(
+                f"out of date with {folder}: {' and '.join(stale)}; run {REMEDY.format(_shown(folder))}",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    if None in wanted:
+        print(wanted[output], end="")
         return 0
-    output.check_writable(*wanted)
+    results.check_writable(*wanted)
     for file, text in wanted.items():
         file.write_text(text, encoding="utf-8")
         print(file)
     return 0
-
-
-def load(folder: Path) -> render.Results:
-    """Read a folder of results; whatever is missing is empty."""
-    gpus = []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != PREDICTED):
-        sweeps = {kind: _tables(sorted(inner.glob(f"{kind}*.csv")), kind) for kind in ("sweep", "overhead")}
-        rows = [row for files in sweeps.values() for table in files.values() for row in table]
-        plots = sorted(inner.glob("*.png"))
-        names = sorted({row["gpu"] for row in rows})
-        if "" in names:
-            raise UsageError(f"{inner} has rows that name no GPU; what is counted without one belongs in {PREDICTED}/")
-        if rows:
-            gpus.append(render.Gpu(" and ".join(names), sweeps["sweep"], sweeps["overhead"], plots))
-    predicted = {
-        kind: _tables([file for file in [folder / PREDICTED / f"{kind}.csv"] if file.exists()], kind)
-        for kind in ("static", "traffic", "overhead")
-    }
-    return render.Results(gpus, predicted["static"], predicted["traffic"], predicted["overhead"])
-
-
-def _tables(files: list[Path], kind: str) -> dict[str, list[Row]]:
-    return {_from_root(file): points.load([file], kind)[0][1] for file in files}
-
-
-def _from_root(file: Path) -> str:
-    file = file.resolve()
-    return (file.relative_to(ROOT) if file.is_relative_to(ROOT) else file).as_posix()
 
 
 def around(readme: Path) -> tuple[str, str]:
@@ -117,9 +107,183 @@ def around(readme: Path) -> tuple[str, str]:
     return before, after
 
 
-def _check(wanted: dict[Path, str], results: Path) -> int:
-    stale = [str(file) for file, text in wanted.items() if not file.is_file() or file.read_bytes() != text.encode()]
-    if stale:
-        remedy = f"python -m perf report --output {_from_root(results)}/README.md --readme README.md"
-        print(f"out of date with {results}: {' and '.join(stale)}; run {remedy}", file=sys.stderr)
-    return 1 if stale else 0
+def _shown(path: Path) -> str:
+    """A path as a command line from the project's folder needs it."""
+    path = path.resolve()
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
+
+
+def gpus(folder: Path) -> Iterator[tuple[str, Path, list[tuple[str, Path, DataFrame]]]]:
+    """The name, folder, and kinds, files and rows of each GPU that something was measured on."""
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != PREDICTED):
+        files = [(kind, file) for kind in ("sweep", "overhead") for file in sorted(inner.glob(f"{kind}*.csv"))]
+        tables = [(kind, file, results.load(file, kind)[1]) for kind, file in files]
+        names = sorted({name for _, _, rows in tables for name in rows["gpu"]})
+        if "" in names:
+            raise UsageError(f"{inner} has rows that name no GPU; what is counted without one belongs in {PREDICTED}/")
+        if tables:
+            yield " and ".join(names), inner, tables
+
+
+def section(folder: Path, link: str) -> str:
+    """The README's section; `link` is the way from there to the page with all rows."""
+    blocks = ["<!-- Written by `python -m perf report --readme README.md`. -->"]
+    for gpu, _, tables in gpus(folder):
+        sweeps = [(file, rows) for kind, file, rows in tables if kind == "sweep"]
+        if not sweeps:
+            blocks.append(f"**Measured on {gpu}**: host overhead alone, in `{link}`.")
+            continue
+        rows = pd.concat([rows for _, rows in sweeps])
+        made_with = results.environment_line(rows.assign(gpu="")).removeprefix("no GPU, ")
+        blocks.append(
+            f"**Measured on {gpu}** ({made_with}), bf16: our time, the fraction of the roofline (the least possible "
+            "bytes at the copy bandwidth of the same run) that it reaches, and the time of each other provider in "
+            "multiples of ours, in brackets the least of all measured shapes."
+        )
+        blocks += ["\n".join(f"    {command('sweep', file, rows)}" for file, rows in sweeps), _headline(latest(rows))]
+    if len(blocks) == 1:
+        blocks.append(
+            "**Measured on a GPU:** nothing yet. No results of a GPU are committed: no figure here is a measured time. "
+            "On a machine with a GPU, `make perf` measures."
+        )
+    return "\n\n".join([*blocks, f"All rows, and what was counted and predicted without a GPU, are in `{link}`."])
+
+
+def _headline(rows: DataFrame) -> str:
+    rows = _against_ours(rows[(rows["status"] == "ok") & (rows["dtype"] == "bf16")])
+    lines = []
+    for op, variant in HEADLINE:
+        for mode in ("forward", "backward"):
+            here = rows[(rows["op"] == op) & (rows["variant"] == variant) & (rows["mode"] == mode)]
+            line = {"op": op, "": case_name(mode, variant)}
+            for best in here[here["provider"] == "ours"].sort_values(["elements", "n"]).tail(1).to_dict("records"):
+                line |= {"N × V": _shape(best), "ms": number_text(best["median_ms"])}
+                line["of roofline"] = f"{best['roof_fraction']:.2f}"
+                for name in ordered(rows["provider"][rows["provider"] != "ours"]):
+                    ratios = here[here["provider"] == name].set_index(["n", "v"])["ratio"].dropna()
+                    at_largest = f"{ratios[best['n'], best['v']]:.2f}" if (best["n"], best["v"]) in ratios else NONE
+                    line[f"{PROVIDERS[name]} / ours"] = f"{at_largest} ({ratios.min():.2f})" if len(ratios) else NONE
+            lines.append(line)
+    return table(DataFrame(lines))
+
+
+def _against_ours(rows: DataFrame) -> DataFrame:
+    """With the time in multiples of ours, and the number of elements."""
+    ours = rows[rows["provider"] == "ours"].drop_duplicates([*CASE, "gpu"])[[*CASE, "gpu", "median_ms"]]
+    both = rows.merge(ours, how="left", on=[*CASE, "gpu"], suffixes=("", "_ours"))
+    return both.assign(ratio=both["median_ms"] / both["median_ms_ours"], elements=both["n"] * both["v"])
+
+
+def page(folder: Path, place: Path) -> str:
+    """The page with all rows, to lie in `place`."""
+    blocks = [
+        "# Results",
+        "<!-- Written by `python -m perf report --output perf/results/README.md`. -->",
+        "A folder per GPU holds what was measured on it; `predicted` holds what was counted or predicted without one. "
+        "Quantiles, peak memory and errors are in the CSV files.",
+    ]
+    measured = list(gpus(folder))
+    for gpu, inner, tables in measured:
+        blocks.append(f"## Measured on {gpu}")
+        for kind, file, rows in tables:
+            blocks += _all_cases(kind, file, rows)
+        pictures = [(plot.stem.replace("-", " "), os.path.relpath(plot, place)) for plot in sorted(inner.glob("*.png"))]
+        blocks += [f"![{name}]({Path(path).as_posix()})" for name, path in pictures]
+    blocks += [] if measured else ["No results of a GPU are committed yet."]
+    for kind, heading in (("traffic", "Counted"), ("overhead", "Counted"), ("static", "Predicted")):
+        file = folder / PREDICTED / f"{kind}.csv"
+        if file.exists():
+            heading = f"## {heading} without a GPU"
+            blocks += [heading] if heading not in blocks else []
+            blocks += (_all_static if kind == "static" else _all_cases)(kind, file, results.load(file, kind)[1])
+    return "\n\n".join(blocks) + "\n"
+
+
+def _all_cases(kind: str, file: Path, rows: DataFrame) -> list[str]:
+    blocks = [f"### {file.name}", _about(kind, file, rows), f"For each provider: {CELLS[kind]}."]
+    note = left_out(rows)
+    rows = _against_ours(latest(rows)) if kind == "sweep" else latest(rows)
+    rows = rows.assign(cell=[_cell(kind, row) for row in rows.to_dict("records")])
+    for op in ordered(rows["op"]):
+        here = rows[rows["op"] == op].sort_values(CASE, key=rank)
+        lines: dict[tuple[Any, ...], Row] = {}
+        for row in here.to_dict("records"):
+            about = {op: case_name(row["mode"], row["variant"]), "reduction": row["reduction"], "dtype": row["dtype"]}
+            line = lines.setdefault(tuple(row[name] for name in CASE), about | {"N × V": _shape(row)})
+            line[PROVIDERS[row["provider"]]] = row["cell"]
+        columns = [*about, "N × V", *(PROVIDERS[name] for name in ordered(rows["provider"]))]
+        text = table(DataFrame(lines.values(), columns=columns))
+        blocks.append(f"<details><summary>{op}, {len(lines)} cases</summary>\n\n{text}\n\n</details>")
+    return [*blocks, f"Without figures: {note}."] if note else blocks
+
+
+def _cell(kind: str, row: Row) -> str:
+    if row["status"] != "ok":
+        return str(row["status"]).partition(":")[0]
+    if kind == "overhead":
+        names = ("median_us", "launches", "syncs", "python_calls")
+        return ", ".join(number_text(row[name]) for name in names if row[name] == row[name])
+    if kind == "sweep":
+        multiple = "" if row["provider"] == "ours" or row["ratio"] != row["ratio"] else f"; {row['ratio']:.2f}"
+        return f"{number_text(row['median_ms'])} ({row['roof_fraction']:.2f}{multiple})"
+    ratio = (row["read"] + row["written"]) / (row["least_read"] + row["least_written"])
+    allocated = row["allocated"] / (row["n"] * row["v"] * DTYPES[row["dtype"]].itemsize)
+    return f"{row['read']:,.0f} + {row['written']:,.0f} ({ratio:.2f}), {row['launches']:.0f}, {allocated:.2f}"
+
+
+def _shape(row: Row) -> str:
+    return f"{row['n']:,.0f} × {row['v']:,.0f}"
+
+
+def _all_static(kind: str, file: Path, rows: DataFrame) -> list[str]:
+    names = (
+        "kernel variant dtype target registers spills shared warps occupancy load_bits store_bits instructions special"
+    )
+    shown = DataFrame({name.replace("_", " "): rows[name].map(number_text) for name in f"{names} fixed bytes".split()})
+    shown["kernel"] = "`" + shown["kernel"] + "`"
+    for chip in [name.removesuffix("_roof") for name in rows if name.endswith("_roof")]:
+        roof = rows[f"{chip}_roof"]
+        shown[chip.upper()] = (roof.map("{:.2f} ".format) + rows[f"{chip}_bound"]).where(roof.notna())
+    what = (
+        "Instructions and special functions per element, on the path of a whole tile, and what a program does once "
+        "(fixed). Chips: the fraction of the speed of light (the least possible bytes at the chip's bandwidth) that "
+        "the kernel can reach at most, without caches, and what bounds it."
+    )
+    return [_about(kind, file, rows), what, table(shown)]
+
+
+def _about(kind: str, file: Path, rows: DataFrame) -> str:
+    return f"{results.environment_line(rows)}:\n\n    {command(kind, file, rows)}"
+
+
+def command(kind: str, file: Path, rows: DataFrame) -> str:
+    """The command line that writes such rows anew: only options that differ from the command's own defaults."""
+    parts = [f"python -m perf {kind}"]
+    if kind != "static":
+        parser = argparse.ArgumentParser()
+        importlib.import_module(COMMANDS[kind][0]).add_arguments(parser)
+        parts += ordered(rows["op"])
+        shapes = [(int(n), int(v)) for n, v in rows[["n", "v"]].drop_duplicates().to_numpy()]
+        if set(shapes) != set(parser.get_default("shapes")):
+            parts.append(f"--shapes {','.join(_shape_names(shapes))}")
+        for column in ("dtype", "mode", "reduction", "provider"):
+            values = [value for value in ordered(rows[column]) if value]
+            if values and set(values) != set(parser.get_default(f"{column}s")):
+                parts.append(f"--{column}s {','.join(values)}")
+        if kind == "overhead" and not any(rows["gpu"]):
+            parts.append("--count-only")
+    return " ".join([*parts, f"--csv {_shown(file)}"])
+
+
+def _shape_names(shapes: list[tuple[int, int]]) -> list[str]:
+    names = [name for name, members in SHAPE_SETS.items() if set(members) <= set(shapes)]
+    covered = {shape for name in names for shape in SHAPE_SETS[name]}
+    return [*names, *(f"{n}x{v}" for n, v in shapes if (n, v) not in covered)]
+
+
+def table(frame: DataFrame) -> str:
+    """A Markdown table; what is missing is a dash, and columns of numbers are right-aligned."""
+    cells = frame.fillna(NONE).replace({r"\|": r"\\|", "\n": " "}, regex=True)
+    numbers = [cells[name].str.match(rf"\d|{NONE}|failed|skipped|$").all() and cells[name].any() for name in cells]
+    align = ["right" if number else "left" for number in numbers]
+    return tabulate(cells.to_numpy(), list(cells), "pipe", disable_numparse=True, colalign=align)

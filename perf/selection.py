@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from perf import results
 from perf.errors import UsageError
 
 if TYPE_CHECKING:
-    from perf.cases import Point
+    from perf.measure.ops import Point
 
 MODES = ("forward", "backward", "full")
-PROVIDERS = ("ours", "lucid.torch", "torch", "compile", "liger")
+PROVIDERS = tuple(results.PROVIDERS)
 #: Those that are held to what is promised of our kernels.
 OURS = ("ours", "lucid.torch")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+#: Options that are lists of names, and the names.
+_LISTS = {
+    "dtypes": tuple(DTYPES),
+    "reductions": ("none", "mean", "sum", "batchmean"),
+    "modes": MODES,
+    "providers": PROVIDERS,
+}
 
 Shape = tuple[int, int]
 
@@ -46,8 +55,7 @@ def shapes(text: str) -> tuple[Shape, ...]:
         if match is None and part not in SHAPE_SETS:
             accepted = f"NxV with N and V at least 1, or one of {', '.join(SHAPE_SETS)}"
             raise argparse.ArgumentTypeError(f"unknown shape {part!r}, accepted: {accepted}")
-        some = ((int(match[1]), int(match[2])),) if match else SHAPE_SETS[part]
-        found |= dict.fromkeys(some)
+        found |= dict.fromkeys([(int(match[1]), int(match[2]))] if match else SHAPE_SETS[part])
     return tuple(found)
 
 
@@ -55,31 +63,40 @@ def names(kind: str, accepted: Sequence[str]) -> Callable[[str], tuple[str, ...]
     """A parser of names separated by commas, each once."""
 
     def parse(text: str) -> tuple[str, ...]:
-        parts = tuple(dict.fromkeys(text.split(",")))
-        for part in parts:
+        for part in text.split(","):
             if part not in accepted:
                 raise argparse.ArgumentTypeError(f"unknown {kind} {part!r}, accepted: {', '.join(accepted)}")
-        return parts
+        return tuple(dict.fromkeys(text.split(",")))
 
     return parse
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parse a number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} must be > 0")
     return value
 
 
 def whole(text: str) -> int:
-    """A whole number above 0."""
+    """Parse a positive integer."""
     if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
+
+
+def add_lists(parser: argparse.ArgumentParser, **defaults: str) -> None:
+    """Add options of lists: shapes, dtypes, reductions, modes, providers; the keywords are their defaults."""
+    for option, default in defaults.items():
+        parse = shapes if option == "shapes" else names(option[:-1], _LISTS[option])
+        accepted = f"NxV and the sets {', '.join(SHAPE_SETS)}" if option == "shapes" else ", ".join(_LISTS[option])
+        note = "; ops without a reduction take no notice" if option == "reductions" else ""
+        text = f"of {accepted}, separated by commas (default: {default}{note})"
+        parser.add_argument(f"--{option}", type=parse, default=parse(default), metavar="LIST", help=text)
 
 
 def add_arguments(
@@ -91,56 +108,39 @@ def add_arguments(
     mode: str = ",".join(MODES),
     providers: str = "ours,torch,compile,liger",
 ) -> None:
-    """The options that say what to run; the keywords are their defaults."""
-    parser.add_argument("ops", nargs="*", metavar="OP", help="ops to run: kl_div, softmax, … (default: all there are)")
-    parser.add_argument(
-        "--shapes",
-        type=shapes,
-        default=shapes(shape),
-        metavar="LIST",
-        help=f"NxV and the sets {', '.join(SHAPE_SETS)}, separated by commas (default: {shape})",
-    )
-    reductions = ("none", "mean", "sum", "batchmean")
-    options: tuple[tuple[str, str, Sequence[str], str], ...] = (
-        ("--dtypes", "dtype", tuple(DTYPES), dtype),
-        ("--reductions", "reduction", reductions, reduction),
-        ("--modes", "mode", MODES, mode),
-        ("--providers", "provider", PROVIDERS, providers),
-    )
-    for option, kind, accepted, default in options:
-        note = "; ops without a reduction take no notice" if kind == "reduction" else ""
-        parser.add_argument(
-            option,
-            type=names(kind, accepted),
-            default=names(kind, accepted)(default),
-            metavar="LIST",
-            help=f"of {', '.join(accepted)}, separated by commas (default: {default}{note})",
-        )
-    parser.add_argument(
-        "--variants", metavar="LIST", help="of those an op has: prob, log for kl_div's kinds of target (default: all)"
-    )
+    """Add the options that say what to run; the keywords are their defaults."""
+    parser.add_argument("ops", nargs="*", metavar="OP", help="ops to run: kl_div, softmax, … (default: all)")
+    add_lists(parser, shapes=shape, dtypes=dtype, reductions=reduction, modes=mode, providers=providers)
+    variants = "of those an op has: prob, log for kl_div's kinds of target (default: all)"
+    parser.add_argument("--variants", metavar="LIST", help=variants)
 
 
 def points(options: argparse.Namespace) -> list[Point]:
-    """What to run, shape by shape; a UsageError where the registry does not have it."""
-    from perf import cases  # not before a command runs: it decides whether Triton interprets
+    """Points to run, shape by shape; a UsageError where the registry does not have them."""
+    from perf.measure.ops import OPS, Point
 
     for op in options.ops:
-        if op not in cases.OPS:
-            raise UsageError(f"argument OP: unknown op {op!r}, accepted: {', '.join(cases.OPS)}")
-    ops = tuple(dict.fromkeys(options.ops)) or tuple(cases.OPS)
-    known = [variant for op in ops for variant in cases.OPS[op].variants if variant]
+        if op not in OPS:
+            raise UsageError(f"argument OP: unknown op {op!r}, accepted: {', '.join(OPS)}")
+    ops = tuple(dict.fromkeys(options.ops)) or tuple(OPS)
+    known = [variant for op in ops for variant in OPS[op].variants if variant]
     wanted = options.variants.split(",") if options.variants else known
     for variant in wanted:
         if variant not in known:
             accepted = ", ".join(dict.fromkeys(known)) or f"none, for {', '.join(ops)}"
             raise UsageError(f"argument --variants: unknown variant {variant!r}, accepted: {accepted}")
     return [
-        cases.Point(op, variant, n, v, DTYPES[dtype], reduction)
+        Point(op, variant, n, v, DTYPES[dtype], reduction)
         for n, v in options.shapes
         for op in ops
-        for variant in cases.OPS[op].variants
+        for variant in OPS[op].variants
         if variant in wanted or not variant
         for dtype in options.dtypes
-        for reduction in (cases.OPS[op].reductions and options.reductions) or ("",)
+        for reduction in (OPS[op].reductions and options.reductions) or ("",)
     ]
+
+
+def failures(rows: Sequence[results.Row]) -> list[str]:
+    """A line for each of our own that failed."""
+    failed = (row for row in rows if row["provider"] in OURS and row["status"].startswith("failed"))
+    return [f"{results.label(row)}: {row['status']}" for row in failed]

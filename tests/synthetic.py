@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from perf import output
+from perf import results
 
 Row = dict[str, Any]
 
@@ -112,5 +112,5 @@ def static() -> list[Row]:
 
 def write(path: Path, kind: str, rows: list[Row]) -> Path:
     """A CSV as the command `kind` would write it."""
-    output.write(kind, rows, argparse.Namespace(csv=path, json=None))
+    results.write(kind, rows, argparse.Namespace(csv=path, json=None))
     return path

@@ -35,7 +35,7 @@ from perf.gpu import (
     unpack,
 )
 from perf.gpu.runner import Step
-from perf.timing import Device, Timing
+from perf.measure.timing import Cuda, Timing
 from triton_kernels.runtime import launch, tile_configs
 
 pytestmark = pytest.mark.interpreter_only
@@ -272,8 +272,9 @@ def test_steps_use_the_bundle_where_it_is_there(tmp_path: Path) -> None:
 
 
 def test_every_sweep_adds_to_one_file_and_ends_before_its_limit(tmp_path: Path) -> None:
-    from perf import selection, sweep
+    from perf import selection
     from perf.__main__ import _Parser
+    from perf.measure import sweep
 
     for step in steps.steps(_settings(tmp_path)):
         if step.name.startswith("sweep"):
@@ -286,8 +287,9 @@ def test_every_sweep_adds_to_one_file_and_ends_before_its_limit(tmp_path: Path) 
 
 
 def test_overhead_gets_arguments_that_it_accepts(tmp_path: Path) -> None:
-    from perf import overhead, selection
+    from perf import selection
     from perf.__main__ import _Parser
+    from perf.measure import overhead
 
     (step,) = (step for step in steps.steps(_settings(tmp_path)) if step.name == "overhead")
     parser = _Parser()
@@ -489,7 +491,7 @@ def test_tiles_times_each_tile_once_and_writes_those_that_fail_too(
 
     monkeypatch.setattr(tiles, "measure", measure)
     monkeypatch.setattr(tiles, "TILES", {"logits": ((512, 1), (1024, 16)), "rows": ((256, 1), (512, 16))})
-    file, device = tmp_path / "tiles.csv", cast(Device, SimpleNamespace(torch=torch.device("cpu")))
+    file, device = tmp_path / "tiles.csv", cast(Cuda, SimpleNamespace(torch=torch.device("cpu")))
     assert tiles.main([str(file), "--shapes", "2x1000", "--dtypes", "fp32"], device) == 0
     rows = _rows(file)
     assert len(rows) == 10 * 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,13 @@ import pytest
 import torch
 
 import triton_kernels
-from perf import cases, counting, output, overhead, progress, selection
+from perf import progress, results, selection
 from perf.__main__ import main
+from perf.count import counting
 from perf.environment import COLUMNS as ENV
-from perf.output import Row
-from tests.test_perf_sweep import Device, Steps
+from perf.measure import overhead
+from perf.measure.ops import OPS
+from tests.test_perf_sweep import Device, Steps, _replace
 from triton_kernels.runtime import tile_configs
 
 pytestmark = pytest.mark.interpreter_only
@@ -39,9 +40,9 @@ def test_without_a_gpu_it_counts_and_says_that_there_are_no_times(
     arguments = "kl_div --variants prob --dtypes fp32 --reductions mean --providers ours,torch,compile --csv"
     assert _main(arguments, str(file)) == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("there is no GPU here: launches, syncs and Python calls are counted, times are left")
+    assert captured.err.startswith("no GPU is available: launches, syncs and Python calls are counted, times are left")
     assert "µs" not in captured.out
-    _, rows = output.read(file, "overhead")
+    _, rows = results.read(file, "overhead")
     assert tuple(rows[0]) == (
         *("format", "op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
         *("median_us", "p20_us", "p80_us", "launches", "syncs", "python_calls"),
@@ -62,10 +63,9 @@ def test_append_adds_rows_and_a_failure_of_lucid_torch_fails(tmp_path: Path, mon
     file = tmp_path / "rows.csv"
     arguments = "softmax --count-only --modes forward --providers lucid.torch --append --csv"
     assert _main(arguments, str(file)) == 0
-    spoilt = dataclasses.replace(cases.OPS["softmax"], lucid_torch=lambda point: lambda x: x)
-    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
+    _replace(monkeypatch, "softmax", "lucid.torch", lambda x: x)
     assert _main(arguments, str(file)) == 1
-    assert [row["status"].partition(":")[0] for row in output.read(file, "overhead")[1]] == ["skipped", "failed"]
+    assert [row["status"].partition(":")[0] for row in results.read(file, "overhead")[1]] == ["skipped", "failed"]
 
 
 def test_with_count_only_nothing_is_said_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,13 +78,13 @@ def test_where_there_is_no_terminal_a_line_says_what_comes_before_it_is_counted(
 ) -> None:
     said = []
 
-    def counted(*arguments: Any) -> Row:
+    def function(*arguments: Any) -> Any:
         said.append(capsys.readouterr().err)
-        return {"status": "ok", "launches": 1}
+        raise RuntimeError("not counted")
 
-    monkeypatch.setattr(overhead, "_counted", counted)
+    monkeypatch.setattr(OPS["softmax"], "function", function)
     monkeypatch.setattr(progress, "LINES_S", 0.0)
-    assert _main("softmax --count-only --modes forward,full --providers ours,torch") == 0
+    assert _main("softmax --count-only --modes forward,full --providers ours,torch") == 1
     rows = ["ours forward", "ours full", "torch forward", "torch full"]
     assert said == [f"{done}/4 softmax 64x1000 {row}\n" for done, row in enumerate(rows, 1)]
 
@@ -157,24 +157,24 @@ def test_launches_and_syncs_are_read_off_the_names_of_what_the_profiler_saw() ->
 
 
 def test_what_is_measured_on_a_device_has_times_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overhead, "profiled", lambda device, subjects: (3, 1))
+    monkeypatch.setattr(overhead, "profiled", lambda device, cases: (3, 1))
     monkeypatch.setattr(overhead, "CALLS", 2)
     parser = argparse.ArgumentParser()
     overhead.add_arguments(parser)
     options = parser.parse_args(["softmax", "--shapes=3x5", "--modes=full", "--providers=ours,torch", "--repeats=2"])
-    rows = list(overhead.overhead(Device(), selection.points(options), options, {"gpu": "a fake"}))
+    rows = list(overhead.overhead(Device(), selection.points(options), options))
     assert [row["status"] for row in rows] == ["ok", "ok"]
     for row in rows:
         assert 0 < row["p20_us"] <= row["median_us"] <= row["p80_us"]
-        assert (row["launches"], row["syncs"], row["gpu"]) == (3, 1, "a fake")
+        assert (row["launches"], row["syncs"]) == (3, 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ("--shapes target", "argument --shapes: 8192x131072 is no small input, accepted: at most 4,194,304 elements"),
-        ("--repeats 0", "argument --repeats: '0' is no whole number above 0"),
-        ("--repeats 1.5", "argument --repeats: '1.5' is no whole number above 0"),
+        ("--repeats 0", "argument --repeats: '0' must be a positive integer"),
+        ("--repeats 1.5", "argument --repeats: '1.5' must be a positive integer"),
     ],
 )
 def test_bad_input_of_its_own_is_refused(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

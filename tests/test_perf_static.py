@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from perf import __main__ as cli
-from perf import output
+from perf import results
 from perf.chips import CHIPS
 from perf.static import figures, sass
 from perf.static.shipped import variants
@@ -118,7 +118,7 @@ def _static(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 #: The machine code, and so its figures, differ from one triton to another.
 with_the_accepted_triton = pytest.mark.skipif(
-    {row["triton"] for row in output.read(figures.BUDGET, "static")[1]} != {figures.triton.__version__},
+    {row["triton"] for row in results.read(figures.BUDGET, "static")[1]} != {figures.triton.__version__},
     reason="the accepted figures are another triton's",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,27 @@ import pytest
 import torch
 
 import lucid.nn.functional as F
-from perf import cases, errors, output, providers, selection, sweep, timing
+from perf import results, selection
 from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
+from perf.measure import cases, sweep, timing
+from perf.measure.ops import OPS, Point
 
 pytestmark = pytest.mark.interpreter_only
 
 
-class Device:
+class Device(timing.Cuda):
     """A device on which everything between two marks takes the next of `times`, over and over; keeps a log."""
 
-    def __init__(self, times: tuple[float, ...] = (2.0,), free: int = 2**27) -> None:
+    def __init__(self, times: tuple[float, ...] = (2.0,)) -> None:
         self.torch = torch.device("cpu")
         self.cache_bytes = 1000
         self.log: list[str] = []
-        self._times, self._free = itertools.cycle(times), free
+        self._times = itertools.cycle(times)
         self._now, self._inside = 0.0, False
 
     def free_bytes(self) -> int:
-        return self._free
+        return 2**24
 
     def empty_caches(self) -> None:
         self.log.append("empty caches")
@@ -81,9 +84,15 @@ def _options(arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments.split())
 
 
-def _sweep(device: Device, arguments: str, **keywords: Any) -> list[output.Row]:
+def _sweep(device: Device, arguments: str, **keywords: Any) -> list[results.Row]:
     options = _options("--budget-ms 1 " + arguments)
-    return list(sweep.sweep(device, selection.points(options), options, {"gpu": "a fake"}, **keywords))
+    return list(sweep.sweep(device, selection.points(options), options, **keywords))
+
+
+def _replace(monkeypatch: pytest.MonkeyPatch, op: str, provider: str, function: Any) -> None:
+    """Have a provider run another function."""
+    real = OPS[op].function
+    monkeypatch.setattr(OPS[op], "function", lambda name, point: function if name == provider else real(name, point))
 
 
 def test_a_round_prepares_first_then_empties_the_caches_and_times_each_subject_once() -> None:
@@ -122,26 +131,12 @@ def test_copied_bytes_count_as_read_and_as_written() -> None:
     assert timing.copy_gbps(Device((2.0,)), 1, most=10**6) == pytest.approx(2 * 1e6 / 2e-3 / 1e9)
 
 
-def test_a_row_says_the_time_and_the_fraction_of_the_roof() -> None:
-    (row,) = _sweep(
-        Device((2.0,), free=2**24), "softmax --shapes 4x1000 --dtypes fp32 --modes forward --providers ours"
-    )
+def test_a_row_says_the_time_and_the_fraction_of_the_roofline() -> None:
+    (row,) = _sweep(Device((2.0,)), "softmax --shapes 4x1000 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (
-        *(
-            "op",
-            "variant",
-            "mode",
-            "provider",
-            "n",
-            "v",
-            "dtype",
-            "reduction",
-            "status",
-            "median_ms",
-            "p20_ms",
-            "p80_ms",
-        ),
-        *("least_bytes", "gbps", "copy_gbps", "roof_fraction", "peak_mib", "max_error", "gpu"),
+        *("op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
+        *("median_ms", "p20_ms", "p80_ms", "least_bytes", "gbps", "copy_gbps", "roof_fraction"),
+        *("peak_mib", "max_error", *ENV),
     )
     assert row["status"] == "ok"
     assert (row["median_ms"], row["p20_ms"], row["p80_ms"], row["peak_mib"]) == (2.0, 2.0, 2.0, 3.0)
@@ -152,18 +147,22 @@ def test_a_row_says_the_time_and_the_fraction_of_the_roof() -> None:
     assert 0 < row["max_error"] < 1
 
 
-@pytest.mark.parametrize("op", ["kl_div", "softmax", "log_softmax", "cross_entropy"])
-@pytest.mark.parametrize("mode", selection.MODES)
-@pytest.mark.parametrize("dtype", selection.DTYPES)
-def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, mode: str, dtype: str) -> None:
-    with cases.quiet():
-        for point in selection.points(_options(f"{op} --shapes 5x257 --dtypes {dtype} --reductions none,mean")):
-            inputs, dloss = cases.make_inputs(point, torch.device("cpu"), 0)
-            for provider in ("ours", "torch"):
-                function = providers.function(provider, point)
-                results = providers.Subject(provider, function, point, mode, inputs, dloss).results()
-                assert set(results) == ({"output"} if mode == "forward" else {"output", "x"})
-                assert cases.largest_error(point, inputs, dloss, results) < 1
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("dtype", "reduction"), [("bf16", "none"), ("fp16", "mean"), ("fp32", "none"), ("fp64", "mean")]
+)
+def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, dtype: str, reduction: str) -> None:
+    arguments = f"{op} --shapes 5x257 --dtypes {dtype} --reductions {reduction} --providers ours,lucid.torch,torch"
+    options = _options(arguments)
+    work = cases.Workload(torch.device("cpu"), options.modes)
+
+    def fill(values: results.Row, point: Point, provider: str, mode: str) -> None:
+        values["max_error"] = work.check(work.cases(point, provider, mode)[0])
+
+    rows = [row for row in cases.rows(selection.points(options), options, ["max_error"], fill) if row["max_error"]]
+    assert {row["mode"] for row in rows} == set(selection.MODES)
+    assert {row["provider"] for row in rows} >= {"ours", "torch"}
+    assert {row["status"] for row in rows} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -176,8 +175,7 @@ def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, mode: str, dt
     ],
 )
 def test_a_wrong_result_is_reported_and_not_timed(wrong: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt = dataclasses.replace(cases.OPS["softmax"], torch=lambda point: lambda x: wrong(x.softmax(-1)))
-    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
+    _replace(monkeypatch, "softmax", "torch", lambda x: wrong(x.softmax(-1)))
     device = Device()
     timing.copy_gbps(device, 1)
     for_copy = device.log.count("mark")
@@ -189,66 +187,51 @@ def test_a_wrong_result_is_reported_and_not_timed(wrong: Any, said: str, monkeyp
 
 
 def test_a_wrong_gradient_is_reported_though_the_result_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return x.softmax(-1) + 0.1 * (x - x.detach())
-
-    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], torch=lambda point: function))
-    forward, backward = _sweep(
-        Device(), "softmax --shapes 3x100 --dtypes fp32 --modes forward,backward --providers torch"
-    )
+    _replace(monkeypatch, "softmax", "torch", lambda x: x.softmax(-1) + 0.1 * (x - x.detach()))
+    arguments = "softmax --shapes 3x100 --dtypes fp32 --modes forward,backward --providers torch"
+    forward, backward = _sweep(Device(), arguments)
     assert forward["status"] == "ok"
     assert backward["status"].startswith("failed: wrong by")
 
 
-def test_a_provider_that_raises_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises(x: Any) -> Any:
-        raise RuntimeError("planted\nsecond line")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("planted\nsecond line"), "failed: RuntimeError: planted"),
+        (torch.OutOfMemoryError("Tried to allocate 2.00 GiB.\nmore"), "skipped: Tried to allocate 2.00 GiB."),
+    ],
+)
+@pytest.mark.parametrize("when", ["called", "made"])
+def test_a_provider_that_raises_or_needs_too_much_memory_does_not_stop_the_others(
+    when: str, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OPS["softmax"].function
 
-    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], ours=lambda point: raises))
-    rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes fp32 --modes forward --providers ours,torch")
-    assert [row["status"] for row in rows] == ["failed: RuntimeError: planted", "ok"]
+    def raises(*_: Any) -> Any:
+        raise error
 
+    def function(provider: str, point: Point) -> Any:
+        return real(provider, point) if provider != "torch" else raises() if when == "made" else raises
 
-def test_a_provider_that_cannot_be_made_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unmade(point: cases.Point) -> Any:
-        raise ImportError("planted")
-
-    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], liger=unmade))
-    rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes fp32 --modes forward --providers liger,ours")
-    assert [row["status"] for row in rows] == ["failed: ImportError: planted", "ok"]
+    monkeypatch.setattr(OPS["softmax"], "function", function)
+    rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes fp32 --modes forward --providers torch,ours")
+    assert [row["status"] for row in rows] == [said, "ok"]
 
 
 def test_a_provider_without_the_op_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = "kl_div --variants log --shapes 3x100 --dtypes bf16 --modes forward --providers liger"
-    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
-    assert "is not installed" in _sweep(Device(), arguments)[0]["status"]
-    assert _sweep(Device(), arguments)[0]["status"].startswith("skipped: ")
-
-
-def test_what_does_not_fit_is_skipped_and_says_what_it_needs() -> None:
-    arguments = "softmax --shapes 1024x4096 --dtypes fp32 --modes forward --providers ours,torch"
-    rows = _sweep(Device(free=2**24), arguments)
-    assert len(rows) == 2
-    assert {row["status"] for row in rows} == {"skipped: needs 0.5 GiB, 0.0 free"}
-
-
-def test_a_provider_that_needs_more_is_skipped_alone() -> None:
-    arguments = (
-        "distillation --variants js --shapes 20x1000 --dtypes fp32 --modes backward --providers torch,lucid.torch"
-    )
-    theirs, ours = _sweep(Device(free=3_000_000), arguments)
-    assert theirs["status"].startswith("skipped: needs 0.0 GiB")
-    assert ours["status"] == "ok"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert _sweep(Device(), arguments)[0]["status"].startswith("skipped: liger-kernel is not installed")
 
 
 def test_the_truth_of_a_point_is_calculated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, count = cases.OPS["softmax"].truth, itertools.count()
+    real, count = OPS["softmax"].truth, itertools.count()
 
     def counted(*arguments: Any) -> Any:
         next(count)
         return real(*arguments)
 
-    monkeypatch.setitem(cases.OPS, "softmax", dataclasses.replace(cases.OPS["softmax"], truth=counted))
+    monkeypatch.setattr(OPS["softmax"], "truth", counted)
     rows = _sweep(Device(), "softmax --shapes 3x100 --dtypes bf16 --providers ours,torch")
     assert [row["status"] for row in rows] == ["ok"] * 6
     assert next(count) == 1
@@ -275,17 +258,20 @@ def test_after_the_time_limit_the_rest_is_skipped() -> None:
 
 
 def test_a_provider_that_overwrites_its_inputs_gets_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoils(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = torch.nn.functional.cross_entropy(x.clone(), labels)
+    def spoils(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(x.clone(), target)
         x.data.zero_()
         return loss
 
-    op = dataclasses.replace(cases.OPS["cross_entropy"], torch=lambda point: spoils, overwritten=("torch",))
-    monkeypatch.setitem(cases.OPS, "cross_entropy", op)
-    rows = _sweep(
-        Device(), "cross_entropy --shapes 3x100 --dtypes fp32 --reductions mean --providers torch,lucid.torch"
-    )
-    assert {row["status"] for row in rows} == {"ok"}
+    _replace(monkeypatch, "cross_entropy", "torch", spoils)
+    monkeypatch.setattr(OPS["cross_entropy"], "overwriting", ("torch",))
+    arguments = "cross_entropy --shapes 3x100 --dtypes fp32 --reductions mean --providers torch,lucid.torch"
+    assert {row["status"] for row in _sweep(Device(), arguments) if not row["variant"]} == {"ok"}
+
+
+def _case(point: Point, provider: str, mode: str, function: Any = None) -> cases.BenchCase:
+    function = function or OPS[point.op].function(provider, point)
+    return cases.BenchCase(provider, function, point, mode, *cases.make_inputs(point, torch.device("cpu"), 0))
 
 
 def test_backward_times_neither_the_forward_nor_the_clearing_of_gradients() -> None:
@@ -295,28 +281,27 @@ def test_backward_times_neither_the_forward_nor_the_clearing_of_gradients() -> N
         calls.append("forward")
         return F.softmax(x, -1)
 
-    point = cases.Point("softmax", "", 3, 5, torch.float32, "")
-    subject = providers.Subject("ours", function, point, "backward", *cases.make_inputs(point, torch.device("cpu"), 0))
+    case = _case(Point("softmax", "", 3, 5, torch.float32, ""), "ours", "backward", function)
     for _ in range(2):
-        subject.prepare()
+        case.prepare()
         prepared = len(calls)
-        subject.step()
+        case.step()
         assert len(calls) == prepared
-        subject.clear()
+        case.clear()
     assert len(calls) == 2
 
 
 def test_a_round_goes_through_inputs_that_exceed_the_cache_twice_over() -> None:
     device = Device()
     device.cache_bytes = 100_000
-    point = cases.Point("kl_div", "prob", 10, 1000, torch.float32, "mean")  # 80,004 bytes with dloss
-    assert sweep._sets(device, point) == 3
-    assert sweep._sets(device, dataclasses.replace(point, n=10000)) == 2
-    assert sweep._sets(device, dataclasses.replace(point, n=1, v=1)) == sweep.MOST_SETS
+    point = Point("kl_div", "prob", 10, 1000, torch.float32, "mean")  # 80,004 bytes with dloss
+    assert sweep.input_sets(device, point) == 3
+    assert sweep.input_sets(device, dataclasses.replace(point, n=10000)) == 2
+    assert sweep.input_sets(device, dataclasses.replace(point, n=1, v=1)) == sweep.MOST_SETS
 
 
 def test_inputs_are_different_for_each_seed_and_the_same_for_one() -> None:
-    point = cases.Point("kl_div", "log", 3, 50, torch.bfloat16, "none")
+    point = Point("kl_div", "log", 3, 50, torch.bfloat16, "none")
     (a, da), (b, db), (c, _) = (cases.make_inputs(point, torch.device("cpu"), seed) for seed in (0, 0, 1))
     assert torch.equal(a["x"], b["x"])
     assert torch.equal(da, db)
@@ -324,17 +309,16 @@ def test_inputs_are_different_for_each_seed_and_the_same_for_one() -> None:
     assert not torch.equal(a["x"], a["target"])
 
 
-def test_large_results_are_compared_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_large_results_are_compared_chunk_by_chunk(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "CHUNK", 200)
-    for reduction in ("none", "mean"):
-        point = cases.Point("kl_div", "prob", 9, 100, torch.float32, reduction)
-        inputs, dloss = cases.make_inputs(point, torch.device("cpu"), 0)
-        with cases.quiet():
-            subject = providers.Subject("torch", providers.function("torch", point), point, "full", inputs, dloss)
-            results = subject.results()
-        assert cases.largest_error(point, inputs, dloss, results) < 1
-        results["x"][8, 99] *= 1.001
-        assert cases.largest_error(point, inputs, dloss, results) > 1
+    point = Point("kl_div", "prob", 9, 100, torch.float32, reduction)
+    with cases.quiet():
+        found = _case(point, "torch", "full").results()
+    truth = cases.Truth(point, *cases.make_inputs(point, torch.device("cpu"), 0), found)
+    assert truth.error(found) < 1
+    found["x"][8, 99] *= 1.001
+    assert truth.error(found) > 1
 
 
 def _main(arguments: str, *more: str) -> int:
@@ -347,7 +331,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(timing, "compiled", lambda: True)
     monkeypatch.setattr(timing, "Cuda", lambda: Device())
-    monkeypatch.setattr(sweep, "environment", lambda: dict.fromkeys(ENV, "a fake"))
+    monkeypatch.setattr(cases, "environment", lambda: dict.fromkeys(ENV, "a fake"))
 
 
 SMALL = "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours,torch --budget-ms 1"
@@ -357,7 +341,7 @@ SMALL = "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours,tor
 def test_the_command_shows_a_table_and_writes_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.csv"
     assert _main(SMALL, "--csv", str(file)) == 0
-    kind, rows = output.read(file, "sweep")
+    kind, rows = results.read(file, "sweep")
     assert (kind, len(rows), rows[0]["median_ms"], rows[0]["gpu"]) == ("sweep", 2, "2.0", "a fake")
     captured = capsys.readouterr()
     assert "softmax forward fp32 3x5" in captured.out
@@ -365,32 +349,23 @@ def test_the_command_shows_a_table_and_writes_the_rows(tmp_path: Path, capsys: p
 
 
 @pytest.mark.usefixtures("gpu")
-def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = sweep._point, iter([False, True])
+def test_an_interrupted_sweep_has_written_and_shows_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, file, found = timing.measure, tmp_path / "rows.csv", []
 
-    def interrupted(*arguments: Any) -> Any:
-        if next(calls):
+    def measure(*arguments: Any) -> Any:
+        found.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        if len(found) == 4:  # the first is of the copy
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(sweep, "_point", interrupted)
-    file = tmp_path / "rows.csv"
-    arguments = "softmax --shapes 3x5,3x7 --dtypes fp32 --modes forward --providers ours --csv"
+    monkeypatch.setattr(timing, "measure", measure)
+    arguments = "softmax --shapes 3x5,3x7,3x9 --dtypes fp32 --modes forward --providers ours --csv"
     assert _main(arguments, str(file)) == 130
-    assert [row["v"] for row in output.read(file, "sweep")[1]] == ["5"]
-
-
-@pytest.mark.usefixtures("gpu")
-def test_each_row_is_in_the_file_before_the_next_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, file, found = sweep._measured, tmp_path / "rows.csv", []
-
-    def measured(*arguments: Any) -> Any:
-        found.append(len(file.read_text().splitlines()) if file.exists() else 0)
-        return real(*arguments)
-
-    monkeypatch.setattr(sweep, "_measured", measured)
-    assert _main(SMALL, "--csv", str(file)) == 0
-    assert found == [0, 2]
+    assert found == [0, 0, 2, 3]
+    assert [row["v"] for row in results.read(file, "sweep")[1]] == ["5", "7"]
+    assert "softmax forward fp32 3x7" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("gpu")
@@ -398,9 +373,9 @@ def test_append_adds_rows_below_one_header(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     for shape in ("3x5", "3x7"):
         assert _main(SMALL.replace("3x5", shape), "--append", "--csv", str(file)) == 0
-    assert [row["v"] for row in output.read(file, "sweep")[1]] == ["5", "5", "7", "7"]
+    assert [row["v"] for row in results.read(file, "sweep")[1]] == ["5", "5", "7", "7"]
     assert _main(SMALL, "--csv", str(file)) == 0
-    assert [row["v"] for row in output.read(file, "sweep")[1]] == ["5", "5"]
+    assert [row["v"] for row in results.read(file, "sweep")[1]] == ["5", "5"]
 
 
 @pytest.mark.parametrize(
@@ -420,17 +395,10 @@ def test_append_needs_a_file_of_the_same_columns(
 
 
 @pytest.mark.usefixtures("gpu")
-def test_the_command_fails_where_lucid_torch_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt = dataclasses.replace(cases.OPS["softmax"], lucid_torch=lambda point: lambda x: x)
-    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
-    assert _main(SMALL.replace("ours,torch", "lucid.torch")) == 1
-
-
-@pytest.mark.usefixtures("gpu")
-def test_the_command_fails_where_ours_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoilt = dataclasses.replace(cases.OPS["softmax"], ours=lambda point: lambda x: F.softmax(x, 0))
-    monkeypatch.setitem(cases.OPS, "softmax", spoilt)
-    assert _main(SMALL) == 1
+@pytest.mark.parametrize("provider", ["ours", "lucid.torch", "torch"])
+def test_the_command_fails_where_ours_or_lucid_torch_is_wrong(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace(monkeypatch, "softmax", provider, lambda x: x)
+    assert _main(SMALL.replace("ours,torch", provider)) == (provider in selection.OURS)
 
 
 def test_without_a_gpu_it_says_so_and_names_what_works(
@@ -449,13 +417,13 @@ def test_a_budget_is_a_number_above_0(option: str, value: str, capsys: pytest.Ca
     with pytest.raises(SystemExit) as exit:
         main(["sweep", f"{option}={value}"])
     assert exit.value.code == 2
-    assert f"argument {option}: {value!r} is no number above 0" in capsys.readouterr().err
+    assert f"argument {option}: {value!r} must be > 0" in capsys.readouterr().err
 
 
 def test_the_default_sweep_is_expected_to_end_within_its_time_limit() -> None:
     options = _options("")
     points = len(selection.points(options))
-    assert points == 10 * 2 * 2
+    assert points == 11 * 2 * 2
     seconds = sweep.estimate(points, len(options.modes), options.providers, options.budget_ms)
     assert seconds < options.time_limit <= 600 - 180  # what comes after it in `make perf`
 

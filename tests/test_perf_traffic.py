@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import lucid.nn.functional as F
-from perf import output
+from perf import results
 from perf.__main__ import main
-from perf.cases import OPS, Point
 from perf.environment import COLUMNS as ENV
+from perf.measure.ops import OPS, Point
+from tests.test_perf_sweep import _replace
 from triton_kernels.runtime import tile_configs
 
 pytestmark = pytest.mark.interpreter_only
@@ -30,7 +31,7 @@ def _poison() -> None:
 def _rows(tmp_path: Path, arguments: str, code: int = 0) -> list[dict[str, str]]:
     file = tmp_path / "rows.csv"
     assert main(["traffic", *arguments.split(), "--csv", str(file)]) == code
-    return output.read(file, "traffic")[1]
+    return results.read(file, "traffic")[1]
 
 
 def test_ours_moves_the_least_possible_bytes(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_check_fails_where_ours_does_more_than_it_must(
     if kind == "a second pass":
         monkeypatch.setattr(tile_configs, "rows", lambda *a, **k: tile_configs.Config({"BLOCK_N": 1, "BLOCK_V": 256}))
     else:
-        monkeypatch.setitem(OPS, "softmax", dataclasses.replace(OPS["softmax"], ours=lambda point: _planted(kind)))
+        _replace(monkeypatch, "softmax", "ours", _planted(kind))
     arguments = "softmax --shapes 3x5000 --dtypes fp32 --modes forward --providers ours --check"
     _rows(tmp_path, arguments, code=1)
     error = capsys.readouterr().err
@@ -156,7 +157,7 @@ def test_check_fails_where_ours_does_more_than_it_must(
 
 
 def test_without_check_the_same_is_shown_and_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPS, "softmax", dataclasses.replace(OPS["softmax"], ours=lambda point: _planted("a copy")))
+    _replace(monkeypatch, "softmax", "ours", _planted("a copy"))
     assert _rows(tmp_path, "softmax --shapes 3x5000 --dtypes fp32 --modes forward --providers ours")
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from perf import cases, overhead, providers, selection, sweep
-from perf.cases import Point
-from perf.errors import NotOfferedError
+from perf import selection
+from perf.errors import UnsupportedError
 from perf.gpu import every_kernel, graphs, steps, tiles
+from perf.measure import cases, overhead, sweep
+from perf.measure.ops import OPS, Point
 from triton_kernels.runtime import backend
 
 
@@ -36,9 +37,9 @@ def launch(point: Point, mode: str, provider: str) -> None:
     """One step."""
     device = backend.default_device()
     inputs, dloss = cases.empty_inputs(point, device)
-    subject = providers.Subject(provider, providers.function(provider, point), point, mode, inputs, dloss)
-    subject.prepare()
-    subject.step()
+    case = cases.BenchCase(provider, OPS[point.op].function(provider, point), point, mode, inputs, dloss)
+    case.prepare()
+    case.step()
 
 
 def tried_tiles(device: torch.device) -> None:
@@ -61,7 +62,7 @@ def main() -> int:
                     try:
                         launch(point, mode, provider)
                         done += 1
-                    except NotOfferedError:
+                    except UnsupportedError:
                         pass
                     except Exception as error:  # the others are to be compiled, too
                         failed += 1

@@ -18,8 +18,8 @@ import torch
 
 import triton_kernels as tk
 from perf.environment import environment
+from perf.measure.timing import Cuda, measure
 from perf.selection import DTYPES
-from perf.timing import Cuda, Device, measure
 from triton_kernels.devtools import trace
 from triton_kernels.runtime import launch, replay, tile_configs
 from triton_kernels.runtime.tile_configs import Config
@@ -91,7 +91,7 @@ def tried(table: str, call: Callable[[], Any]) -> Iterator[tuple[Config, bool]]:
     replay.clear()
 
 
-def rows(n: int, v: int, short: str, device: Device, budget_ms: float) -> Iterator[dict[str, Any]]:
+def rows(n: int, v: int, short: str, device: Cuda, budget_ms: float) -> Iterator[dict[str, Any]]:
     """A row for each case and tile."""
     dtype = DTYPES[short]
     for name, table, passes, call in cases(n, v, dtype, device.torch):
@@ -105,7 +105,7 @@ def rows(n: int, v: int, short: str, device: Device, budget_ms: float) -> Iterat
             yield row
 
 
-def main(arguments: Sequence[str] | None = None, device: Device | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, device: Cuda | None = None) -> int:
     """Write the rows; returns 1 where none was measured."""
     parser = argparse.ArgumentParser(prog="python -m perf.gpu.tiles", description=HELP)
     parser.add_argument("file", type=Path)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from perf import output, selection
+from perf import results, selection
 from perf.errors import UsageError
 
 HELP = "what compiled kernels take, read off their machine code; without a GPU"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that compile (default: one a core)",
     )
-    output.add_arguments(parser)
+    results.add_arguments(parser)
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from perf.static.shipped import variants
     from triton_kernels.devtools import aot
 
-    output.check_writable(options.csv, options.json, figures.BUDGET if options.accept else None)
+    results.check_writable(options.csv, options.json, figures.BUDGET if options.accept else None)
     kernels = _chosen("kernels", options.kernels, [variant.kernel for variant in variants()])
     dtypes = _chosen("dtypes", options.dtypes, tuple(selection.DTYPES))
     targets = _chosen("targets", options.targets, tuple(aot.TARGETS))
@@ -82,9 +82,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         rows, faults = figures.measure(tasks, options.jobs, keep=options.keep)
         figures.show("Shipped kernels, as compiled", rows)
-    output.write("static", rows, options)
+    results.write("static", rows, options)
     if options.accept and not faults:
-        output.write("static", rows, argparse.Namespace(csv=figures.BUDGET, json=None))
+        results.write("static", rows, argparse.Namespace(csv=figures.BUDGET, json=None))
         print(f"wrote {figures.BUDGET_NAME}")
     if options.check:
         faults += figures.worse(rows, accepted)

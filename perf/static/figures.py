@@ -13,11 +13,11 @@ from typing import Any
 
 import triton
 
-from perf import output
+from perf import results
 from perf.chips import CHIPS
 from perf.environment import environment
 from perf.errors import UsageError
-from perf.output import Row
+from perf.results import Row
 from perf.static import pool
 from perf.static.shipped import variants
 from triton_kernels.devtools import aot
@@ -93,7 +93,7 @@ def _predicted(target: str, answer: dict[str, Any]) -> Row:
 
 def accepted() -> dict[tuple[str, ...], dict[str, str]]:
     """The accepted figures, by what names a row; of this triton."""
-    _, rows = output.read(BUDGET, "static")
+    _, rows = results.read(BUDGET, "static")
     versions = {row["triton"] for row in rows}
     if versions != {triton.__version__}:
         raise UsageError(
@@ -143,7 +143,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
         }
         for row in rows
     ]
-    output.show(title, shown, columns)
+    results.show(title, shown, columns)
     print("instr., special and total: per element. Chips: predicted fraction of the memory roof, without caches.")
 
 
@@ -164,7 +164,7 @@ def diff(revision: str, tasks: Sequence[tuple[int, str]], jobs: int, keep: Path 
         print(f"at {revision}: {fault}", file=sys.stderr)
     rows = differences(before, after)
     if rows:
-        output.show(f"Changed since {revision}", rows, {name: name for name in rows[0]})
+        results.show(f"Changed since {revision}", rows, {name: name for name in rows[0]})
     else:
         print(f"no figure has changed since {revision}")
     return after, faults

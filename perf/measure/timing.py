@@ -1,8 +1,8 @@
 """Time on a device: events around each step, cold caches, and a device kept busy while the host prepares.
 
-A round times each of a few subjects, with inputs of their own, once. Before it the L2 cache is filled with something
-else, and the device is held for as long as the host needs to enqueue the round, so that what lies between two events is
-the device's work and not the host's (which `overhead` measures).
+A round times each of a few cases, with inputs of their own, once. Before it the L2 cache is filled with something else,
+and the device is held for as long as the host needs to enqueue the round, so that what lies between two events is the
+device's work and not the host's (which `overhead` measures).
 """
 
 from __future__ import annotations
@@ -35,29 +35,6 @@ class Steps(Protocol):
     def clear(self) -> None: ...
 
 
-class Device(Protocol):
-    """What timing needs of a device; `elapsed` is in ms, between two marks that the device has passed."""
-
-    torch: torch.device
-    cache_bytes: int
-
-    def free_bytes(self) -> int: ...
-
-    def empty_caches(self) -> None: ...
-
-    def hold(self, ms: float) -> None: ...
-
-    def mark(self) -> Any: ...
-
-    def elapsed(self, before: Any, after: Any) -> float: ...
-
-    def synchronize(self) -> None: ...
-
-    def start_peak(self) -> None: ...
-
-    def peak_bytes(self) -> int: ...
-
-
 class Cuda:
     """The current GPU, through torch.cuda: NVIDIA's, or AMD's by the same names."""
 
@@ -68,7 +45,7 @@ class Cuda:
         self._before = 0
 
     def free_bytes(self) -> int:
-        """Memory that tensors can have, once nothing keeps what is not used."""
+        """Return how much tensors can have, once caches of unused memory are emptied."""
         gc.collect()
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(self.torch)[0]
@@ -82,36 +59,37 @@ class Cuda:
         if torch.version.hip is None:
             torch.cuda._sleep(int(ms * 2e6))
 
-    def mark(self) -> torch.cuda.Event:
-        """A point in the stream."""
+    def mark(self) -> Any:
+        """Return a point in the stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def elapsed(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
-        """ms between two marks."""
-        return before.elapsed_time(after)
+    def elapsed(self, before: Any, after: Any) -> float:
+        """Return the ms between two marks that the device has passed."""
+        ms: float = before.elapsed_time(after)
+        return ms
 
     def synchronize(self) -> None:
         """Wait until the device has done everything."""
         torch.cuda.synchronize(self.torch)
 
     def start_peak(self) -> None:
-        """Look at the memory in use from here on."""
+        """Start to measure the memory in use."""
         torch.cuda.reset_peak_memory_stats(self.torch)
         self._before = torch.cuda.memory_allocated(self.torch)
 
     def peak_bytes(self) -> int:
-        """The most that was in use since, beyond what was in use then."""
+        """Return the most that was in use since `start_peak`, beyond what was in use then."""
         return torch.cuda.max_memory_allocated(self.torch) - self._before
 
 
 def compiled() -> bool:
-    """Whether kernels are compiled here, as they must be to be timed; says so in one line where they are not."""
+    """Return whether kernels are compiled, as they must be to be timed; say so in one line where they are not."""
     from triton_kernels.runtime import backend
 
     if backend.INTERPRETED:
-        print("kernels are interpreted here, which has no speed: unset TRITON_INTERPRET", file=sys.stderr)
+        print("timing requires compiled kernels: unset TRITON_INTERPRET", file=sys.stderr)
     return not backend.INTERPRETED
 
 
@@ -135,57 +113,54 @@ class Timing:
         return cls(statistics.median(values), tenths[1], tenths[7])
 
 
-def measure(device: Device, subjects: Sequence[Steps], budget_ms: float) -> Timing:
-    """Times of a step in ms, over rounds of all subjects, for about `budget_ms` of the device's time."""
-    host_ms = _warm_up(device, subjects)
-    hold = min(LONGEST_HOLD, 0.1 + 1.5 * host_ms * len(subjects))
-    times = _round(device, subjects, hold)
-    wanted = min(MOST, max(LEAST, budget_ms / max(statistics.median(times), 1e-3)))
-    for _ in range(math.ceil(wanted / len(subjects))):
-        times += _round(device, subjects, hold)
-    return Timing.of(times[len(subjects) :])  # the first round was to see how long it takes
+def measure(device: Cuda, cases: Sequence[Steps], budget_ms: float) -> Timing:
+    """Times of a step in ms, over rounds of all cases, for about `budget_ms` of the device's time."""
+    hold = min(LONGEST_HOLD, 0.1 + 1.5 * _warm_up(device, cases[0]) * len(cases))
+    estimate = statistics.median(_round(device, cases, hold))
+    wanted = min(MOST, max(LEAST, budget_ms / max(estimate, 1e-3)))
+    rounds = range(math.ceil(wanted / len(cases)))
+    return Timing.of([ms for _ in rounds for ms in _round(device, cases, hold)])
 
 
-def _warm_up(device: Device, subjects: Sequence[Steps]) -> float:
-    """Compile, and fill the allocator's pools; the host's time for one step, in ms."""
-    host = 0.0
+def _warm_up(device: Cuda, case: Steps) -> float:
+    """Compile, and fill the allocator's pools; return the host's time for one step, in ms."""
     for _ in range(2):
-        subjects[0].prepare()
+        case.prepare()
         device.synchronize()
         start = time.perf_counter()
-        subjects[0].step()
-        host = (time.perf_counter() - start) * 1e3
+        case.step()
+        host_ms = (time.perf_counter() - start) * 1e3
         device.synchronize()
-        subjects[0].clear()
-    return host
+        case.clear()
+    return host_ms
 
 
-def _round(device: Device, subjects: Sequence[Steps], hold: float) -> list[float]:
-    for subject in subjects:
-        subject.prepare()
+def _round(device: Cuda, cases: Sequence[Steps], hold: float) -> list[float]:
+    for case in cases:
+        case.prepare()
     device.synchronize()
     device.empty_caches()
     device.hold(hold)
     marks = []
-    for subject in subjects:
+    for case in cases:
         before = device.mark()
-        subject.step()
+        case.step()
         marks.append((before, device.mark()))
     device.synchronize()
-    for subject in subjects:
-        subject.clear()
+    for case in cases:
+        case.clear()
     return [device.elapsed(before, after) for before, after in marks]
 
 
-def peak(device: Device, subject: Steps) -> int:
-    """The bytes a step needs beyond what is there before it: results and temporaries."""
-    subject.prepare()
+def peak(device: Cuda, case: Steps) -> int:
+    """The bytes that a step needs beyond what is there before it: results and temporaries."""
+    case.prepare()
     device.synchronize()
     device.start_peak()
-    subject.step()
+    case.step()
     device.synchronize()
     found = device.peak_bytes()
-    subject.clear()
+    case.clear()
     return found
 
 
@@ -201,8 +176,8 @@ class _Copy:
     def clear(self) -> None: ...
 
 
-def copy_gbps(device: Device, budget_ms: float, most: int = 2**31) -> float:
-    """Bytes read and written a second by torch's copy of at most `most` random bytes, in GB/s: the roof.
+def copy_gbps(device: Cuda, budget_ms: float, most: int = 2**31) -> float:
+    """Bytes read and written a second by torch's copy of at most `most` random bytes, in GB/s: the roofline.
 
     Memory and its caches may compress bytes that are all the same.
     """

@@ -1,4 +1,4 @@
-"""What a step does, counted without a GPU: bytes, launches, allocations, host syncs and Python calls.
+"""Counts of what a step does, without a GPU: bytes, launches, allocations, host syncs and Python calls.
 
 Triton kernels are counted in the interpreter, to the byte. An aten operation that does arithmetic, copies or fills
 counts as one launch that reads each of its operands once and writes each result once, which is the least it can do on a
@@ -27,10 +27,9 @@ from triton_kernels.devtools.cost import distinct_bytes
 #: Aten operations that hand a value to the host, which waits for it.
 SYNCS = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}
 
-#: Aten operations that write an operand without reading it.
+#: Aten operations that write an operand without reading it, and those that move no bytes, beside views.
 _OVERWRITE = {"copy_", "fill_", "zero_", "uniform_", "normal_"}
-
-_ALLOCATE = ("empty", "new_empty")
+_MOVE_NOTHING = ("empty", "new_empty", "set_", "_local_scalar_dense")
 
 
 @dataclass
@@ -69,7 +68,7 @@ class _Dispatched(TorchDispatchMode):
             {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in fresh}.values()
         )
         self.counts.syncs += name in SYNCS
-        if name.startswith(_ALLOCATE) or name == "_local_scalar_dense":
+        if name.startswith(_MOVE_NOTHING):
             return
         changed = _changed(func, args, kwargs)
         if not (fresh or changed or name in SYNCS):
@@ -121,17 +120,17 @@ def counted() -> Iterator[Counts]:
 
 
 _TRITON = str(Path(triton.__file__).parent) + os.sep
-_HERE = str(Path(__file__).parent) + os.sep
+_HERE = str(Path(__file__).parents[1]) + os.sep
 
 
 def python_calls(step: Callable[[], Any]) -> int:
-    """Python frames that the calling thread enters in a step, without those of Triton's launcher and of this package.
+    """Python frames that the calling thread enters in a step, without those of Triton's launcher and of `perf`.
 
-    A measure of the host's work that does not depend on the machine's speed.
+    They measure the host's work and do not depend on the machine's speed.
     """
     count = depth = 0
 
-    def look(frame: Any, event: str, argument: Any) -> None:
+    def profile(frame: Any, event: str, argument: Any) -> None:
         nonlocal count, depth
         if event == "call":
             if depth or frame.f_code.co_filename.startswith(_TRITON):
@@ -142,7 +141,7 @@ def python_calls(step: Callable[[], Any]) -> int:
             depth -= 1
 
     before = sys.getprofile()
-    sys.setprofile(look)
+    sys.setprofile(profile)
     try:
         step()
     finally:

@@ -1,0 +1,1 @@
+"""Bytes, launches, allocations, syncs and memory, counted or estimated without a GPU."""

@@ -1,0 +1,1 @@
+"""Time on a device, and the cases that are timed."""
