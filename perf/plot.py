@@ -270,62 +270,54 @@ def _legend(figure: Figure, providers: Sequence[str], more: Sequence[Patch]) -> 
 def _traffic(rows: DataFrame, notes: list[str]) -> Iterator[Picture]:
     """Bytes, a panel per dtype: read, and written on top of it, in multiples of the least."""
     least = rows["least_read"] + rows["least_written"]
-    rows = rows.assign(first=rows["read"] / least, second=rows["written"] / least)
-    rows["text"] = (rows["first"] + rows["second"]).map("{:.2f}".format)
+    rows = rows.assign(whole=(rows["read"] + rows["written"]) / least, part=rows["read"] / least)
     for n, v in sorted(set(_shapes(rows[rows["status"] == "ok"]))):
         here = rows[(rows["n"] == n) & (rows["v"] == v)]
-        panels = {dtype: here[here["dtype"] == dtype] for dtype in ordered(here["dtype"])}
-        title = f"{here['op'].iloc[0]}: bytes moved, in multiples of the least possible ({n:,} × {v:,})"
+        op, dtypes = here["op"].iloc[0], ordered(here["dtype"])
+        panels = [(dtype, here[here["dtype"] == dtype], "{:.2f}") for dtype in dtypes]
+        title = f"{op}: bytes moved, in multiples of the least possible ({n:,} × {v:,})"
         parts = [Patch(color=_GREY, label="read"), Patch(color=_GREY, alpha=0.5, label="written")]
-        yield f"traffic-{here['op'].iloc[0]}-{n}x{v}", functools.partial(_bars, here, title, panels, 1.0, parts)
+        yield f"traffic-{op}-{n}x{v}", functools.partial(_bars, here, title, panels, parts)
 
 
 def _overhead(rows: DataFrame, notes: list[str]) -> Iterator[Picture]:
     """Host time, where it was measured, launches, syncs and Python calls, a panel each."""
     titles = {"median_us": "host time, median µs per call", "launches": "launches per call"}
     titles |= {"syncs": "host syncs per call", "python_calls": "Python calls per call"}
-    good = rows[rows["status"] == "ok"]
-    for n, v, dtype in sorted({(*shape, dtype) for shape, dtype in zip(_shapes(good), good["dtype"], strict=True)}):
-        here = rows[(rows["n"] == n) & (rows["v"] == v) & (rows["dtype"] == dtype)]
-        panels = {
-            title: here.assign(first=here[column], second=0.0, text=here[column].map("{:.3g}".format))
-            for column, title in titles.items()
-            if here[column].notna().any()
-        }
+    for (n, v, dtype), here in rows.groupby(["n", "v", "dtype"]):
+        known = [column for column in titles if here[column].notna().any()]
+        panels = [(titles[name], here.assign(whole=here[name], part=here[name]), "{:.3g}") for name in known]
         op = here["op"].iloc[0]
-        title = f"{op}, {dtype}: host overhead of a call ({n:,} × {v:,})"
-        yield f"overhead-{op}-{dtype}-{n}x{v}", functools.partial(_bars, here, title, panels, 0.0, [])
+        title = f"{op}, {dtype}: host overhead of a call ({n:,.0f} × {v:,.0f})"
+        if panels:
+            yield f"overhead-{op}-{dtype}-{n:.0f}x{v:.0f}", functools.partial(_bars, here, title, panels, [])
 
 
-def _bars(
-    rows: DataFrame, title: str, panels: dict[str, DataFrame], reference: float, parts: Sequence[Patch]
-) -> Figure:
+def _bars(rows: DataFrame, title: str, panels: Sequence[tuple[str, DataFrame, str]], parts: Sequence[Patch]) -> Figure:
+    """Panels of bars: `whole` is a bar and `part` the strong part of it; with names of parts, 1 is a line across."""
     good = rows[rows["status"] == "ok"]
     providers = ordered(good["provider"])
-    about = ["variant", "mode", "reduction"]
-    groups = [tuple(group) for group in good[about].drop_duplicates().sort_values(about, key=rank).to_numpy()]
+    cases = ["variant", "mode", "reduction"]
+    groups = list(good[cases].drop_duplicates().sort_values(cases, key=rank).itertuples(index=False, name=None))
     step = len(providers) + 1
-    heading = _heading(title, good)
-    figure, grid = _frame(1, len(panels), 0.155 * step * len(groups), heading, "", left_out(rows))
-    for (name, panel), axes in zip(panels.items(), grid[0], strict=True):
+    height = 0.155 * step * len(groups)
+    figure, grid = _frame(1, len(panels), height, _heading(title, good), "", left_out(rows))
+    for (name, panel, text), axes in zip(panels, grid[0], strict=True):
         axes.set_title(name, loc="left", fontsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_xlim(0, 1.3 * panel["whole"].max() or 1)
         for row in panel[panel["provider"].isin(providers)].to_dict("records"):
-            group = tuple(row[column] for column in about)
-            if group not in groups:
-                continue
-            y = groups.index(group) * step + providers.index(row["provider"])
-            ok, colour = row["status"] == "ok", STYLES[row["provider"]][0]
-            if ok:
-                axes.barh(y, row["first"], color=colour)
-                axes.barh(y, row["second"], left=row["first"], color=colour, alpha=0.5)
-            text = row["text"] if ok else row["status"].partition(":")[0]
-            axes.text(row["first"] + row["second"] if ok else 0, y, f" {text}", va="center", fontsize=7)
-        axes.set_xlim(0, 1.3 * max(reference, (panel["first"] + panel["second"]).max()) or 1)
-        if reference:
-            axes.axvline(reference, color="#222222", linewidth=1, linestyle="--")
-        middles = [(i + 0.5) * step - 1 for i in range(len(groups))]
-        axes.set_yticks(middles, [case_name(mode, variant, reduction) for variant, mode, reduction in groups])
+            if (group := tuple(row[column] for column in cases)) in groups:
+                y, colour = groups.index(group) * step + providers.index(row["provider"]), STYLES[row["provider"]][0]
+                ok = row["status"] == "ok"
+                axes.barh(y, row["whole"] if ok else 0, color=colour, alpha=0.5)
+                axes.barh(y, row["part"] if ok else 0, color=colour)
+                label = text.format(row["whole"]) if ok else row["status"].partition(":")[0]
+                axes.text(row["whole"] if ok else 0, y, f" {label}", va="center", fontsize=7)
+        if parts:
+            axes.axvline(1, color="#222222", linewidth=1, linestyle="--")
+        names = [case_name(mode, variant, reduction) for variant, mode, reduction in groups]
+        axes.set_yticks([(i + 0.5) * step - 1 for i in range(len(groups))], names)
         axes.tick_params(length=0)
     grid[0][0].set_ylim(step * len(groups) - 1, -1)
     _legend(figure, providers, parts)

@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pandas import DataFrame
@@ -32,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "perf/results"
 PREDICTED = "predicted"
 BEGIN, END = "<!-- perf:begin -->", "<!-- perf:end -->"
-REMEDY = "python -m perf report --output {}/README.md --readme README.md"
 
 NONE = "–"
 
@@ -69,24 +67,19 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{folder} is no folder of results")
     if options.check and not output and not readme:
         output, readme = folder / "README.md", ROOT / "README.md"
-    wanted: dict[Path, str] = {}
-    around_section = around(readme) if readme else None
-    if output or not readme:
-        wanted[output] = page(folder, output.parent if output else folder)
-    if around_section:
+    around_section = around(readme) if readme else ("", "")
+    wanted = {output: page(folder, output.parent)} if output else {}
+    if readme:
         link = Path(os.path.relpath(folder.resolve() / "README.md", readme.resolve().parent)).as_posix()
         wanted[readme] = f"{BEGIN}\n{section(folder, link)}\n{END}".join(around_section)
     if options.check:
         stale = [str(file) for file, text in wanted.items() if not file.is_file() or file.read_bytes() != text.encode()]
         if stale:
-            print(
-                f"out of date with {folder}: {' and '.join(stale)}; run {REMEDY.format(_shown(folder))}",
-                file=sys.stderr,
-            )
+            remedy = f"python -m perf report --output {_shown(folder)}/README.md --readme README.md"
+            print(f"out of date with {folder}: {' and '.join(stale)}; run {remedy}", file=sys.stderr)
         return 1 if stale else 0
-    if None in wanted:
-        print(wanted[output], end="")
-        return 0
+    if not wanted:
+        print(page(folder, folder), end="")
     results.check_writable(*wanted)
     for file, text in wanted.items():
         file.write_text(text, encoding="utf-8")
@@ -204,16 +197,14 @@ def _all_cases(kind: str, file: Path, rows: DataFrame) -> list[str]:
     note = left_out(rows)
     rows = _against_ours(latest(rows)) if kind == "sweep" else latest(rows)
     rows = rows.assign(cell=[_cell(kind, row) for row in rows.to_dict("records")])
+    providers = ordered(rows["provider"])
     for op in ordered(rows["op"]):
-        here = rows[rows["op"] == op].sort_values(CASE, key=rank)
-        lines: dict[tuple[Any, ...], Row] = {}
-        for row in here.to_dict("records"):
-            about = {op: case_name(row["mode"], row["variant"]), "reduction": row["reduction"], "dtype": row["dtype"]}
-            line = lines.setdefault(tuple(row[name] for name in CASE), about | {"N × V": _shape(row)})
-            line[PROVIDERS[row["provider"]]] = row["cell"]
-        columns = [*about, "N × V", *(PROVIDERS[name] for name in ordered(rows["provider"]))]
-        text = table(DataFrame(lines.values(), columns=columns))
-        blocks.append(f"<details><summary>{op}, {len(lines)} cases</summary>\n\n{text}\n\n</details>")
+        here = rows[rows["op"] == op].pivot(index=CASE, columns="provider", values="cell").reindex(columns=providers)
+        here = here.reset_index().sort_values(CASE, key=rank).rename(columns=PROVIDERS)
+        here.insert(0, op, [case_name(*names) for names in zip(here["mode"], here["variant"], strict=True)])
+        here.insert(4, "N × V", [_shape(row) for row in here.to_dict("records")])
+        text = table(here[[op, "reduction", "dtype", "N × V", *map(PROVIDERS.get, providers)]])
+        blocks.append(f"<details><summary>{op}, {len(here)} cases</summary>\n\n{text}\n\n</details>")
     return [*blocks, f"Without figures: {note}."] if note else blocks
 
 

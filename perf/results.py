@@ -10,7 +10,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,14 +86,8 @@ def make_folder(path: Path, name: str = "") -> None:
         raise UsageError(f"{name}{path} cannot be made: {error.strerror}") from error
 
 
-def record(
-    kind: str,
-    columns: Sequence[str],
-    rows: Iterable[Row],
-    options: argparse.Namespace,
-    show: Callable[[list[Row]], None],
-) -> list[Row]:
-    """Write each row to the file of ``--csv`` as it is measured, and show all at the end, even if interrupted.
+def recorded(kind: str, columns: Sequence[str], rows: Iterable[Row], options: argparse.Namespace) -> Iterator[Row]:
+    """Write each row to the file of ``--csv`` as it comes, and hand it on; write that of ``--json`` at the end.
 
     An existing CSV is replaced when the first row comes, or added to with ``--append``.
     """
@@ -104,11 +98,9 @@ def record(
             done.append(row)
             if options.csv:
                 _write_csv(options.csv, kind, [row], "a" if adding or len(done) > 1 else "w")
+            yield row
     finally:
         write(kind, done, argparse.Namespace(csv=None, json=options.json))
-        if done:
-            show(done)
-    return done
 
 
 def write(kind: str, rows: Sequence[Row], options: argparse.Namespace) -> None:

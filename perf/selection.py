@@ -138,9 +138,3 @@ def points(options: argparse.Namespace) -> list[Point]:
         for dtype in options.dtypes
         for reduction in (OPS[op].reductions and options.reductions) or ("",)
     ]
-
-
-def failures(rows: Sequence[results.Row]) -> list[str]:
-    """A line for each of our own that failed."""
-    failed = (row for row in rows if row["provider"] in OURS and row["status"].startswith("failed"))
-    return [f"{results.label(row)}: {row['status']}" for row in failed]

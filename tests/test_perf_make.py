@@ -54,13 +54,13 @@ def test_a_row_that_fails_is_reported_and_fails_in_the_end(
 
 def test_without_a_gpu_one_line_says_so_before_anything_is_echoed(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho there is no GPU here >&2\nexit 1\n")
+    python.write_text("#!/bin/sh\necho no GPU is available >&2\nexit 1\n")
     python.chmod(0o755)
     command = ["make", "-f", str(MAKEFILE), "perf", "STAMP=", f"BIN={tmp_path}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     said, of_make = done.stderr.splitlines()
-    assert said == "there is no GPU here"
+    assert said == "no GPU is available"
     assert of_make.startswith("make: ***")
 
 
@@ -69,7 +69,7 @@ def test_a_machine_without_a_gpu_is_told_what_it_can_do_instead() -> None:
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=MAKEFILE.parent, env=environ, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "no GPU here" in done.stderr
+    assert "no GPU is available" in done.stderr
     assert "make static" in done.stderr
 
 

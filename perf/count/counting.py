@@ -60,19 +60,17 @@ class _Dispatched(TorchDispatchMode):
         return result
 
     def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        name = func.overloadpacket.__name__
-        operands = _tensors((args, kwargs))
-        known = {tensor.untyped_storage().data_ptr() for tensor in operands}
-        fresh = [tensor for tensor in _tensors(result) if tensor.untyped_storage().data_ptr() not in known]
-        self.counts.allocated += sum(
-            {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in fresh}.values()
-        )
+        name, operands = func.overloadpacket.__name__, _tensors((args, kwargs))
+        known = {_storage(tensor) for tensor in operands}
+        fresh = [tensor for tensor in _tensors(result) if _storage(tensor) not in known]
+        self.counts.allocated += sum({_storage(t): t.untyped_storage().nbytes() for t in fresh}.values())
         self.counts.syncs += name in SYNCS
-        if name.startswith(_MOVE_NOTHING):
+        # the arguments that it writes to
+        given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        written = (a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+        changed = _tensors([given[name] for name in written if name in given])
+        if name.startswith(_MOVE_NOTHING) or not (fresh or changed or name in SYNCS):
             return
-        changed = _changed(func, args, kwargs)
-        if not (fresh or changed or name in SYNCS):
-            return  # a view
         overwritten = changed if name in _OVERWRITE or func._overloadname == "out" else []
         read = [tensor for tensor in operands if not any(tensor is other for other in overwritten)]
         self.counts.launches += 1
@@ -81,15 +79,11 @@ class _Dispatched(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    found = {id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
-    return list(found.values())
+    return list({id(leaf): leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}.values())
 
 
-def _changed(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-    """The arguments that an operation writes to."""
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
-    written = (a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
-    return _tensors([given[name] for name in written if name in given])
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

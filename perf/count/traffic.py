@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
 import lucid.torch
 from perf import results, selection
 from perf.count import counting
-from perf.environment import COLUMNS as ENVIRONMENT
 from perf.errors import UnsupportedError, WrongResultError
 from perf.measure import cases
 from perf.measure.ops import OPS, Point
@@ -65,14 +64,16 @@ def run(options: argparse.Namespace) -> int:
         if provider in selection.OURS:
             violations.append(_violation(point, mode, values, grids))
 
-    columns = (*cases.COLUMNS, *COUNTED, *ENVIRONMENT)
-    points = selection.points(options)
-    rows = results.record("traffic", columns, cases.rows(points, options, COUNTED, count), options, _show)
-    problems = selection.failures(rows) + ([line for line in violations if line] if options.check else [])
-    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    if options.check and not problems:
+    rows = cases.rows(selection.points(options), options, COUNTED, count)
+    names = ("read", "written", "least_read", "least_written", "launches", "allocated")
+    title = "Bytes moved, in Triton's interpreter"
+    code = cases.record("traffic", rows, COUNTED, options, title, {name: name.replace("_", " ") for name in names})
+    problems = [line for line in violations if line] if options.check else []
+    for line in problems:
+        print(line, file=sys.stderr)
+    if options.check and not problems and not code:
         print(f"{len(violations)} of ours move the least possible bytes, but for small terms and declared second reads")
-    return 1 if problems else 0
+    return 1 if problems else code
 
 
 def interpreted() -> bool:
@@ -115,13 +116,3 @@ def _violation(point: Point, mode: str, row: Row, grids: Iterable[tuple[int, ...
     }
     over = [f"{key} {row[key]:,}, at most {limit:,}" for key, limit in limits.items() if row[key] > limit]
     return f"{results.label(cases.about(point, '', mode))}: {'; '.join(over)}" if over else ""
-
-
-def _show(rows: Sequence[Row]) -> None:
-    shown = []
-    for row in rows:
-        least = row["least_read"] + row["least_written"]
-        ratio = None if row["read"] is None else (row["read"] + row["written"]) / least
-        shown.append(row | {"least": least, "ratio": ratio})
-    names = ("read", "written", "least", "ratio", "launches", "allocated")
-    results.show_cases("Bytes moved, in Triton's interpreter", shown, {name: name for name in names})

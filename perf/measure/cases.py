@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 import lucid
+from perf import results
+from perf.environment import COLUMNS as ENVIRONMENT
 from perf.environment import environment
 from perf.errors import UnsupportedError, WrongResultError
 from perf.measure.ops import OPS, Function, Point, Tensors
 from perf.progress import progress
 from perf.results import Row
-from perf.selection import DTYPE_NAMES
+from perf.selection import DTYPE_NAMES, OURS
 from triton_kernels.devtools.cost import Cost
 
 #: Elements that are made, or compared with the truth, at a time: what bounds the memory that float64 takes.
@@ -60,6 +62,25 @@ def about(point: Point, provider: str, mode: str) -> Row:
     """What was run: all of `COLUMNS` but the status."""
     values = (point.op, point.variant, mode, provider, point.n, point.v, DTYPE_NAMES[point.dtype], point.reduction)
     return dict(zip(COLUMNS, values, strict=False))
+
+
+def record(
+    kind: str,
+    rows: Iterable[Row],
+    measured: Sequence[str],
+    options: argparse.Namespace,
+    title: str,
+    headings: dict[str, str],
+) -> int:
+    """Write each row as it is measured, show all at the end, even if interrupted; 1 where one of ours failed."""
+    done: list[Row] = []
+    try:
+        for row in results.recorded(kind, (*COLUMNS, *measured, *ENVIRONMENT), rows, options):
+            done.append(row)
+    finally:
+        if done:
+            results.show_cases(title or done[0]["gpu"], done, headings)
+    return int(any(row["provider"] in OURS and row["status"].startswith("failed") for row in done))
 
 
 def failure(error: Exception) -> str:

@@ -73,52 +73,44 @@ def measure(name: str, dtype: str, n: int, v: int, threads: int, repeats: int) -
     s, t = (torch.randn(n, v).to(selection.DTYPES[dtype]) for _ in range(2))
     labels = torch.randint(0, v, (n,))
     labels[: n // 2] = -100
-    if name == "cross_entropy":
-        t = labels
-    elif name.startswith("kl_div"):
+    if name.startswith("kl_div"):
         t = t.float().softmax(-1).to(t.dtype) if name == "kl_div" else t.float().log_softmax(-1).to(t.dtype)
-    ours, plain = _shortest([_step(loss, s, t) for loss in _pair(name, n, v, labels)], repeats)
-    row: Row = dict(zip(COLUMNS, (name, dtype, n, v, threads), strict=False))
-    return row | {"lucid_ms": round(ours, 3), "plain_ms": round(plain, 3), "ratio": round(ours / plain, 2)}
+    ours, plain = _losses(name, n, v, labels)
+    target = labels if name == "cross_entropy" else t
+    steps = [partial(_step, loss, s.clone().requires_grad_(), target) for loss in (ours, plain)]
+    lucid_ms, plain_ms = _shortest(steps, repeats)
+    values = (name, dtype, n, v, threads, round(lucid_ms, 3), round(plain_ms, 3), round(lucid_ms / plain_ms, 2))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
-def _pair(name: str, n: int, v: int, labels: Tensor) -> tuple[Loss, Loss]:
+def _losses(name: str, n: int, v: int, labels: Tensor) -> tuple[Loss, Loss]:
     """A loss of lucid.torch, and the plain expression."""
-    if name in _OPS:
-        op, variant = _OPS[name]
-        point = Point(op, variant, n, v, torch.float32, "batchmean")
-        plain = OPS[op].function("torch", point)
-        return OPS[op].function("lucid.torch", point), lambda s, t: plain(
-            s.float(), t.float() if t.is_floating_point() else t
-        )
-    ours = partial(lucid.torch.distillation_loss, divergence="forward_kl")
-    if name == "temperature":
-        return (
-            partial(ours, temperature=2.0, temperature_squared=True),
-            lambda s, t: (
-                4 * F.kl_div((s.float() / 2).log_softmax(-1), (t.float() / 2).softmax(-1), reduction="batchmean")
-            ),
-        )
 
     def labelled(s: Tensor, t: Tensor) -> Tensor:
         each = F.kl_div(s.float().log_softmax(-1), t.float().softmax(-1), reduction="none").sum(-1)
-        valid = labels != -100
-        return (each * valid).sum() / valid.sum()
+        return (each * (labels != -100)).sum() / (labels != -100).sum()
 
+    def temperature(s: Tensor, t: Tensor) -> Tensor:
+        return F.kl_div((s.float() / 2).log_softmax(-1), (t.float() / 2).softmax(-1), reduction="batchmean") * 4
+
+    ours = partial(lucid.torch.distillation_loss, divergence="forward_kl")
+    if name == "temperature":
+        return partial(ours, temperature=2.0, temperature_squared=True), temperature
     if name == "labels":
         return partial(ours, labels=labels), labelled
-    hard = partial(ours, labels=labels, hard_label_weight=0.5)
-    return hard, lambda s, t: 0.5 * labelled(s, t) + 0.5 * F.cross_entropy(s.float(), labels)
+    if name == "hard_labels":
+        hard = partial(ours, labels=labels, hard_label_weight=0.5)
+        return hard, lambda s, t: 0.5 * labelled(s, t) + 0.5 * F.cross_entropy(s.float(), labels)
+    op, variant = _OPS[name]
+    point = Point(op, variant, n, v, torch.float32, "batchmean")
+    plain = OPS[op].function("torch", point)
+    as_float = name != "cross_entropy"
+    return OPS[op].function("lucid.torch", point), lambda s, t: plain(s.float(), t.float() if as_float else t)
 
 
-def _step(loss: Loss, s: Tensor, t: Tensor) -> Callable[[], None]:
-    leaf = s.clone().requires_grad_()
-
-    def step() -> None:
-        leaf.grad = None
-        loss(leaf, t).backward()
-
-    return step
+def _step(loss: Loss, leaf: Tensor, target: Tensor) -> None:
+    leaf.grad = None
+    loss(leaf, target).backward()
 
 
 def _shortest(steps: Sequence[Callable[[], None]], repeats: int) -> list[float]:

@@ -11,7 +11,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as torch_functional
@@ -47,66 +47,50 @@ class Point:
     reduction: Any  # a word that the op takes
 
 
-def parts(mode: str) -> tuple[str, ...]:
-    """The passes that a mode consists of."""
-    return ("forward", "backward") if mode == "full" else (mode,)
+class Op(Protocol):
+    """An entry of the registry; its defaults are those of losses of rows of logits.
 
-
-class Op:
-    """An entry of the registry; here, what losses of rows of logits share."""
+    `inputs` makes so many rows of each input; floating ones are converted to the point's dtype afterwards. `truth`
+    takes such rows and dloss, in float64, and gives the result ("output") and the gradient, by its input's name; of a
+    reduced result, these rows' share. `costs` are the least forward and backward, from tensors of the meta device.
+    `call` gives the function of the inputs in a namespace of functions like lucid.nn.functional; it and those of other
+    providers raise an `UnsupportedError` where there is none. `rereads` are bytes that ours may read a second time,
+    `statistics` those that it may write and read about rows and their chunks of at least 2,048 columns.
+    """
 
     variants: tuple[str, ...] = ("",)
     reductions: tuple[str, ...] = ("none", "mean", "sum", "batchmean")
     #: The input that gets a gradient.
-    differentiable = "x"
+    differentiable: str = "x"
     #: The most launches that ours may make, forward and backward.
-    launches = (4, 1)
+    launches: tuple[int, int] = (4, 1)
     #: Providers that write to the inputs, which are made anew before each step.
     overwriting: tuple[str, ...] = ()
     #: Variants that are fused in lucid only if no one else can write to the inputs' memory.
     needs_private_memory: tuple[str, ...] = ()
 
-    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> Tensors:
-        """That many rows of each input; floating ones are converted to the point's dtype afterwards."""
-        raise NotImplementedError
+    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> Tensors: ...
+    def truth(self, point: Point, tensors: Tensors, dloss: torch.Tensor) -> dict[str, Expected]: ...
+    def costs(self, point: Point, tensors: Tensors, dloss: torch.Tensor) -> tuple[Cost, Cost]: ...
+    def call(self, point: Point, namespace: Any) -> Function: ...
 
     def shape(self, point: Point) -> tuple[int, ...]:
-        """The shape of the result; () where it is reduced."""
         return (point.n,) if point.reduction == "none" else ()
 
-    def truth(self, point: Point, tensors: Tensors, dloss: torch.Tensor) -> dict[str, Expected]:
-        """The result ("output") and the gradient, by its input's name, of rows of the inputs and dloss in float64.
-
-        A reduced result's are these rows' share of the sum.
-        """
-        raise NotImplementedError
-
-    def costs(self, point: Point, tensors: Tensors, dloss: torch.Tensor) -> tuple[Cost, Cost]:
-        """The least cost forward and backward, from tensors of the meta device."""
-        raise NotImplementedError
-
-    def call(self, point: Point, namespace: Any) -> Function:
-        """The function of the inputs, in their order, in lucid.nn.functional or in a namespace of such functions."""
-        raise NotImplementedError
-
     def torch_reference(self, point: Point) -> Function:
-        """What is usually written with torch."""
         return self.call(point, torch_functional)
 
     def liger(self, point: Point) -> Function:
-        """Liger's function."""
         raise UnsupportedError(f"Liger has no {point.op}")
 
     def rereads(self, point: Point, mode: str) -> int:
-        """Bytes that ours may read a second time: rows that do not fit on chip."""
         return 0
 
     def statistics(self, point: Point, mode: str) -> int:
-        """Bytes that ours may write and read about rows and their chunks of at least 2,048 columns."""
         return point.n * 4 * 16 * (triton.cdiv(point.v, 2048) + (mode != "backward"))
 
     def function(self, provider: str, point: Point) -> Function:
-        """A provider's function of the inputs; raises an `UnsupportedError` where it has none."""
+        """A provider's function of the inputs."""
         if provider == "ours":
             return self.call(point, lucid_functional)
         if provider == "lucid.torch":
@@ -141,7 +125,7 @@ class KLDiv(Op):
         x, y = tensors["x"], tensors["target"]
         log_target = point.variant == "log"
         p, log_p = (y.exp(), y) if log_target else (y, torch.where(y > 0, y, 1).log())
-        scale = _scale(point, per_element=True)
+        scale = _scale(point)
         loss, magnitude = p * (log_p - x) * scale, p * (log_p.abs() + x.abs()) * scale
         dx = -p * dloss * scale
         dx_magnitude = dx.abs()
@@ -215,7 +199,8 @@ class Softmax(Op):
     def rereads(self, point: Point, mode: str) -> int:
         """A longer row is read for its statistics and for its results; of log-softmax's gradient, only dy twice."""
         operands = {"forward": 1, "backward": 1 if point.op == "log_softmax" else 2}
-        long = [part for part in parts(mode) if point.v > ON_CHIP[part] // (4 if point.dtype.itemsize == 8 else 1)]
+        scale = 4 if point.dtype.itemsize == 8 else 1
+        long = [part for part in ON_CHIP if mode in (part, "full") and scale * point.v > ON_CHIP[part]]
         return sum(operands[part] for part in long) * point.n * point.v * point.dtype.itemsize
 
     def statistics(self, point: Point, mode: str) -> int:
@@ -256,7 +241,7 @@ class Distillation(Op):
         else:
             terms, slope = p * (log_p - log_q), None
         ds = q - p if slope is None else q * (slope - (q * slope).sum(-1, keepdim=True))
-        scale = self._scale(point)
+        scale = _scale(point)
         outer = _column(dloss) * scale
         # What a softmax loses in q and p, and in the sum over q.
         ds_magnitude = ((p + q) * size + q * (q * size).sum(-1, keepdim=True)) * outer.abs()
@@ -276,13 +261,13 @@ class Distillation(Op):
             return functools.partial(namespace.distillation_loss, **options)
         if namespace is lucid.torch:
             raise UnsupportedError("the two-line form runs fused in lucid; lucid.torch has distillation_loss for it")
+        _check_two_line(point)
         F = namespace
-        self._check_two_line(point)
         return lambda s, t: F.kl_div(F.log_softmax(s, -1), F.softmax(t, -1), reduction=reduction)
 
     def torch_reference(self, point: Point) -> Function:
-        self._check_two_line(point)
-        scale, reduce = self._scale(point), point.reduction != "none"
+        _check_two_line(point)
+        scale, reduce = _scale(point), point.reduction != "none"
 
         def kl(log_q: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
             return torch_functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
@@ -317,13 +302,6 @@ class Distillation(Op):
     def rereads(self, point: Point, mode: str) -> int:
         twice = point.variant in ("js", "total_variation") and point.v > WHOLE_ROW and mode != "backward"
         return 2 * point.n * point.v * point.dtype.itemsize if twice else 0
-
-    def _scale(self, point: Point) -> float:
-        return _scale(point, per_element=point.variant == "two_line")
-
-    def _check_two_line(self, point: Point) -> None:
-        if point.variant == "two_line" and point.reduction == "none":
-            raise UnsupportedError("the two-line form without a reduction is one number per element, not per row")
 
 
 class CrossEntropy(Op):
@@ -360,7 +338,8 @@ class CrossEntropy(Op):
         return cost.cross_entropy_forward(*operands, reduce=reduce), cost.cross_entropy_backward(*operands, dloss)
 
     def call(self, point: Point, namespace: Any) -> Function:
-        return functools.partial(namespace.cross_entropy, reduction=self._reduction(point))
+        reduction = "mean" if point.reduction == "batchmean" else point.reduction
+        return functools.partial(namespace.cross_entropy, reduction=reduction)
 
     def liger(self, point: Point) -> Function:
         """Liger's cross-entropy, which writes the gradient over the logits in the forward pass."""
@@ -370,20 +349,23 @@ class CrossEntropy(Op):
             raise UnsupportedError("Liger's cross_entropy takes labels, not class probabilities")
         if point.reduction == "none":
             raise UnsupportedError("Liger's cross_entropy without a reduction has no gradient of its own for each row")
-        reduction = self._reduction(point)
+        reduction = "mean" if point.reduction == "batchmean" else point.reduction
         return lambda x, target: LigerCrossEntropyFunction.apply(x, target, None, -100, 0.0, 0.0, reduction)[0]
-
-    def _reduction(self, point: Point) -> str:
-        return "mean" if point.reduction == "batchmean" else str(point.reduction)
 
 
 def _normal(point: Point, rows: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(rows, point.v, generator=generator, device=generator.device)
 
 
-def _scale(point: Point, per_element: bool = False) -> float:
-    by_mean = 1 / (point.n * point.v) if per_element else 1 / point.n
-    return {"mean": by_mean, "batchmean": 1 / point.n}.get(point.reduction, 1.0)
+def _scale(point: Point) -> float:
+    per_element = point.reduction == "mean" and (point.op == "kl_div" or point.variant == "two_line")
+    size = {"mean": point.n * point.v if per_element else point.n, "batchmean": point.n}.get(point.reduction, 1)
+    return 1 / size
+
+
+def _check_two_line(point: Point) -> None:
+    if point.variant == "two_line" and point.reduction == "none":
+        raise UnsupportedError("the two-line form without a reduction is one number per element, not per row")
 
 
 def _column(dloss: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,6 @@ import torch
 
 from perf import results, selection
 from perf.count import counting, traffic
-from perf.environment import COLUMNS as ENVIRONMENT
 from perf.errors import UsageError
 from perf.measure import cases, timing
 from perf.measure.ops import Point
@@ -71,14 +70,8 @@ def run(options: argparse.Namespace) -> int:
         print("no GPU is available: launches, syncs and Python calls are counted, times are left out", file=sys.stderr)
     headings = {} if counting_only else {"median_us": "µs", "p20_us": "20 %", "p80_us": "80 %"}
     headings |= {"launches": "launches", "syncs": "syncs", "python_calls": "Python calls"}
-    rows = results.record(
-        "overhead",
-        (*cases.COLUMNS, *MEASURED, *ENVIRONMENT),
-        overhead(None if counting_only else timing.Cuda(), points, options),
-        options,
-        lambda rows: results.show_cases("Per call", rows, headings),
-    )
-    return 1 if selection.failures(rows) else 0
+    rows = overhead(None if counting_only else timing.Cuda(), points, options)
+    return cases.record("overhead", rows, MEASURED, options, "Per call", headings)
 
 
 def overhead(device: timing.Cuda | None, points: Sequence[Point], options: argparse.Namespace) -> Iterator[Row]:
@@ -116,37 +109,25 @@ def host_us(
     clock: Callable[[], float] = time.perf_counter,
 ) -> timing.Timing:
     """Host time per call in µs, each timing over all cases; the device is waited for only before and after."""
-    times = []
+    times, collecting = [], gc.isenabled()
     for _ in range(repeats + 1):
-        for case in cases:
-            case.prepare()
-        device.synchronize()
-        collecting = gc.isenabled()
-        gc.disable()
-        start = clock()
-        for case in cases:
-            case.step()
-        times.append((clock() - start) * 1e6 / len(cases))
-        if collecting:
-            gc.enable()
-        device.synchronize()
-        for case in cases:
-            case.clear()
-    return timing.Timing.of(times[1:])  # the first compiled, and filled the allocator's pools
+        with timing.ready(device, cases):
+            gc.disable()
+            start = clock()
+            for case in cases:
+                case.step()
+            times.append((clock() - start) * 1e6 / len(cases))
+            if collecting:
+                gc.enable()
+    return timing.summary(times[1:])  # the first compiled, and filled the allocator's pools
 
 
 def profiled(device: timing.Cuda, cases: Sequence[timing.Steps]) -> tuple[int, int]:
     """Kernel launches and host syncs per call."""
-    for case in cases:
-        case.prepare()
-    device.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
+    with timing.ready(device, cases), torch.profiler.profile(activities=activities) as profile:
         for case in cases:
             case.step()
-    device.synchronize()
-    for case in cases:
-        case.clear()
     return per_call([event.name for event in profile.events()], len(cases))
 
 

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from perf import results, selection
-from perf.environment import COLUMNS as ENVIRONMENT
 from perf.errors import UnsupportedError
 from perf.measure import cases, timing
 from perf.measure.ops import Point
@@ -62,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
     minutes = estimate(len(points), len(options.modes), options.providers, options.budget_ms) / 60
     limit = f"none started after {options.time_limit:g} s"
     print(f"points: {len(points)}; about {minutes:.0f} min, {limit}", file=sys.stderr)
-    columns = (*cases.COLUMNS, *MEASURED, *ENVIRONMENT)
-    rows = results.record("sweep", columns, sweep(timing.Cuda(), points, options), options, _show)
-    return 1 if selection.failures(rows) else 0
+    rows = sweep(timing.Cuda(), points, options)
+    headings = {"median_ms": "ms", "gbps": "GB/s", "copy_gbps": "copy GB/s", "roof_fraction": "of roofline"}
+    return cases.record("sweep", rows, MEASURED, options, "", headings | {"peak_mib": "MiB", "max_error": "error"})
 
 
 def estimate(points: int, modes: int, providers: Sequence[str], budget_ms: float) -> float:
@@ -101,7 +100,7 @@ def sweep(
         values |= {"gbps": gbps, "copy_gbps": copy, "roof_fraction": gbps / copy}
         values["peak_mib"] = timing.peak(device, made[0]) / 2**20
 
-    return cases.rows(points, options, MEASURED, fill)
+    yield from cases.rows(points, options, MEASURED, fill)
 
 
 def input_sets(device: timing.Cuda, point: Point) -> int:
@@ -109,10 +108,3 @@ def input_sets(device: timing.Cuda, point: Point) -> int:
     inputs, dloss = cases.empty_inputs(point, torch.device("meta"))
     size = sum(tensor.nbytes for tensor in (*inputs.values(), dloss))
     return max(2, min(MOST_SETS, math.ceil(2 * device.cache_bytes / size)))
-
-
-def _show(rows: Sequence[Row]) -> None:
-    copies = [row["copy_gbps"] for row in rows if row["copy_gbps"]]
-    headings = {"median_ms": "ms", "gbps": "GB/s", "roof_fraction": "of roofline", "peak_mib": "MiB"}
-    title = f"{rows[0]['gpu']}; copy {copies[0] if copies else 0:,.0f} GB/s"
-    results.show_cases(title, rows, headings | {"max_error": "error"})

@@ -12,27 +12,40 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
-#: Timed steps at least and at most, whatever the budget.
-LEAST, MOST = 10, 200
+from triton_kernels.runtime import backend
 
-#: The longest that the device is held, in ms.
-LONGEST_HOLD = 50.0
+#: Timed steps at least and at most, whatever the budget; and the longest that the device is held, in ms.
+LEAST, MOST, LONGEST_HOLD = 10, 200, 50.0
 
 
 class Steps(Protocol):
     """What can be timed: `prepare` and `clear` are not."""
 
     def prepare(self) -> None: ...
-
     def step(self) -> Any: ...
-
     def clear(self) -> None: ...
+
+
+class Call:
+    """A function as what can be timed."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function, self._result = function, None
+
+    def prepare(self) -> None: ...
+
+    def step(self) -> None:
+        self._result = self._function()
+
+    def clear(self) -> None:
+        self._result = None
 
 
 class Cuda:
@@ -67,15 +80,12 @@ class Cuda:
 
     def elapsed(self, before: Any, after: Any) -> float:
         """Return the ms between two marks that the device has passed."""
-        ms: float = before.elapsed_time(after)
-        return ms
+        return float(before.elapsed_time(after))
 
     def synchronize(self) -> None:
-        """Wait until the device has done everything."""
         torch.cuda.synchronize(self.torch)
 
     def start_peak(self) -> None:
-        """Start to measure the memory in use."""
         torch.cuda.reset_peak_memory_stats(self.torch)
         self._before = torch.cuda.memory_allocated(self.torch)
 
@@ -86,94 +96,72 @@ class Cuda:
 
 def compiled() -> bool:
     """Return whether kernels are compiled, as they must be to be timed; say so in one line where they are not."""
-    from triton_kernels.runtime import backend
-
     if backend.INTERPRETED:
         print("timing requires compiled kernels: unset TRITON_INTERPRET", file=sys.stderr)
     return not backend.INTERPRETED
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """The median and the 20 % and 80 % quantiles of repeated timings, in their unit."""
 
     median: float
     p20: float
     p80: float
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Timing:
-        """
-        >>> Timing.of([5.0, 1.0, 2.0, 3.0, 4.0])
-        Timing(median=3.0, p20=1.8, p80=4.2)
-        """
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        tenths = statistics.quantiles(values, n=10, method="inclusive")
-        return cls(statistics.median(values), tenths[1], tenths[7])
+
+def summary(times: Sequence[float]) -> Timing:
+    """
+    >>> summary([5.0, 1.0, 2.0, 3.0, 4.0])
+    Timing(median=3.0, p20=1.8, p80=4.2)
+    """
+    return Timing(*np.quantile(times, (0.5, 0.2, 0.8)).tolist())
+
+
+@contextmanager
+def ready(device: Cuda, cases: Sequence[Steps]) -> Iterator[None]:
+    """Have cases prepared and the device idle; wait for it at the end, and clear the cases."""
+    for case in cases:
+        case.prepare()
+    device.synchronize()
+    yield
+    device.synchronize()
+    for case in cases:
+        case.clear()
 
 
 def measure(device: Cuda, cases: Sequence[Steps], budget_ms: float) -> Timing:
     """Times of a step in ms, over rounds of all cases, for about `budget_ms` of the device's time."""
-    hold = min(LONGEST_HOLD, 0.1 + 1.5 * _warm_up(device, cases[0]) * len(cases))
+    for _ in range(2):  # compile, and fill the allocator's pools
+        with ready(device, cases[:1]):
+            start = time.perf_counter()
+            cases[0].step()
+            host_ms = (time.perf_counter() - start) * 1e3
+    hold = min(LONGEST_HOLD, 0.1 + 1.5 * host_ms * len(cases))
     estimate = statistics.median(_round(device, cases, hold))
     wanted = min(MOST, max(LEAST, budget_ms / max(estimate, 1e-3)))
     rounds = range(math.ceil(wanted / len(cases)))
-    return Timing.of([ms for _ in rounds for ms in _round(device, cases, hold)])
-
-
-def _warm_up(device: Cuda, case: Steps) -> float:
-    """Compile, and fill the allocator's pools; return the host's time for one step, in ms."""
-    for _ in range(2):
-        case.prepare()
-        device.synchronize()
-        start = time.perf_counter()
-        case.step()
-        host_ms = (time.perf_counter() - start) * 1e3
-        device.synchronize()
-        case.clear()
-    return host_ms
+    return summary([ms for _ in rounds for ms in _round(device, cases, hold)])
 
 
 def _round(device: Cuda, cases: Sequence[Steps], hold: float) -> list[float]:
-    for case in cases:
-        case.prepare()
-    device.synchronize()
-    device.empty_caches()
-    device.hold(hold)
-    marks = []
-    for case in cases:
-        before = device.mark()
-        case.step()
-        marks.append((before, device.mark()))
-    device.synchronize()
-    for case in cases:
-        case.clear()
+    with ready(device, cases):
+        device.empty_caches()
+        device.hold(hold)
+        marks = []
+        for case in cases:
+            before = device.mark()
+            case.step()
+            marks.append((before, device.mark()))
     return [device.elapsed(before, after) for before, after in marks]
 
 
 def peak(device: Cuda, case: Steps) -> int:
     """The bytes that a step needs beyond what is there before it: results and temporaries."""
-    case.prepare()
-    device.synchronize()
-    device.start_peak()
-    case.step()
-    device.synchronize()
-    found = device.peak_bytes()
-    case.clear()
-    return found
-
-
-class _Copy:
-    def __init__(self, source: torch.Tensor, destination: torch.Tensor) -> None:
-        self.source, self.destination = source, destination
-
-    def prepare(self) -> None: ...
-
-    def step(self) -> None:
-        self.destination.copy_(self.source)
-
-    def clear(self) -> None: ...
+    with ready(device, [case]):
+        device.start_peak()
+        case.step()
+        device.synchronize()
+        return device.peak_bytes()
 
 
 def copy_gbps(device: Cuda, budget_ms: float, most: int = 2**31) -> float:
@@ -182,6 +170,6 @@ def copy_gbps(device: Cuda, budget_ms: float, most: int = 2**31) -> float:
     Memory and its caches may compress bytes that are all the same.
     """
     size = min(most, device.free_bytes() // 4)
-    source, destination = (torch.randint(256, (size,), dtype=torch.uint8, device=device.torch) for _ in range(2))
-    timing = measure(device, [_Copy(source, destination), _Copy(destination, source)], budget_ms)
+    a, b = (torch.randint(256, (size,), dtype=torch.uint8, device=device.torch) for _ in range(2))
+    timing = measure(device, [Call(lambda: a.copy_(b)), Call(lambda: b.copy_(a))], budget_ms)
     return 2 * size / timing.median / 1e6
