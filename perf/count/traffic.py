@@ -24,7 +24,7 @@ from perf.errors import UnsupportedError, WrongResultError
 from perf.measure import cases
 from perf.measure.ops import OPS, Point
 from perf.results import Row
-from triton_kernels.runtime import backend, launch, tile_configs
+from triton_kernels.runtime import backend, device_errors, launch, tile_configs
 
 COUNTED = ("read", "written", "launches", "allocated", "least_read", "least_written", "least_allocated")
 
@@ -89,6 +89,7 @@ def prepared(work: cases.Workload, point: Point, provider: str, mode: str) -> ca
 
     if provider == "compile":
         raise UnsupportedError("what torch.compile makes for a GPU cannot run without one")
+    device_errors.buffer(torch.device("cpu"))  # made once in a process
     try:
         (case,) = work.cases(point, provider, mode)
         work.check(case)
