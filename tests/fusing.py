@@ -1,4 +1,4 @@
-"""Running a piece of user code fused and unfused, and comparing all that a user could see of it."""
+"""Scenarios of user code that run fused and unfused, and a comparison of all that a user could observe of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Case:
         self.teacher: Any = lucid.randn(*shape, dtype="float64", requires_grad=teacher_grad)
 
     def softmaxes(self) -> tuple[Any, Any]:
-        """Log-probabilities of the student, and what the teacher's target is."""
+        """Return the student's log-probabilities and the target made of the teacher's logits."""
         self.scaled: Any = [self.student, self.teacher]
         if self.temperature is not None:
             self.scaled = [logits / self.temperature for logits in self.scaled]
@@ -45,19 +45,19 @@ class Case:
         return self.log_q, self.target
 
     def loss(self, reduction: str = "batchmean") -> Any:
-        """Of the softmaxes, made anew unless they were."""
+        """Return the loss of the softmaxes, which are made unless they were."""
         if not hasattr(self, "log_q"):
             self.softmaxes()
         self.made = nn.KLDivLoss(reduction, self.log_target)(self.log_q, self.target)
         return self.made
 
-    def seen(self, *more: Any) -> list[Any]:
-        """All there is to see."""
+    def observables(self, *more: Any) -> list[Any]:
+        """Return all that a user could compare."""
         return [*more, self.made, self.student.grad, self.teacher.grad, self.log_q, self.target, self.log_q.grad]
 
 
-class Codes:
-    """Collects pieces of code that take a `Case`, and which of the fused kernels each should run."""
+class ScenarioRegistry:
+    """Scenarios, which are functions of a `Case`, and the fused kernels that each should launch."""
 
     def __init__(self) -> None:
         self.all: dict[str, tuple[Callable[[Case], Any], set[str]]] = {}
@@ -71,14 +71,14 @@ class Codes:
 
 
 def kernels(run: Callable[[], Any]) -> list[str]:
-    """Names of the kernels that are launched."""
+    """Return the names of the kernels that are launched."""
     with trace.launches() as made:
         run()
     return [launched.kernel.__name__ for launched in made]
 
 
 def message(run: Callable[[], Any]) -> str:
-    """What it raises, as a user reads it."""
+    """Return the type and message of the exception that is raised."""
     try:
         run()
     except Exception as error:
@@ -86,8 +86,8 @@ def message(run: Callable[[], Any]) -> str:
     return "nothing raised"
 
 
-def both_ways(code: Callable[[], Any], rtol: float = 1e-12) -> set[str]:
-    """Run code fused and unfused: values agree but for rounding, all else exactly. Returns which fused kernels ran."""
+def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12) -> set[str]:
+    """Run code fused and unfused: values agree except for rounding, all else exactly. Return the fused kernels."""
     results: list[Any] = []
     used: list[list[str]] = []
     for enabled in (False, True):

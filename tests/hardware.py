@@ -62,8 +62,8 @@ def worst_case(direction: str) -> Iterator[None]:
                     return (double or exact)(x)
                 x = first(x)
                 y = exact(x.astype(np.float64))
-                spoilt = np.where(_is_power_of_2(y), y, y + signs(x) * error(y))
-                return np.where(np.isfinite(y), spoilt, y).astype(np.float32)
+                perturbed = np.where(_is_power_of_2(y), y, y + signs(x) * error(y))
+                return np.where(np.isfinite(y), perturbed, y).astype(np.float32)
 
             return self.unary_op(arg, calculate)
 

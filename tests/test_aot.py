@@ -11,7 +11,7 @@ import torch
 
 import triton_kernels
 from perf.static import matrix
-from tests import planted
+from tests import broken_kernels
 from tests.device import DEVICE
 from triton_kernels.devtools import aot, trace
 from triton_kernels.runtime.launch import Launch
@@ -25,11 +25,11 @@ def _launch(kernel: Any, block: int, offset: int = 0) -> Launch:
 
 def test_refused_spilling_and_narrow_launches_are_found_on_every_target(capsys: pytest.CaptureFixture[str]) -> None:
     calls = [
-        ("wide", _launch(planted.copy, 1024)),
-        ("unaligned", _launch(planted.copy, 1024, offset=1)),
-        ("refused", _launch(planted.refused, 4)),
-        ("spill", _launch(planted.spill, 2**17)),
-        ("narrow", _launch(planted.narrow, 1024)),
+        ("wide", _launch(broken_kernels.copy, 1024)),
+        ("unaligned", _launch(broken_kernels.copy, 1024, offset=1)),
+        ("refused", _launch(broken_kernels.refused, 4)),
+        ("spill", _launch(broken_kernels.spill, 2**17)),
+        ("narrow", _launch(broken_kernels.narrow, 1024)),
     ]
     found = matrix.faults(calls, tuple(aot.TARGETS), jobs=2)
     by_target = {target: [fault for fault in found if f", {target}: " in fault] for target in aot.TARGETS}
@@ -48,7 +48,12 @@ def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest
         return [{"report": {"spills": 0, "loads": {}, "stores": {}}} for _ in tasks]
 
     monkeypatch.setattr(matrix.pool, "answers", answers)
-    assert matrix.faults([("one", _launch(planted.copy, 64)), ("two", _launch(planted.copy, 64))], ["cuda:90"], 1) == []
+    assert (
+        matrix.faults(
+            [("one", _launch(broken_kernels.copy, 64)), ("two", _launch(broken_kernels.copy, 64))], ["cuda:90"], 1
+        )
+        == []
+    )
 
 
 def test_one_launch_in_four_is_compiled_for_another_target_and_always_for_the_same() -> None:

@@ -9,7 +9,7 @@ import torch
 
 import triton_kernels as tk
 from tests.device import DEVICE
-from tests.logits import DIVERGENCES
+from tests.row_reference import DIVERGENCES
 from triton_kernels.runtime import backend
 
 pytestmark = pytest.mark.usefixtures("launchers")

@@ -14,10 +14,10 @@ import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
-from tests import logits
+from tests import row_reference
 from tests.device import DEVICE
-from tests.logits import DIVERGENCES
 from tests.reference import FLOATS, assert_within, exact
+from tests.row_reference import DIVERGENCES
 
 pytestmark = pytest.mark.usefixtures("launchers")
 
@@ -56,7 +56,7 @@ def _check(
     lead = tuple(s.shape[:-1])
     flat_s, flat_t = (exact(x)[..., :V].reshape(-1, V) for x in (s, t))
     T, alpha = options.get("temperature", 1.0), options.get("hard_label_weight", 0.0)
-    truth = logits.divergence(flat_s, flat_t, kind, options.get("beta", 0.5), T)
+    truth = row_reference.divergence(flat_s, flat_t, kind, options.get("beta", 0.5), T)
     soft = (1 - alpha) * (T * T if options.get("temperature_squared") else 1)
     values, ds, dt = soft * truth.loss, soft * truth.ds, soft * truth.dt
     value_size, ds_size, dt_size = soft * truth.loss_size, soft * truth.ds_size, soft * truth.dt_size
@@ -65,7 +65,7 @@ def _check(
         y = labels.cpu().numpy().reshape(-1)
         w = np.where(y == -100, 0, w)
         if alpha:
-            hard, hard_ds = logits.hard(flat_s, np.where(y == -100, 0, y))
+            hard, hard_ds = row_reference.hard(flat_s, np.where(y == -100, 0, y))
             values, ds = values + alpha * hard, ds + alpha * hard_ds
             value_size, ds_size = value_size + alpha * (hard + 1), ds_size + alpha * (np.abs(hard_ds) * 2 + 1e-9)
     tokens = _weighted(w, values)
@@ -249,7 +249,7 @@ def test_the_truth_is_that_of_torchs_own_derivatives(kind: str) -> None:
         "total_variation": (p - q).abs().sum(-1) / 2,
     }[kind]
     ds, dt = torch.autograd.grad(loss.sum(), (s, t))
-    truth = logits.divergence(exact(s), exact(t), kind, 0.3, 3.0)
+    truth = row_reference.divergence(exact(s), exact(t), kind, 0.3, 3.0)
     for got, wanted in ((truth.loss, loss), (truth.ds, ds), (truth.dt, dt)):
         np.testing.assert_allclose(got, exact(wanted), rtol=1e-9, atol=1e-12)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import triton_kernels as tk
-from tests import logits
+from tests import row_reference
 from tests.device import DEVICE
-from tests.logits import DIVERGENCES, FAMILIES
 from tests.reference import exact
+from tests.row_reference import DIVERGENCES, FAMILIES
 from triton_kernels.runtime import backend
 
 pytestmark = pytest.mark.usefixtures("launchers")
@@ -76,10 +76,10 @@ def _rms(errors: np.ndarray) -> float:
 def test_losses_and_gradients_are_good_to_a_few_roundings(
     kind: str, family: str, dtype: torch.dtype, special: float
 ) -> None:
-    s, t = (x.to(dtype) for x in logits.family(family, 4, COLUMNS))
+    s, t = (x.to(dtype) for x in row_reference.family(family, 4, COLUMNS))
     if family == "masked" and kind == "reverse_kl":
         s, t = t, s
-    truth = logits.divergence(exact(s), exact(t), kind)
+    truth = row_reference.divergence(exact(s), exact(t), kind)
     with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, statistics = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
         ds, dt = tk.divergence_backward(
@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_good_to_a_few_roundings(
             dteacher_dtype=torch.float32,
         )
     unit = _unit(special)
-    log_q, log_p = logits.log_softmax(exact(s)), logits.log_softmax(exact(t))
+    log_q, log_p = row_reference.log_softmax(exact(s)), row_reference.log_softmax(exact(t))
     q, p = np.exp(log_q), np.exp(log_p)
     # In units: probabilities, which are not small themselves, and for the loss of KL logarithms.
     sizes = [1 + np.abs(truth.loss), q + p, q + p]
@@ -117,11 +117,11 @@ def test_losses_and_gradients_are_good_to_a_few_roundings(
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_nearly_equal_rows_lose_little(kind: str, special: float) -> None:
     """A divergence of 1e-6 is the difference of numbers that are a thousand times larger."""
-    s, t = logits.family("nearly equal", 32, COLUMNS)
-    truth = logits.divergence(exact(s), exact(t), kind).loss
+    s, t = row_reference.family("nearly equal", 32, COLUMNS)
+    truth = row_reference.divergence(exact(s), exact(t), kind).loss
     with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, _ = tk.divergence_forward(s.to(DEVICE), t.to(DEVICE), divergence=kind)
-    log_q, log_p = logits.log_softmax(exact(s)), logits.log_softmax(exact(t))
+    log_q, log_p = row_reference.log_softmax(exact(s)), row_reference.log_softmax(exact(t))
     q, p = np.exp(log_q), np.exp(log_p)
     unit = _unit(special)
     if kind == "js":  # a sum of squares of log p − log q, each of which is off by so much
@@ -139,7 +139,7 @@ def test_nearly_equal_rows_lose_little(kind: str, special: float) -> None:
 @pytest.mark.parametrize("family", [f for f in FAMILIES if "peaked" not in f])
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_gradients_of_a_row_sum_to_zero(kind: str, family: str) -> None:
-    s, t = logits.family(family, 4, COLUMNS)
+    s, t = row_reference.family(family, 4, COLUMNS)
     if family == "masked" and kind == "reverse_kl":
         s, t = t, s
     s, t = s.to(DEVICE), t.to(DEVICE)

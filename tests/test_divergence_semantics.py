@@ -16,9 +16,9 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import grad
-from tests import logits
+from tests import row_reference
 from tests.device import DEVICE
-from tests.logits import DIVERGENCES
+from tests.row_reference import DIVERGENCES
 
 pytestmark = pytest.mark.usefixtures("launchers")
 
@@ -56,7 +56,7 @@ def test_columns_masked_on_both_sides_add_nothing(kind: str) -> None:
 def test_a_mask_where_only_p_or_only_q_is_zero_gives_the_true_loss_and_infinity_only_for_kl(kind: str) -> None:
     plain, masked = [1.0, 2.0, 0.0], [0.5, -INF, 1.0]
     for s, t in ((plain, masked), (masked, plain)):
-        truth = logits.divergence(np.array([s]), np.array([t]), kind)
+        truth = row_reference.divergence(np.array([s]), np.array([t]), kind)
         loss, ds, dt = _losses(s, t, kind)
         infinite = (kind, s is masked) in (("forward_kl", True), ("reverse_kl", False))
         assert math.isinf(truth.loss[0]) == infinite
@@ -201,7 +201,7 @@ def test_long_rows_may_be_masked_for_whole_chunks(kind: str, side: str) -> None:
         s[:, 3000:17000] = -INF
     if side != "student":
         t[:, 3000:17000] = -INF
-    truth = logits.divergence(s, t, kind)
+    truth = row_reference.divergence(s, t, kind)
     student, teacher = (torch.from_numpy(x).to(DEVICE, torch.float32) for x in (s, t))
     with tk.tile_configs.use_tile_configs(interpreted=False):
         losses, statistics = tk.divergence_forward(student, teacher, divergence=kind)
@@ -342,7 +342,7 @@ def test_gradients_flow_through_hooks_and_arithmetic_around_the_loss() -> None:
     scaled = x * 3
     scaled.register_hook(lambda g: seen.append(g.numpy().copy()))
     (F.distillation_loss(scaled, lucid.tensor(t), reduction="sum") * 0.5).backward()
-    truth = logits.divergence(x.detach().numpy() * 3, t, "forward_kl").ds * 0.5
+    truth = row_reference.divergence(x.detach().numpy() * 3, t, "forward_kl").ds * 0.5
     np.testing.assert_allclose(seen[0], truth, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(x.grad.numpy(), 3 * truth, rtol=1e-9, atol=1e-12)
 

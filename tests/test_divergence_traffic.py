@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
 
 import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
-from tests.logits import DIVERGENCES
+from tests.allocations import Allocations
+from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
 from triton_kernels.losses.distillation.terms import STATISTICS
 from triton_kernels.runtime import launch, tile_configs
@@ -32,22 +29,6 @@ def _pair(dtype: torch.dtype, rows: int = N, columns: int = V) -> tuple[lucid.Te
 def _small(dtype: torch.dtype, chunks: int, rows: int = N) -> int:
     """At most so many bytes of numbers that are kept of rows and chunks are read or written, each a few times."""
     return 4 * launch.compute_dtype(dtype).itemsize * rows * (STATISTICS + 6 * chunks) + 1000
-
-
-@contextmanager
-def _allocations() -> Iterator[list[int]]:
-    """The sizes in bytes of all buffers made within."""
-    made: list[int] = []
-    empty = torch.empty
-
-    def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
-        buffer = empty(*args, **kwargs)
-        made.append(buffer.nbytes)
-        return buffer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", noted)
-        yield made
 
 
 @pytest.mark.usefixtures("tiles")
@@ -132,13 +113,13 @@ def test_nothing_as_large_as_the_logits_is_allocated_but_the_gradient_and_in_pla
 ) -> None:
     s, t = _pair(dtype)
     s.requires_grad_()
-    with tile_configs.use_tile_configs(interpreted=False), _allocations() as made:
+    with tile_configs.use_tile_configs(interpreted=False), Allocations() as made:
         loss = F.distillation_loss(s, t, divergence=kind, inplace_gradient=in_place)
         loss.backward(lucid.ones_like(loss))
     size = N * V * dtype.itemsize
-    assert [nbytes for nbytes in made if nbytes > size / 50] == ([] if in_place else [size])
+    assert made.above(size / 50) == ([] if in_place else [size])
     # In all, beyond inputs and gradient, no more than 1 %.
-    assert sum(made) - (0 if in_place else size) <= 0.01 * 3 * size
+    assert sum(made.bytes) - (0 if in_place else size) <= 0.01 * 3 * size
 
 
 @pytest.mark.usefixtures("tiles")
@@ -170,19 +151,19 @@ def test_soft_cross_entropy_reads_logits_and_probabilities_once_each_way(
     """Probabilities are not read for the gradient to them alone."""
     leaves = [t.requires_grad_(asked) for t, asked in zip(_pair(dtype), wanted, strict=True)]
     one = N * V * dtype.itemsize
-    with _allocations() as allocated, trace.traffic() as forward, trace.launches() as made:
+    with Allocations() as allocated, trace.traffic() as forward, trace.launches() as made:
         loss = F.cross_entropy(*leaves, label_smoothing=smoothing)
     chunks = made[0].args["chunks"]
     assert 2 * one <= forward.read <= 2 * one + _small(dtype, 2 * chunks)
     assert forward.written <= _small(dtype, chunks)
-    assert max(allocated) < one / 50
-    with _allocations() as allocated, trace.traffic() as backward, trace.launches() as made:
+    assert not allocated.above(one / 50)
+    with Allocations() as allocated, trace.traffic() as backward, trace.launches() as made:
         loss.backward(lucid.ones_like(loss))
     looks = 2 if wanted[0] else 1
     assert backward.launches == 1
     assert looks * one <= backward.read <= looks * one + _small(dtype, 2 * made[0].args["chunks"])
     assert backward.written == sum(wanted) * one
-    assert [size for size in allocated if size > one / 50] == [one] * sum(wanted)
+    assert allocated.above(one / 50) == [one] * sum(wanted)
 
 
 def test_the_logits_are_read_in_place_whatever_their_strides() -> None:

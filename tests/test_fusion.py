@@ -1,9 +1,10 @@
-"""Which losses are fused, and that nobody can tell by their values, shapes and errors."""
+"""Which losses are fused, and that values, shapes and errors are those without fusion."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,27 +14,37 @@ import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.autograd import grad, gradcheck, gradgradcheck
-from tests.fusing import BACKWARD, FORWARD, LOGS, TEMPERATURES, Case, Codes, both_ways, message
+from tests.fusing import (
+    BACKWARD,
+    FORWARD,
+    LOGS,
+    TEMPERATURES,
+    Case,
+    ScenarioRegistry,
+    assert_fused_equals_eager,
+    kernels,
+    message,
+)
 
-code = Codes()
+scenario = ScenarioRegistry()
 
 
-@code()
+@scenario()
 def without_reduction(case: Case) -> Any:
     case.loss("none").backward(lucid.randn(3, 5, dtype="float64"))
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def logits_of_a_model(case: Case) -> Any:
     model = nn.Linear(4, 5, dtype="float64")
     case.student = model(lucid.randn(3, 4, dtype="float64"))
     case.student.retain_grad()
     case.loss().backward()
-    return case.seen(model.weight.grad, model.bias.grad)
+    return case.observables(model.weight.grad, model.bias.grad)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def strided_logits(case: Case) -> Any:
     case.student = lucid.randn(4, 4, 6, dtype="float64", requires_grad=True)
     case.teacher = lucid.randn(5, 4, 5, dtype="float64", requires_grad=True)
@@ -41,47 +52,47 @@ def strided_logits(case: Case) -> Any:
     teacher = case.teacher.permute(2, 1, 0)[1:, :3]
     case.target = (F.log_softmax if case.log_target else F.softmax)(teacher, dim=2)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def broadcast_logits(case: Case) -> Any:
     case.student = lucid.randn(1, 5, dtype="float64", requires_grad=True)
     case.log_q = F.log_softmax(case.student.expand(3, 5))
     case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def logits_with_minus_infinity(case: Case) -> Any:
     for logits in (case.student, case.teacher):
         values = logits.to_torch()
         values[:, 1] = -np.inf
     case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (case.student, case.teacher))
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def rows_that_are_no_distributions(case: Case) -> Any:
     student, teacher = (t.detach().clone().numpy() for t in (case.student, case.teacher))
     student[0], teacher[1], student[2, 3] = -np.inf, -np.inf, np.nan
     case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (student, teacher))
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_student_that_excludes_what_the_teacher_expects(case: Case) -> Any:
     student = case.student.detach().clone().numpy()
     student[1, 2] = -np.inf
     case.student = lucid.tensor(student, requires_grad=True)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def copies_and_pickles(case: Case) -> Any:
     with lucid.no_grad():
         case.softmaxes()
@@ -93,46 +104,46 @@ def copies_and_pickles(case: Case) -> Any:
         return case.loss(), twins, message(lambda: copy.deepcopy(refused)), nn.Parameter(twins[0])
 
 
-@code()
+@scenario()
 def shapes_that_broadcast(case: Case) -> Any:
     case.teacher = lucid.randn(1, 5, dtype="float64", requires_grad=True)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def another_dimension(case: Case) -> Any:
     case.log_q = F.log_softmax(case.student, dim=0)
     case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher, dim=0)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def a_target_of_the_other_kind(case: Case) -> Any:
     case.softmaxes()
     case.log_target = not case.log_target
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def probabilities_where_logarithms_belong(case: Case) -> Any:
     case.softmaxes()
     case.log_q = F.softmax(case.student)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def a_target_that_is_no_softmax(case: Case) -> Any:
     case.softmaxes()
     case.target = case.target * 1
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def errors(case: Case) -> Any:
     log_q, target = case.softmaxes()
     number = lucid.tensor(1.0)
@@ -151,7 +162,7 @@ def errors(case: Case) -> Any:
     ]
 
 
-@code()
+@scenario()
 def all_a_softmax_can_be_asked(case: Case) -> Any:
     def asked() -> Any:
         return F.log_softmax(case.student)
@@ -168,10 +179,10 @@ def all_a_softmax_can_be_asked(case: Case) -> Any:
 
 @LOGS
 @TEMPERATURES
-@pytest.mark.parametrize("name", code.all)
+@pytest.mark.parametrize("name", scenario.all)
 def test_fused_is_unfused_but_for_rounding(name: str, temperature: float | None, log_target: bool) -> None:
-    function, fused = code.all[name]
-    assert both_ways(lambda: function(Case(log_target, temperature=temperature))) == fused
+    function, fused = scenario.all[name]
+    assert assert_fused_equals_eager(lambda: function(Case(log_target, temperature=temperature))) == fused
 
 
 @LOGS
@@ -184,9 +195,9 @@ def test_every_shape_and_reduction(shape: tuple[int, ...], reduction: str, log_t
         if error != "nothing raised":
             return error
         case.made.backward(lucid.ones_like(case.made))
-        return case.seen()
+        return case.observables()
 
-    fused = both_ways(run)
+    fused = assert_fused_equals_eager(run)
     assert fused == ({FORWARD, BACKWARD} if np.prod(shape) and shape and reduction != "none" else set())
 
 
@@ -225,10 +236,10 @@ def test_special_rows_are_special_in_the_same_way(
         case.student = lucid.tensor([student, ORDINARY], dtype=dtype, requires_grad=True)
         case.teacher = lucid.tensor([teacher, ORDINARY], dtype=dtype, requires_grad=True)
         case.loss("sum").backward()
-        return case.seen()
+        return case.observables()
 
     roundings = {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-5, "float64": 1e-12}
-    assert both_ways(run, roundings[dtype]) == {FORWARD, BACKWARD}
+    assert assert_fused_equals_eager(run, roundings[dtype]) == {FORWARD, BACKWARD}
 
 
 @LOGS
@@ -242,3 +253,42 @@ def test_derivatives_agree_with_finite_differences(log_target: bool) -> None:
 
     assert gradcheck(loss, (case.student, case.teacher))
     assert gradgradcheck(loss, (case.student, case.teacher))
+
+
+def test_fusion_is_a_block_and_a_decorator() -> None:
+    def loss() -> Any:
+        return F.kl_div(F.log_softmax(lucid.randn(3, 5)), F.softmax(lucid.randn(3, 5)))
+
+    def fused(run: Callable[[], Any]) -> bool:
+        return FORWARD in kernels(run)
+
+    @lucid.fusion(False)
+    def plain(depth: int = 0) -> Any:
+        return loss() if depth == 0 else plain(depth - 1)
+
+    assert fused(loss)
+    assert not fused(plain)
+    assert not fused(lambda: plain(3))
+    assert plain.__name__ == "plain"
+    assert fused(loss)
+    off = lucid.fusion(False)
+    with off, off:
+        assert not fused(loss)
+        assert fused(lucid.fusion(True)(loss))
+        with lucid.fusion():
+            assert fused(loss)
+        assert not fused(loss)
+    with pytest.raises(KeyError), off:
+        raise KeyError
+    assert fused(loss)
+
+
+def test_what_was_deferred_outside_is_calculated_inside_a_block_without_fusion() -> None:
+    case = Case(False)
+    case.softmaxes()
+    with lucid.fusion(False):
+        assert FORWARD not in kernels(case.loss)
+    fused = Case(False)
+    loss = fused.loss()
+    with lucid.fusion(False):
+        assert BACKWARD not in kernels(loss.backward)

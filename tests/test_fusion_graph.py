@@ -10,113 +10,122 @@ import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.autograd import backward, grad
-from tests.fusing import BACKWARD, FORWARD, LOGS, TEMPERATURES, Case, Codes, both_ways, message
+from tests.fusing import (
+    BACKWARD,
+    FORWARD,
+    LOGS,
+    TEMPERATURES,
+    Case,
+    ScenarioRegistry,
+    assert_fused_equals_eager,
+    message,
+)
 from tests.values import Identity
 
-code = Codes()
+scenario = ScenarioRegistry()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def forward_only(case: Case) -> Any:
     return case.loss(), case.log_q, case.target
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def forward_and_backward(case: Case) -> Any:
     case.loss("mean").backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def to_the_student_alone(case: Case) -> Any:
     case.teacher.requires_grad_(False)
     case.loss("sum").backward(lucid.tensor(-2.5, dtype="float64"))
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def to_the_teacher_alone(case: Case) -> Any:
     case.student.requires_grad_(False)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def under_no_grad_but_for_the_student(case: Case) -> Any:
     with lucid.no_grad():
         case.softmaxes()
     case.log_q = F.log_softmax(case.student)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def under_no_grad(case: Case) -> Any:
     with lucid.no_grad():
         return case.loss(), case.loss().requires_grad, message(case.loss().backward)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def of_a_detached_target(case: Case) -> Any:
     case.softmaxes()
     case.target = case.target.detach()
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def of_detached_log_probabilities(case: Case) -> Any:
     case.softmaxes()
     case.log_q, case.target = case.log_q.detach(), case.target.detach()
     return case.loss(), message(case.made.backward)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def of_softmaxes_that_are_leaves(case: Case) -> Any:
     case.softmaxes()
     case.log_q, case.target = (t.detach().requires_grad_() for t in (case.log_q, case.target))
     case.loss().backward()
-    return case.seen(case.target.grad)
+    return case.observables(case.target.grad)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def twice_through_a_retained_graph_then_freed(case: Case) -> Any:
     loss = case.loss()
     loss.backward(retain_graph=True)
     loss.backward()
     again = message(loss.backward)
-    return case.seen(again, message(lambda: grad(loss, case.log_q)), message(case.log_q.sum().backward))
+    return case.observables(again, message(lambda: grad(loss, case.log_q)), message(case.log_q.sum().backward))
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def hooks_made_before_the_loss(case: Case) -> Any:
     seen: list[Any] = []
     for tensor in case.softmaxes():
         tensor.register_hook(lambda g: seen.append(g.numpy().copy()))
     case.loss().backward()
-    return case.seen(seen)
+    return case.observables(seen)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def hooks_made_after_the_loss(case: Case) -> Any:
     seen: list[Any] = []
     loss = case.loss()
     for tensor in (case.log_q, case.target):
         tensor.register_hook(lambda g: seen.append(g.numpy().copy()))
     loss.backward()
-    return case.seen(seen)
+    return case.observables(seen)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def hooks_that_replace_the_gradient(case: Case) -> Any:
     loss = case.loss()
     for tensor in (case.log_q, case.target):
         tensor.register_hook(lambda g: g * 3 + 1)
     loss.backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def hooks_that_change_the_gradient_in_place(case: Case) -> Any:
     def change(gradient: Any) -> None:
         nn.init.zeros_(gradient[0])
@@ -125,10 +134,10 @@ def hooks_that_change_the_gradient_in_place(case: Case) -> Any:
     for tensor in (case.log_q, case.target):
         tensor.register_hook(change)
     loss.backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def hooks_on_loss_and_logits(case: Case) -> Any:
     seen: list[Any] = []
     loss = case.loss()
@@ -136,18 +145,18 @@ def hooks_on_loss_and_logits(case: Case) -> Any:
     case.student.register_hook(lambda g: seen.append(g.numpy().copy()))
     case.teacher.register_hook(lambda g: g * 5)
     loss.backward()
-    return case.seen(seen)
+    return case.observables(seen)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def gradients_retained_before_the_loss(case: Case) -> Any:
     for tensor in case.softmaxes():
         tensor.retain_grad()
     case.loss().backward()
-    return case.seen(case.target.grad)
+    return case.observables(case.target.grad)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def gradients_retained_after_the_loss(case: Case) -> Any:
     loss = case.loss()
     case.target.retain_grad()
@@ -155,43 +164,43 @@ def gradients_retained_after_the_loss(case: Case) -> Any:
     loss.retain_grad()
     loss.backward(retain_graph=True)
     loss.backward()
-    return case.seen(case.target.grad, loss.grad)
+    return case.observables(case.target.grad, loss.grad)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def gradients_to_the_softmaxes(case: Case) -> Any:
     loss = case.loss()
     found = grad(loss, [case.log_q, case.target], retain_graph=True)
-    return grad(loss, case.log_q, retain_graph=True), found, case.seen()
+    return grad(loss, case.log_q, retain_graph=True), found, case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def gradients_to_everything_at_once(case: Case) -> Any:
-    return grad(case.loss(), [case.student, case.log_q, case.teacher, case.target, case.made]), case.seen()
+    return grad(case.loss(), [case.student, case.log_q, case.teacher, case.target, case.made]), case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def a_gradient_to_a_softmax_sent_on_by_hand(case: Case) -> Any:
     (found,) = grad(case.loss(), case.log_q, retain_graph=True)
     case.log_q.backward(found)
-    return case.seen(found)
+    return case.observables(found)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def a_gradient_to_a_softmax_sent_on_and_recorded(case: Case) -> Any:
     (found,) = grad(case.loss(), case.log_q, retain_graph=True)
     (ds,) = grad(case.log_q, case.student, found, create_graph=True)
     return ds, grad((ds * ds).sum(), case.student)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def a_gradient_to_a_softmax_sent_on_to_another(case: Case) -> Any:
     (found,) = grad(case.loss(), case.log_q, retain_graph=True)
     other = lucid.randn(3, 5, dtype="float64", requires_grad=True)
     return grad(F.log_softmax(other), other, found)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def second_derivatives(case: Case) -> Any:
     logits = [case.student, case.teacher]
     first = grad(case.loss(), logits, create_graph=True)
@@ -200,86 +209,86 @@ def second_derivatives(case: Case) -> Any:
     return first, second, grad(second[0].sum() + (second[1] * second[1]).sum(), logits)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def second_derivatives_through_backward(case: Case) -> Any:
     case.loss().backward(create_graph=True)
     ds = case.student.grad
     case.student.grad = case.teacher.grad = None
     (ds * ds).sum().backward()
-    return case.seen(ds)
+    return case.observables(ds)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def log_probabilities_used_elsewhere_too(case: Case) -> Any:
     loss = case.loss()
     (loss + (case.log_q.exp() * case.log_q).sum() + case.target.mean()).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def log_probabilities_used_elsewhere_before(case: Case) -> Any:
     case.softmaxes()
     entropy = (case.log_q.exp() * case.log_q).sum()
     (case.loss() + entropy).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def log_probabilities_shown_after_the_loss(case: Case) -> Any:
     loss = case.loss()
     shown = repr(case.log_q), case.target.tolist()
     loss.backward()
-    return case.seen(*shown)
+    return case.observables(*shown)
 
 
-@code(FORWARD, BACKWARD)  # only to the teacher
+@scenario(FORWARD, BACKWARD)  # only to the teacher
 def two_losses_of_the_same_log_probabilities(case: Case) -> Any:
     other = F.softmax(lucid.randn(3, 5, dtype="float64"))
     (case.loss() * 2 + F.kl_div(case.log_q, other, reduction="sum")).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_student_used_elsewhere_too(case: Case) -> Any:
     (case.loss() + (case.student * case.student).sum()).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def two_losses_backward_at_once(case: Case) -> Any:
     first = case.loss()
     del case.log_q
     backward([first, case.loss("sum")], [lucid.tensor(2.0, dtype="float64"), None])
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_teacher_that_is_its_own_student(case: Case) -> Any:
     case.teacher = case.student
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def functions_that_hand_through(case: Case) -> Any:
     case.softmaxes()
     case.log_q, case.target = Identity.apply(case.log_q), Identity.apply(case.target)
     case.log_q.retain_grad()
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def modules_with_backward_hooks_that_do_not_look(case: Case) -> Any:
     module = nn.LogSoftmax(dim=-1)
     module.register_full_backward_hook(lambda module, grad_input, grad_output: None)
     case.softmaxes()
     case.log_q = module(case.student)
     case.loss().backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)  # only to the teacher
+@scenario(FORWARD, BACKWARD)  # only to the teacher
 def modules_with_backward_hooks_that_look(case: Case) -> Any:
     seen: list[Any] = []
     module = nn.LogSoftmax(dim=-1)
@@ -288,12 +297,12 @@ def modules_with_backward_hooks_that_look(case: Case) -> Any:
     case.softmaxes()
     case.log_q = module(case.student)
     case.loss().backward()
-    return case.seen(seen)
+    return case.observables(seen)
 
 
 @LOGS
 @TEMPERATURES
-@pytest.mark.parametrize("name", code.all)
+@pytest.mark.parametrize("name", scenario.all)
 def test_fused_is_unfused_but_for_rounding(name: str, temperature: float | None, log_target: bool) -> None:
-    function, fused = code.all[name]
-    assert both_ways(lambda: function(Case(log_target, temperature=temperature))) == fused
+    function, fused = scenario.all[name]
+    assert assert_fused_equals_eager(lambda: function(Case(log_target, temperature=temperature))) == fused

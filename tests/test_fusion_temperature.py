@@ -15,10 +15,10 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.autograd import grad
 from tests.device import DEVICE
-from tests.fusing import BACKWARD, FORWARD, LOGS, Case, Codes, both_ways, kernels
+from tests.fusing import BACKWARD, FORWARD, LOGS, Case, ScenarioRegistry, assert_fused_equals_eager, kernels
 from tests.values import Identity
 
-code = Codes()
+scenario = ScenarioRegistry()
 
 
 def targets(case: Case, student: Any, teacher: Any) -> Any:
@@ -29,105 +29,105 @@ def targets(case: Case, student: Any, teacher: Any) -> Any:
     return case.loss()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def products(case: Case) -> Any:
     targets(case, case.student * 0.4, 0.4 * case.teacher).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_product_and_a_quotient(case: Case) -> Any:
     targets(case, case.student * 0.5, case.teacher / np.float32(2)).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def an_integer(case: Case) -> Any:
     targets(case, case.student / 3, case.teacher / 3).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_temperature_of_one(case: Case) -> Any:
     targets(case, case.student / 1.0, case.teacher).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def different_temperatures(case: Case) -> Any:
     targets(case, case.student / 2, case.teacher / 3).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def only_one_side(case: Case) -> Any:
     targets(case, case.student / 2, case.teacher).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def one_softmax_in_losses_with_and_without(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     other = F.kl_div(case.log_q, F.softmax(lucid.randn(3, 5, dtype="float64")))
     (loss + other).backward(retain_graph=True)
     loss.backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def one_temperature_after_another(case: Case) -> Any:
     targets(case, case.student / 2 / 3, case.teacher / 6).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def numbers_that_are_no_temperatures(case: Case) -> Any:
     targets(case, case.student * -2, case.teacher / 2e6).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def a_temperature_that_is_learned(case: Case) -> Any:
     temperature = lucid.tensor(2.0, dtype="float64", requires_grad=True)
     targets(case, case.student / temperature, case.teacher / temperature).backward()
-    return case.seen(temperature.grad)
+    return case.observables(temperature.grad)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def truths(case: Case) -> Any:
     targets(case, case.student * True, case.teacher).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def other_dtypes(case: Case) -> Any:
     case.student = lucid.randn(3, 5, dtype="float32", requires_grad=True)
     targets(case, case.student / np.float64(2), case.teacher / 2).backward()
     return [case.made.dtype, case.student.grad.dtype, case.scaled[0].dtype]
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def hooks_on_what_was_scaled(case: Case) -> Any:
     seen: list[Any] = []
     loss = targets(case, case.student / 2, case.teacher / 2)
     case.scaled[0].register_hook(lambda g: seen.append(g.numpy().copy()))
     case.scaled[1].register_hook(lambda g: g * 3)
     loss.backward()
-    return case.seen(seen)
+    return case.observables(seen)
 
 
-code.all["hooks_on_what_was_scaled"][1].add(BACKWARD)  # for what the hooks see
+scenario.all["hooks_on_what_was_scaled"][1].add(BACKWARD)  # for what the hooks see
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def hooks_on_one_softmax_alone(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     case.target.register_hook(lambda g: g * 3)
     loss.backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def softmaxes_looked_at_between_their_nodes(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
 
@@ -136,19 +136,19 @@ def softmaxes_looked_at_between_their_nodes(case: Case) -> Any:
 
     case.teacher.register_hook(look)
     loss.backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def gradients_retained_on_what_was_scaled(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     for logits in case.scaled:
         logits.retain_grad()
     loss.backward()
-    return case.seen(*(logits.grad for logits in case.scaled))
+    return case.observables(*(logits.grad for logits in case.scaled))
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def gradients_to_what_was_scaled(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     found = grad(loss, case.scaled, retain_graph=True)
@@ -159,54 +159,54 @@ def gradients_to_what_was_scaled(case: Case) -> Any:
     return found, both, sent_on, recorded, grad(other / 7, other, found[0])
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def what_was_scaled_used_elsewhere_too(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     (loss + (case.scaled[0] * case.scaled[0]).sum()).backward()
-    return case.seen(case.scaled)
+    return case.observables(case.scaled)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def what_was_scaled_used_elsewhere_before(case: Case) -> Any:
     scaled = case.student / 2
     before = (scaled * scaled).sum()
     (targets(case, scaled, case.teacher / 2) + before).backward()
-    return case.seen(case.scaled)
+    return case.observables(case.scaled)
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def functions_that_hand_through(case: Case) -> Any:
     targets(case, Identity.apply(case.student / 2), Identity.apply(case.teacher / 2).detach()).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD)
 def the_same_logits_at_two_temperatures(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     (loss + targets(case, case.student / 3, case.teacher / 3)).backward()
-    return case.seen()
+    return case.observables()
 
 
-@code()
+@scenario()
 def what_was_scaled_changed_in_place_before_the_loss(case: Case) -> Any:
     student, teacher = case.student / 2, case.teacher / 2
     log_q = F.log_softmax(student)
     nn.init.zeros_(student)
     case.log_q, case.target = log_q, (F.log_softmax if case.log_target else F.softmax)(teacher)
     case.loss().backward()
-    return case.seen(student)
+    return case.observables(student)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def what_was_scaled_changed_in_place_after_the_loss(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     case.scaled[0].to_torch().mul_(3)
     nn.init.zeros_(case.scaled[1])
     loss.backward()
-    return case.seen(case.scaled)
+    return case.observables(case.scaled)
 
 
-@code()
+@scenario()
 def logits_changed_in_place_before_the_softmax(case: Case) -> Any:
     student, teacher = case.student / 2, case.teacher / 2
     nn.init.zeros_(case.student)
@@ -214,7 +214,7 @@ def logits_changed_in_place_before_the_softmax(case: Case) -> Any:
     return student, teacher, student.detach(), F.softmax(student)
 
 
-@code(FORWARD)
+@scenario(FORWARD)
 def third_derivatives(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     (ds,) = grad(loss, case.student, create_graph=True)
@@ -223,10 +223,10 @@ def third_derivatives(case: Case) -> Any:
 
 
 @LOGS
-@pytest.mark.parametrize("name", code.all)
+@pytest.mark.parametrize("name", scenario.all)
 def test_fused_is_unfused_but_for_rounding(name: str, log_target: bool) -> None:
-    function, fused = code.all[name]
-    assert both_ways(lambda: function(Case(log_target))) == fused
+    function, fused = scenario.all[name]
+    assert assert_fused_equals_eager(lambda: function(Case(log_target))) == fused
 
 
 @pytest.mark.parametrize("operation", [lambda x: x / 2, lambda x: x * 2, lambda x: 3 * x], ids=["/", "*", "reversed"])
@@ -238,7 +238,7 @@ def test_a_quotient_is_calculated_when_looked_at_and_from_what_was_there(operati
         (y * y).sum().backward()
         return y, repr(y), x.grad, y.shape, y.dtype, y.stride()
 
-    assert both_ways(run) == set()
+    assert assert_fused_equals_eager(run) == set()
     assert kernels(lambda: operation(lucid.randn(3, 5))) == []
 
 

@@ -42,7 +42,7 @@ LAYOUTS: dict[str, tuple[tuple[tuple[int, ...], View], tuple[tuple[int, ...], Vi
 
 
 def _draw(shape: tuple[int, ...], dtype: torch.dtype, log: bool = True) -> torch.Tensor:
-    """Log-probabilities along the last dimension, or probabilities; of a 0-d shape, some number that could be one."""
+    """Log-probabilities along the last dimension, or probabilities; of a 0-d shape, a valid one."""
     values = torch.randn(shape, dtype=torch.float64)
     values = values.log_softmax(-1) if shape else -values.abs()
     return (values if log else values.exp()).to(DEVICE, dtype)

@@ -1,4 +1,4 @@
-"""Who imports whom, and whose packages these are."""
+"""Which modules import which, and whose packages these are."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_nothing_in_lucid_imports_triton_tests_or_perf() -> None:
     assert not _offences(_of("lucid"), "triton", "tests", "perf")
 
 
-#: From the top down: a room imports only rooms below it.
-ROOMS = [
+#: From the top down: a module of lucid imports only modules of layers below its own.
+LAYERS = [
     ("lucid.torch",),
     ("lucid.nn", "lucid.optim"),
     ("lucid.ops",),
@@ -85,16 +85,16 @@ ROOMS = [
 ]
 
 
-@pytest.mark.parametrize("depth", range(1, len(ROOMS)), ids=lambda depth: ROOMS[depth][0])
-def test_a_room_of_lucid_imports_nothing_from_above(depth: int) -> None:
-    above = [room for rooms in ROOMS[:depth] for room in rooms]
-    assert not _offences(_of(*ROOMS[depth]), *above)
+@pytest.mark.parametrize("depth", range(1, len(LAYERS)), ids=lambda depth: LAYERS[depth][0])
+def test_a_layer_of_lucid_imports_nothing_from_above(depth: int) -> None:
+    above = [module for layer in LAYERS[:depth] for module in layer]
+    assert not _offences(_of(*LAYERS[depth]), *above)
 
 
-def test_every_room_of_lucid_is_in_the_order() -> None:
-    rooms = [room for floor in ROOMS for room in floor]
-    homeless = [_module(file) for file in _of("lucid") if not _within(_module(file), *rooms, "lucid.examples")]
-    assert homeless == ["lucid"]
+def test_every_module_of_lucid_is_in_a_layer() -> None:
+    known = [module for layer in LAYERS for module in layer]
+    others = [_module(file) for file in _of("lucid") if not _within(_module(file), *known, "lucid.examples")]
+    assert others == ["lucid"]
 
 
 #: From the top down: a folder of kernels imports only folders below it.

@@ -86,7 +86,7 @@ cubins = []
 for block in (1024, 2048):
     tensor = {{"tensor": "float32", "aligned": True}}
     args = {{"x_ptr": tensor, "y_ptr": tensor, "BLOCK": block}}
-    compiled = aot.compile_for({{"kernel": "tests.planted:copy", "args": args, "num_warps": 4}}, {target!r})
+    compiled = aot.compile_for({{"kernel": "tests.broken_kernels:copy", "args": args, "num_warps": 4}}, {target!r})
     cubins.append(compiled.asm["cubin"])
 for block, text in zip((1024, 2048), sass.disassemble(cubins, {target.partition(":")[2]})):
     way = sass.ways(sass.parse(text))[2 * 4 * block // 128]

@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 import lucid.torch
 from lucid.torch import cpu
 from lucid.torch.cpu.rows import CHUNK
-from tests import logits
-from tests.logits import DIVERGENCES
+from tests import row_reference
 from tests.reference import exact
+from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
 from triton_kernels.runtime import backend
 
@@ -224,9 +224,9 @@ def test_bits_do_not_depend_on_the_number_of_threads_or_of_rows(name: str, colum
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_a_divergence_is_not_negative_and_not_off_by_more_than_roundings_of_probabilities(kind: str) -> None:
     for family in ("nearly equal", "shifted", "peaked and nearly equal"):
-        s, t = logits.family(family, 64, 1000)
+        s, t = row_reference.family(family, 64, 1000)
         losses = lucid.torch.distillation_loss(s, t, divergence=kind, reduction="none")
-        truth = logits.divergence(exact(s), exact(t), kind).loss
+        truth = row_reference.divergence(exact(s), exact(t), kind).loss
         assert losses.min() >= 0
         assert abs(exact(losses) - truth).max() <= 8 * 2.0**-24 * (1 + truth.max())
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 import lucid
 import lucid.nn.functional as LF
 import lucid.torch
-from tests import logits
+from tests import row_reference
 from tests.device import DEVICE
-from tests.logits import DIVERGENCES
 from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
+from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -46,7 +46,7 @@ def test_loss_and_gradients_are_the_true_ones(kind: str, s_dtype: torch.dtype, t
     loss = lucid.torch.distillation_loss(s, t, divergence=kind, beta=beta, temperature=2.0, reduction="sum")
     arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
     assert loss.dtype == arithmetic
-    truth = logits.divergence(exact(s), exact(t), kind, 0.3, 2.0)
+    truth = row_reference.divergence(exact(s), exact(t), kind, 0.3, 2.0)
     assert_within(loss, truth.loss.sum(), truth.loss_size.sum(), arithmetic)
     ds, dt = torch.autograd.grad(loss, (s, t))
     assert (ds.dtype, dt.dtype) == dtypes

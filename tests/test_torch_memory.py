@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lucid.torch
-from lucid.torch.operators import KERNELS
+from tests.allocations import Allocations
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
 from triton_kernels.runtime import backend
@@ -19,6 +17,8 @@ from triton_kernels.runtime import backend
 pytestmark = [pytest.mark.usefixtures("implementation"), pytest.mark.kernels_only]
 
 N, V = 8, 40_000
+#: Bytes of what grows with the inputs.
+LARGE = N * V // 8
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,33 +42,6 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-class Allocations(TorchDispatchMode):
-    """Counts the bytes of storages that appear in operators' results, also within our own, each once."""
-
-    def __init__(self, *known: Tensor) -> None:
-        super().__init__()
-        self.kept = list(known)  # alive, so that no address is used again
-        self.known = {t.untyped_storage().data_ptr() for t in known}
-        self.bytes: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in KERNELS:
-            with self:
-                return KERNELS[func](*args)
-        results = func(*args, **(kwargs or {}))
-        for result in results if isinstance(results, tuple | list) else (results,):
-            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in self.known:
-                self.kept.append(result)
-                self.known.add(result.untyped_storage().data_ptr())
-                self.bytes.append(result.untyped_storage().nbytes())
-        return results
-
-    @property
-    def large(self) -> list[int]:
-        """Those that grow with the inputs."""
-        return [size for size in self.bytes if size > N * V // 8]
-
-
 def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Student and teacher; the teacher's are not negative, so that they are targets, too."""
     s, t = torch.randn(N, V, device=DEVICE, dtype=dtype), torch.rand(N, V, device=DEVICE, dtype=dtype)
@@ -79,7 +52,7 @@ def test_the_count_sees_what_torch_allocates() -> None:
     s, t = _inputs(torch.float32)
     with Allocations(s, t) as allocated:
         torch.nn.functional.kl_div(s, t, reduction="sum", log_target=True)
-    assert allocated.large.count(4 * N * V) >= 2
+    assert allocated.above(LARGE).count(4 * N * V) >= 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -88,10 +61,10 @@ def test_only_the_gradient_has_the_inputs_size(name: str, dtype: torch.dtype) ->
     s, t = _inputs(dtype)
     with Allocations(s, t) as forward:
         loss = LOSSES[name](s, t)
-    assert forward.large == []
+    assert forward.above(LARGE) == []
     with Allocations(s, t, loss) as backward:
         torch.autograd.grad(loss, s)
-    assert backward.large == [dtype.itemsize * N * V]
+    assert backward.above(LARGE) == [dtype.itemsize * N * V]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -100,7 +73,7 @@ def test_the_gradient_becomes_the_leafs_without_a_copy(name: str) -> None:
     loss = LOSSES[name](s, t)
     with Allocations(s, t, loss) as backward:
         loss.backward()
-    assert backward.large == [4 * N * V]
+    assert backward.above(LARGE) == [4 * N * V]
 
 
 def test_a_gradient_in_place_allocates_nothing() -> None:
@@ -108,7 +81,7 @@ def test_a_gradient_in_place_allocates_nothing() -> None:
     loss = lucid.torch.distillation_loss(s, t, inplace_gradient=True)
     with Allocations(s, t, loss) as backward:
         torch.autograd.grad(loss, s)
-    assert backward.large == []
+    assert backward.above(LARGE) == []
 
 
 def test_strided_inputs_are_not_copied() -> None:
@@ -121,7 +94,7 @@ def test_strided_inputs_are_not_copied() -> None:
         assert max(forward.bytes) < N * V
         with Allocations(wide, result) as backward:
             torch.autograd.grad(result, s)
-        assert backward.large == [4 * N * V]
+        assert backward.above(LARGE) == [4 * N * V]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import lucid.torch
-from tests import logits
+from tests import row_reference
 from tests.device import DEVICE
 from tests.reference import assert_within, exact
 
@@ -75,7 +75,7 @@ def test_in_float32_ours_is_theirs_in_float64_to_a_few_roundings(theirs: Any, be
     wanted, wanted_ds = (exact(x) for x in _results(theirs(exact_s, t.double(), labels, beta, 2.0), exact_s))
     rows = [exact(x).reshape(-1, V) for x in (s, t)]
     kind, inner = DIVERGENCES[beta]["divergence"], DIVERGENCES[beta].get("beta", 0.5)
-    size = logits.divergence(*rows, kind, inner, 2.0)
+    size = row_reference.divergence(*rows, kind, inner, 2.0)
     tokens = exact(labels != -100)
     weight = tokens / tokens.sum()
     assert_within(loss, wanted, (size.loss_size.reshape(ROWS, LENGTH) * weight).sum(), torch.float32)

@@ -1,4 +1,4 @@
-"""Kernels with planted faults, to see that the checks of compiled code find them."""
+"""Kernels with known faults, to see that the checks of compiled code find them."""
 
 from __future__ import annotations
 
