@@ -12,8 +12,13 @@ TINY = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**
 FLOATS = tuple(ROUNDOFF)
 
 
+def arithmetic_of(*dtypes: torch.dtype) -> torch.dtype:
+    """Return the dtype in which results of operands of these dtypes are computed."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
 def exact(tensor: torch.Tensor) -> np.ndarray:
-    """Its values in float64."""
+    """Return the values in float64."""
     return tensor.detach().double().cpu().numpy()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 
 import triton_kernels as tk
+from tests import kernels
 from tests.device import DEVICE
 from tests.row_reference import DIVERGENCES
 from triton_kernels.runtime import backend
@@ -17,17 +19,6 @@ pytestmark = pytest.mark.usefixtures("launchers")
 Results = tuple[torch.Tensor, ...]
 #: Below, at and above a tile, even and odd, divisible by 16 and not. What depends on these is how code is compiled.
 COLUMNS = (1001, 9008) if backend.INTERPRETED else (300, 1000, 1001, 1024, 9001, 9008)
-
-
-def _divergence(kind: str) -> Callable[[torch.Tensor, torch.Tensor], Results]:
-    def results(s: torch.Tensor, t: torch.Tensor) -> Results:
-        losses, statistics = tk.divergence_forward(s, t, divergence=kind, inv_temperature=0.5)
-        one = torch.ones((), device=DEVICE)
-        wanted = {"dstudent_dtype": torch.float32, "dteacher_dtype": torch.float32}
-        gradients = tk.divergence_backward(s, t, statistics, one, divergence=kind, inv_temperature=0.5, **wanted)
-        return losses, *(g for g in gradients if g is not None)
-
-    return results
 
 
 def _cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
@@ -53,7 +44,9 @@ def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:
     return results
 
 
-OPS = {kind: _divergence(kind) for kind in DIVERGENCES}
+OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], Results]] = {
+    kind: functools.partial(kernels.divergence, kind=kind, inv_temperature=0.5) for kind in DIVERGENCES
+}
 OPS |= {"cross_entropy": _cross_entropy, "soft_cross_entropy": _soft_cross_entropy}
 OPS |= {"softmax": _softmax(False), "log_softmax": _softmax(True)}
 

@@ -16,7 +16,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import gradcheck
 from tests.device import DEVICE
-from tests.reference import FLOATS, assert_within, exact
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact
 from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("launchers")
@@ -71,7 +71,7 @@ def _check(x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = 
     np.testing.assert_allclose(exact(torchs), truth, rtol=1e-9)
     torchs_dx = exact(torch.autograd.grad(torchs, wide, dloss.double())[0])
     np.testing.assert_allclose(torchs_dx, dx, rtol=1e-7, atol=1e-12 * np.abs(exact(dloss)).max())
-    arithmetic = torch.float64 if x.dtype is torch.float64 else torch.float32
+    arithmetic = arithmetic_of(x.dtype)
     classes = x.shape[min(x.dim() - 1, 1)]
     rounds = 16 + math.log2(classes)
     spread = float(wide.detach().abs().max()) * 2 + 10

@@ -16,7 +16,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from tests import row_reference
 from tests.device import DEVICE
-from tests.reference import FLOATS, assert_within, exact
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact
 from tests.row_reference import DIVERGENCES
 
 pytestmark = pytest.mark.usefixtures("launchers")
@@ -47,7 +47,7 @@ def _check(
         **{name: lucid.from_torch(x) for name, x in given.items() if x is not None},
         **options,
     )
-    arithmetic = torch.float64 if torch.float64 in (s.dtype, t.dtype) else torch.float32
+    arithmetic = arithmetic_of(s.dtype, t.dtype)
     assert loss.dtype.torch == arithmetic
     dloss = torch.randn(loss.shape, dtype=torch.float64).to(DEVICE, arithmetic)
     loss.backward(lucid.from_torch(dloss))

@@ -10,7 +10,7 @@ import lucid
 import lucid.nn.functional as F
 from tests.device import DEVICE
 from tests.fusing import BACKWARD, FORWARD, kernels
-from tests.reference import ROUNDOFF, TINY, assert_within, exact
+from tests.reference import ROUNDOFF, TINY, arithmetic_of, assert_within, exact
 from tests.values import torch_of
 
 N, V = 11, 1271
@@ -79,7 +79,7 @@ def test_the_fused_loss_is_the_truth_rounded_once(kind: str, student_dtype: str,
 
     assert {FORWARD, BACKWARD} <= set(kernels(run))
     loss, dtypes = torch_of(losses[0]), (student.dtype.torch, teacher.dtype.torch)
-    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    arithmetic = arithmetic_of(*dtypes)
     kl, *truths, kl_size, ds_size, dt_size = _truth(torch_of(student), torch_of(teacher), 1 / N)
     assert loss.dtype is torch.promote_types(*dtypes)
     assert_within(loss, kl, kl_size, arithmetic)

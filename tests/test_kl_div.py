@@ -13,7 +13,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.device import DEVICE
 from tests.hardware import DIRECTIONS, worst_case
-from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact, kl_gradients, kl_terms, sum_to
 from triton_kernels.losses import kl_div
 
 pytestmark = pytest.mark.usefixtures("launchers")
@@ -48,10 +48,6 @@ def _draw(shape: tuple[int, ...], dtype: torch.dtype, log: bool = True) -> torch
     return (values if log else values.exp()).to(DEVICE, dtype)
 
 
-def _arithmetic(*dtypes: torch.dtype) -> torch.dtype:
-    return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
 def _check(x: torch.Tensor, y: torch.Tensor, log_target: bool, reduction: str) -> None:
     """Run the loss forward and backward with a random dloss, and compare everything."""
     x_leaf, y_leaf = (lucid.from_torch(t).requires_grad_() for t in (x, y))
@@ -70,7 +66,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, log_target: bool, reduction: str) -
     exp_condition = 1 + np.abs(y_exact) if log_target else 1.0
     spread = np.abs(log_p) + np.abs(x_exact)
     condition = np.broadcast_to(p * spread * exp_condition, terms.shape)
-    arithmetic = _arithmetic(x.dtype, y.dtype)
+    arithmetic = arithmetic_of(x.dtype, y.dtype)
     if reduction == "none":
         assert_within(loss.to_torch(), terms, condition, arithmetic)
     else:

@@ -11,11 +11,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.device import DEVICE
-from tests.reference import FLOATS, assert_within, exact
-
-
-def _arithmetic(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact
 
 
 @pytest.mark.usefixtures("tiles")
@@ -35,7 +31,7 @@ def test_an_embedding_picks_rows_and_its_gradient_adds_them_up(dtype: torch.dtyp
     np.add.at(truth, indices.cpu().numpy().reshape(-1), exact(dout).reshape(-1, width))
     np.add.at(size, indices.cpu().numpy().reshape(-1), np.abs(exact(dout)).reshape(-1, width))
     assert leaf.grad is not None
-    assert_within(leaf.grad.to_torch(), truth, size, _arithmetic(dtype))
+    assert_within(leaf.grad.to_torch(), truth, size, arithmetic_of(dtype))
 
 
 def test_the_gradient_of_an_embedding_is_bitwise_the_same_from_run_to_run() -> None:
@@ -63,8 +59,8 @@ def test_a_matrix_product_is_true(dtype: torch.dtype, m: int, k: int, n: int, tr
     b = torch.randn(n, k).to(DEVICE, dtype).t() if transposed else torch.randn(k, n).to(DEVICE, dtype)
     truth = exact(a) @ exact(b) + exact(bias)
     size = np.abs(exact(a)) @ np.abs(exact(b)) + np.abs(exact(bias))
-    assert_within(tk.matmul(a, b, bias), truth, size, _arithmetic(dtype))
-    assert_within(tk.matmul(a, b), truth - exact(bias), size, _arithmetic(dtype))
+    assert_within(tk.matmul(a, b, bias), truth, size, arithmetic_of(dtype))
+    assert_within(tk.matmul(a, b), truth - exact(bias), size, arithmetic_of(dtype))
 
 
 @pytest.mark.usefixtures("tiles")
@@ -77,7 +73,7 @@ def test_a_sum_is_true(dtype: torch.dtype, dims: list[int]) -> None:
         tk.sum(x, dims, scale=0.5),
         exact(x).sum(axis=axes) / 2,
         np.abs(exact(x)).sum(axis=axes),
-        _arithmetic(dtype),
+        arithmetic_of(dtype),
     )
 
 

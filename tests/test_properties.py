@@ -14,7 +14,7 @@ import lucid
 import lucid.nn.functional as F
 import triton_kernels as tk
 from tests.device import DEVICE
-from tests.reference import FLOATS, assert_within, exact, kl_gradients, kl_terms, sum_to
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact, kl_gradients, kl_terms, sum_to
 from triton_kernels.runtime import strides
 
 COMMON = settings(
@@ -83,7 +83,7 @@ def test_the_loss_and_its_gradients_are_true(data: st.DataObject) -> None:
     values = [-np.inf if p == 0 else float(np.log(p)) for p in SPECIAL_P] if log_target else SPECIAL_P
     dtypes = data.draw(st.sampled_from(FLOATS)), data.draw(st.sampled_from(FLOATS))
     x, y = _to(data.draw(strided(x_shape, SPECIAL_X)), dtypes[0]), _to(data.draw(strided(y_shape, values)), dtypes[1])
-    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    arithmetic = arithmetic_of(*dtypes)
     x_exact, y_exact = exact(x), exact(y)
     with np.errstate(all="ignore"):
         p = np.exp(y_exact) if log_target else y_exact

@@ -15,7 +15,7 @@ import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import gradcheck
 from tests.device import DEVICE
-from tests.reference import FLOATS, assert_within, exact
+from tests.reference import FLOATS, arithmetic_of, assert_within, exact
 from triton_kernels.devtools import trace
 
 pytestmark = pytest.mark.usefixtures("launchers")
@@ -59,7 +59,7 @@ def _check(
     losses = (w * nll).sum(-1) / rows
     outer = exact(dloss)[..., None] / rows
     to_y = outer * (1 - label_smoothing) * c
-    arithmetic = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    arithmetic = arithmetic_of(x.dtype, y.dtype)
     rounds = 16 + math.log2(classes)
     # What is added up or subtracted: to each −log q, log d and z; and the exponent of each q.
     sizes = (w * (log_d + np.abs(z) + 1)).sum(-1) / rows

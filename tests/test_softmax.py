@@ -16,7 +16,7 @@ import triton_kernels as tk
 from lucid.autograd import gradcheck, gradgradcheck
 from tests.device import DEVICE
 from tests.hardware import DIRECTIONS, worst_case
-from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
+from tests.reference import FLOATS, ROUNDOFF, arithmetic_of, assert_within, exact
 from triton_kernels.runtime import replay
 
 INF = math.inf
@@ -49,7 +49,7 @@ def _check(x: torch.Tensor, dim: int, log: bool) -> None:
     truth = wide.log_softmax(dim) if log else wide.softmax(dim)
     dy = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
     y.backward(lucid.from_torch(dy.to(DEVICE)))
-    arithmetic = torch.float64 if x.dtype is torch.float64 else torch.float32
+    arithmetic = arithmetic_of(x.dtype)
     size = np.abs(exact(x))
     spread = np.max(size, axis=dim if x.dim() else None, initial=0, keepdims=bool(x.dim())) + 1
     expected = exact(truth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,11 +117,6 @@ def _cases() -> Cases:
     }
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Result]]:
-    return processes.two_processes(_cases, tmp_path_factory.mktemp("two"))
-
-
 @pytest.mark.parametrize("make", [llama, Embedder])
 @pytest.mark.parametrize(("rows", "accumulated"), [(4, 1), (1, 4), (3, 2)])
 def test_one_process_trains_as_with_plain_pytorch(make: Any, rows: int, accumulated: int) -> None:
@@ -128,16 +124,13 @@ def test_one_process_trains_as_with_plain_pytorch(make: Any, rows: int, accumula
 
 
 @on_cpu_tensors
-@pytest.mark.parametrize("name", [name for name in _cases() if name != "each its own tokens"])
-def test_two_processes_train_as_one_with_the_whole_batch(of_two: list[dict[str, Result]], name: str) -> None:
-    tokens = ONE_ONLY if "without a token" in name else UNEQUAL
-    truth = one_process(llama if "Llama" in name else Embedder, processes.sequences(tokens))
-    for results in of_two:
-        results[name].assert_is(truth)
-
-
-@on_cpu_tensors
-def test_where_asked_each_process_takes_the_mean_over_its_own_tokens(of_two: list[dict[str, Result]]) -> None:
+def test_two_processes_train_as_one_with_the_whole_batch_or_as_asked_with_their_own_means(tmp_path: Path) -> None:
+    of_two = processes.two_processes(_cases, tmp_path)
+    for name in _cases().keys() - {"each its own tokens"}:
+        tokens = ONE_ONLY if "without a token" in name else UNEQUAL
+        truth = one_process(llama if "Llama" in name else Embedder, processes.sequences(tokens))
+        for results in of_two:
+            results[name].assert_is(truth)
     student, teacher = pair(Embedder)
     means = [processes.plain_loss(student, teacher, [example]).item() for example in processes.sequences((6, 1))]
     for results in of_two:

@@ -17,7 +17,7 @@ import lucid.nn.functional as LF
 import lucid.torch
 from tests import row_reference
 from tests.device import DEVICE
-from tests.reference import FLOATS, ROUNDOFF, assert_within, exact
+from tests.reference import FLOATS, ROUNDOFF, arithmetic_of, assert_within, exact
 from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
 
@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_the_true_ones(kind: str, s_dtype: torch.dtype, t
     s, t = (x.detach().to(dtype).requires_grad_() for x, dtype in zip((s, t), dtypes, strict=True))
     beta = 0.3 if kind == "js" else None
     loss = lucid.torch.distillation_loss(s, t, divergence=kind, beta=beta, temperature=2.0, reduction="sum")
-    arithmetic = torch.float64 if torch.float64 in dtypes else torch.float32
+    arithmetic = arithmetic_of(*dtypes)
     assert loss.dtype == arithmetic
     truth = row_reference.divergence(exact(s), exact(t), kind, 0.3, 2.0)
     assert_within(loss, truth.loss.sum(), truth.loss_size.sum(), arithmetic)

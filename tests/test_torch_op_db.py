@@ -11,7 +11,7 @@ import torch
 
 import lucid.torch
 from tests.device import DEVICE
-from tests.reference import assert_within, exact, kl_gradients, kl_terms
+from tests.reference import arithmetic_of, assert_within, exact, kl_gradients, kl_terms
 
 pytest.importorskip("expecttest", reason="PyTorch's database of operators imports expecttest")
 
@@ -58,7 +58,7 @@ def test_loss_and_gradient_of_a_sample(dtype: torch.dtype, number: int) -> None:
     scale = 1 / max(count[reduction], 1)
     truth = terms if reduction == "none" else terms.sum()
     size = abs(terms) if reduction == "none" else abs(terms).sum()
-    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    arithmetic = arithmetic_of(dtype)
     if terms.size:
         assert_within(loss, truth * scale, size * scale * 4, arithmetic)
     dloss = torch.randn(loss.shape, dtype=torch.float64).to(DEVICE, dtype)

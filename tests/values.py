@@ -9,7 +9,7 @@ import torch
 
 import lucid
 from lucid.autograd import Function
-from tests.reference import assert_within
+from tests.reference import arithmetic_of, assert_within
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool_")
 FLOATS = DTYPES[:4]
@@ -54,7 +54,7 @@ def check(result: lucid.Tensor, truth: np.ndarray, condition: Any, dtype: torch.
     """
     assert result.dtype.torch is dtype
     if dtype.is_floating_point:
-        arithmetic = torch.float64 if dtype is torch.float64 else torch.float32
+        arithmetic = arithmetic_of(dtype)
         assert_within(torch_of(result), np.asarray(truth, np.float64), condition, arithmetic)
     else:
         np.testing.assert_array_equal(result.numpy(), truth)
