@@ -207,7 +207,7 @@ def test_a_launcher_that_passes_a_view_of_an_argument_is_not_repeated() -> None:
             out_ptr=out[:, 0],
             columns=x.shape[1],
             scale=0.5,
-            COMPUTE=launch.tl_dtype(x.dtype),
+            ACC_DTYPE=launch.tl_dtype(x.dtype),
         )
         return out
 

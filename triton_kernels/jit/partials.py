@@ -24,16 +24,16 @@ def _finalize_kernel(
     out_ptr,  # (rows,)
     columns,
     scale: tl.float64,
-    COMPUTE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     offs = tl.arange(0, BLOCK)
-    acc = tl.zeros((BLOCK,), COMPUTE)
+    acc = tl.zeros((BLOCK,), ACC_DTYPE)
     for start in range(0, columns, BLOCK):
         mask = start + offs < columns
         acc += tl.load(partials_ptr + row * columns + start + offs, mask=mask, other=0)
-    total = tl.sum(acc, axis=0) * tl.full((), scale, COMPUTE)
+    total = tl.sum(acc, axis=0) * tl.full((), scale, ACC_DTYPE)
     tl.store(out_ptr + row, total.to(out_ptr.dtype.element_ty))
 
 
@@ -48,6 +48,6 @@ def finalize(partials: torch.Tensor, out: torch.Tensor, scale: float) -> torch.T
         out_ptr=out,
         columns=columns,
         scale=scale,
-        COMPUTE=launch.tl_dtype(partials.dtype),
+        ACC_DTYPE=launch.tl_dtype(partials.dtype),
     )
     return out

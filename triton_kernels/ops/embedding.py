@@ -1,8 +1,8 @@
 """Rows of a table by index, and the gradient to the table.
 
-The gradient adds up, for each row, the tokens that named it, as the product of a 0/1 matrix with the tokens' gradients:
-in token order, without atomics. A program owns a tile of rows, looks through all indices and multiplies only where one
-falls into its tile, so that every token's gradient is read once.
+The gradient of a row is the sum over the tokens with its index, as the product of a one-hot matrix with the tokens'
+gradients: deterministic, in token order, without atomics. A program owns a tile of rows, reads all indices and
+multiplies only where one falls into its tile, so that every token's gradient is read once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from ..runtime import device_errors, launch, tile_configs
 
 @triton.jit(do_not_specialize=["tokens"])
 def _embedding_kernel(
-    index_ptr,  # (tokens,), dense
-    table_ptr,  # (rows, width)
-    out_ptr,  # (tokens, width), dense
+    index_ptr,  # (tokens,), contiguous
+    table,  # (rows, width)
+    out_ptr,  # (tokens, width), contiguous
     report_ptr,
     tokens,
     rows,
     width,
-    stride_tr,
-    stride_td,
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -34,11 +32,12 @@ def _embedding_kernel(
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
     row = tl.load(index_ptr + offs_n, mask=mask_n, other=0).to(tl.int64)
-    good = mask_n & (row >= 0) & (row < rows)
-    at = table_ptr + (row * stride_tr)[:, None] + (offs_d * stride_td)[None, :]
-    value = tl.load(at, mask=good[:, None] & mask_d[None, :], other=float("nan"))
+    valid = (row >= 0) & (row < rows)
+    stride_row, stride_d = table[1]
+    at = table[0] + (row * stride_row)[:, None] + (offs_d * stride_d)[None, :]
+    value = tl.load(at, mask=(mask_n & valid)[:, None] & mask_d[None, :], other=float("nan"))
     tl.store(out_ptr + (offs_n * width)[:, None] + offs_d[None, :], value, mask=mask_n[:, None] & mask_d[None, :])
-    device_errors.record(report_ptr, device_errors.EMBEDDING, row, rows, mask_n & ((row < 0) | (row >= rows)))
+    device_errors.record(report_ptr, device_errors.EMBEDDING, row, rows, mask_n & ~valid)
 
 
 def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -72,14 +71,12 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
         (tile_configs.cdiv(tokens, config["BLOCK_N"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat.contiguous(),
-        table_ptr=table,
+        table=(table, table.stride()),
         out_ptr=out,
         report_ptr=device_errors.buffer(table.device),
         tokens=tokens,
         rows=rows,
         width=width,
-        stride_tr=table.stride(0),
-        stride_td=table.stride(1),
         WIDE=(tokens + config["BLOCK_N"]) * width >= 2**31,
     )
     return out
@@ -87,15 +84,13 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
 
 @triton.jit(do_not_specialize=["tokens", "rows"])
 def _embedding_backward_kernel(
-    index_ptr,  # (tokens,), dense
-    dout_ptr,  # (tokens, width)
-    dtable_ptr,  # (rows, width), dense
+    index_ptr,  # (tokens,), contiguous
+    dout,  # (tokens, width)
+    dtable_ptr,  # (rows, width), contiguous
     tokens,
     rows,
     width,
-    stride_dn,
-    stride_dd,
-    COMPUTE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -104,26 +99,23 @@ def _embedding_backward_kernel(
     offs_r, mask_r, pid_d = place(rows, tl.cdiv(width, BLOCK_D), BLOCK_R, WIDE)
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
-    acc = tl.zeros((BLOCK_R, BLOCK_D), COMPUTE)
+    stride_n, stride_d = dout[1]
+    acc = tl.zeros((BLOCK_R, BLOCK_D), ACC_DTYPE)
     for start in range(0, tokens, BLOCK_N):
         offs_n = start + tl.arange(0, BLOCK_N)
         row = tl.load(index_ptr + offs_n, mask=offs_n < tokens, other=-1)
-        named = offs_r[:, None] == row[None, :]
-        mine = (row >= tl.min(offs_r, axis=0)) & (row <= tl.max(offs_r, axis=0))
-        if tl.max(mine.to(tl.int32), axis=0) > 0:
-            at = (
-                dout_ptr
-                + ((offs_n.to(tl.int64) if WIDE else offs_n) * stride_dn)[:, None]
-                + (offs_d * stride_dd)[None, :]
-            )
-            dout = tl.load(at, mask=mine[:, None] & mask_d[None, :], other=0).to(COMPUTE)
-            acc = tl.dot(named.to(COMPUTE), dout, acc, input_precision="ieee", out_dtype=COMPUTE)
+        in_tile = (row >= tl.min(offs_r, axis=0)) & (row <= tl.max(offs_r, axis=0))
+        if tl.max(in_tile.to(tl.int32), axis=0) > 0:
+            one_hot = (offs_r[:, None] == row[None, :]).to(ACC_DTYPE)
+            at = dout[0] + (offs_n.to(offs_r.dtype) * stride_n)[:, None] + (offs_d * stride_d)[None, :]
+            grad = tl.load(at, mask=in_tile[:, None] & mask_d[None, :], other=0).to(ACC_DTYPE)
+            acc = tl.dot(one_hot, grad, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
     at = dtable_ptr + (offs_r * width)[:, None] + offs_d[None, :]
     tl.store(at, acc.to(dtable_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
 
 
 def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> torch.Tensor:
-    """Gradient of `embedding_forward` to the table: (rows, width), of dout's dtype, the same bits every time.
+    """Gradient of `embedding_forward` to the table: (rows, width), of dout's dtype; deterministic.
 
     Examples
     --------
@@ -141,14 +133,12 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
         (tile_configs.cdiv(rows, config["BLOCK_R"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
         config,
         index_ptr=flat,
-        dout_ptr=dout,
+        dout=(dout, dout.stride()),
         dtable_ptr=dtable,
         tokens=tokens,
         rows=rows,
         width=width,
-        stride_dn=dout.stride(0),
-        stride_dd=dout.stride(1),
-        COMPUTE=launch.tl_dtype(launch.compute_dtype(dout.dtype)),
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(dout.dtype)),
         WIDE=max((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1)) >= 2**31,
     )
     return dtable

@@ -11,49 +11,41 @@ from ..runtime import launch, tile_configs
 
 @triton.jit(do_not_specialize=["M"])
 def _matmul_kernel(
-    a_ptr,  # (M, K)
-    b_ptr,  # (K, N)
-    bias_ptr,  # (N,), or None
-    out_ptr,  # (M, N), dense
+    a,  # (M, K)
+    b,  # (K, N)
+    bias,  # (N,), or None
+    out_ptr,  # (M, N), contiguous
     M,
     N,
     K,
-    stride_am,
-    stride_ak,
-    stride_bk,
-    stride_bn,
-    stride_bias,
-    COMPUTE: tl.constexpr,
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
+    stride_am, stride_ak = a[1]
+    stride_bk, stride_bn = b[1]
     # One dimension of the grid: CUDA refuses more than 65,535 programs along the others.
-    pid = tl.program_id(0)
-    if WIDE:
-        pid = pid.to(tl.int64)
+    pid = tl.program_id(0).to(INDEX_DTYPE)
     programs_n = tl.cdiv(N, BLOCK_N)
-    pid_m, pid_n = pid // programs_n, pid % programs_n
-    offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), COMPUTE)
+    offs_m = pid // programs_n * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = pid % programs_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask_m, mask_n = offs_m < M, offs_n < N
+    acc = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     for start in range(0, K, BLOCK_K):
-        offs_k = start + tl.arange(0, BLOCK_K)
-        if WIDE:
-            offs_k = offs_k.to(tl.int64)
+        offs_k = (start + tl.arange(0, BLOCK_K)).to(INDEX_DTYPE)
         mask_k = offs_k < K
-        a_at = a_ptr + (offs_m * stride_am)[:, None] + (offs_k * stride_ak)[None, :]
-        b_at = b_ptr + (offs_k * stride_bk)[:, None] + (offs_n * stride_bn)[None, :]
-        a = tl.load(a_at, mask=(offs_m < M)[:, None] & mask_k[None, :], other=0)
-        b = tl.load(b_at, mask=mask_k[:, None] & (offs_n < N)[None, :], other=0)
+        a_ptrs = a[0] + (offs_m * stride_am)[:, None] + (offs_k * stride_ak)[None, :]
+        b_ptrs = b[0] + (offs_k * stride_bk)[:, None] + (offs_n * stride_bn)[None, :]
+        tile_a = tl.load(a_ptrs, mask=mask_m[:, None] & mask_k[None, :], other=0)
+        tile_b = tl.load(b_ptrs, mask=mask_k[:, None] & mask_n[None, :], other=0)
         # Products of float32 operands are taken in float32, not in the matrix units' narrower tf32.
-        acc = tl.dot(a, b, acc, input_precision="ieee", out_dtype=COMPUTE)
-    if bias_ptr is not None:
-        acc += tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0).to(COMPUTE)[None, :]
-    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
-    at = out_ptr + (offs_m * N)[:, None] + offs_n[None, :]
-    tl.store(at, acc.to(out_ptr.dtype.element_ty), mask=mask)
+        acc = tl.dot(tile_a, tile_b, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
+    if bias is not None:
+        acc += tl.load(bias[0] + offs_n * bias[1][0], mask=mask_n, other=0).to(ACC_DTYPE)[None, :]
+    out_ptrs = out_ptr + (offs_m * N)[:, None] + offs_n[None, :]
+    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=mask_m[:, None] & mask_n[None, :])
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,7 +68,6 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
     [[5.0]]
     """
     (m, k), n = a.shape, b.shape[1]
-    compute = launch.compute_dtype(a.dtype)
     out = torch.empty((m, n), dtype=a.dtype, device=a.device)
     config = tile_configs.matmul(a.dtype.itemsize, m, n, k)
     extents = [(size + 2048) * stride for t in (a, b) for size, stride in zip(t.shape, t.stride(), strict=True)]
@@ -84,19 +75,14 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
         _matmul_kernel,
         (tile_configs.cdiv(m, config["BLOCK_M"]) * tile_configs.cdiv(n, config["BLOCK_N"]),),
         config,
-        a_ptr=a,
-        b_ptr=b,
-        bias_ptr=bias,
+        a=(a, a.stride()),
+        b=(b, b.stride()),
+        bias=None if bias is None else (bias, bias.stride()),
         out_ptr=out,
         M=m,
         N=n,
         K=k,
-        stride_am=a.stride(0),
-        stride_ak=a.stride(1),
-        stride_bk=b.stride(0),
-        stride_bn=b.stride(1),
-        stride_bias=0 if bias is None else bias.stride(0),
-        COMPUTE=launch.tl_dtype(compute),
-        WIDE=max((m + 2048) * n, *extents) >= 2**31,
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(a.dtype)),
+        INDEX_DTYPE=launch.index_dtype(max((m + 2048) * n, *extents)),
     )
     return out

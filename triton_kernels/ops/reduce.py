@@ -1,7 +1,7 @@
-"""Sums over any dimensions, in a fixed order.
+"""Sums over any dimensions, deterministic and batch-invariant.
 
-The kept dimensions are rows, the others columns; a program adds up a chunk of columns of a tile of rows from left to
-right, and `partials.finalize` adds the chunks of longer rows. How a row is cut depends on its length only.
+The kept dimensions are rows, the others columns; a program adds a chunk of columns of a tile of rows from left to
+right, and `partials.finalize` adds the chunks of longer rows. The chunks of a row depend on its length only.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from ..runtime import launch, strides, tile_configs
 
 @triton.jit(do_not_specialize=["rows", "columns", "programs"])
 def _sum_kernel(
-    x_ptr,  # strided
-    out_ptr,  # (rows, programs along the columns)
+    x,  # (rows, columns), with the strides of rows
+    out_ptr,  # (rows, programs of a row)
     row_sizes,
-    x_row_strides,
     column_sizes,
-    x_column_strides,
+    column_strides,  # of x, None where a row is one element
     rows,
     columns,
     programs,  # of a row
     scale: tl.float64,
-    COMPUTE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     UNIT: tl.constexpr,  # of the strides between rows
     WIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -37,24 +36,24 @@ def _sum_kernel(
     TILES: tl.constexpr,  # of columns, for one program
 ):
     offs_n, mask_n, chunk = place(rows, programs, BLOCK_N, WIDE)
-    row_offs = row_offsets(offs_n, row_sizes, x_row_strides, UNIT)
+    row_offs = row_offsets(offs_n, row_sizes, x[1], UNIT)
     whole_n = tl.max(offs_n, axis=0) < rows
-    acc = tl.zeros((BLOCK_N, BLOCK_V), COMPUTE)
+    acc = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
     first = chunk * TILES
     for tile in range(first, tl.minimum(first + TILES, tl.cdiv(columns, BLOCK_V))):
         offs_v = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        if x_column_strides is None:
+        if column_strides is None:
             column_offs = offs_v * 0
         else:
-            column_offs = offsets(offs_v, column_sizes, x_column_strides)
-        at = x_ptr + row_offs[:, None] + column_offs[None, :]
+            column_offs = offsets(offs_v, column_sizes, column_strides)
+        at = x[0] + row_offs[:, None] + column_offs[None, :]
         # Whole tiles without a mask: sizes are not specialized, and a mask of unknown sizes makes accesses narrow.
         if whole_n and (tile + 1) * BLOCK_V <= columns:
-            x = tl.load(at)
+            value = tl.load(at)
         else:
-            x = tl.load(at, mask=mask_n[:, None] & (offs_v < columns)[None, :], other=0)
-        acc += x.to(COMPUTE)
-    total = tl.sum(acc, axis=1) * tl.full((), scale, COMPUTE)
+            value = tl.load(at, mask=mask_n[:, None] & (offs_v < columns)[None, :], other=0)
+        acc += value.to(ACC_DTYPE)
+    total = tl.sum(acc, axis=1) * tl.full((), scale, ACC_DTYPE)
     tl.store(out_ptr + offs_n * programs + chunk, total.to(out_ptr.dtype.element_ty), mask=mask_n)
 
 
@@ -68,7 +67,7 @@ def sum(
     x
         Any shape and strides. Floating dtypes are summed in float32 (float64 for float64), others in int64.
     dims
-        The dimensions to sum over, none for a mere copy.
+        Dimensions to sum over; with none the result is a copy.
     keepdim
         Keep them with size 1.
     dtype
@@ -82,36 +81,36 @@ def sum(
     summed = sorted(dim % x.dim() for dim in dims) if x.dim() else []
     kept = [dim for dim in range(x.dim()) if dim not in summed]
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
-    compute = launch.compute_dtype(x.dtype) if x.dtype.is_floating_point else torch.int64
-    row_walk, column_walk = strides.coalesce_dims(kept, x), strides.coalesce_dims(summed, x)
-    row_strides = [x.stride(dim) for dim in kept]
-    unit = 16 if all(stride % 16 == 0 for stride in row_strides) else 1
-    coded = strides.coalesce_rows([x.shape[dim] for dim in kept], [row_strides], [unit], in_order=False)
-    rows, columns = row_walk.numel, column_walk.numel
-    column_strides = column_walk.strides[0]
+    acc_dtype = launch.compute_dtype(x.dtype) if x.dtype.is_floating_point else torch.int64
+    kept_dims, summed_dims = strides.coalesce_dims(kept, x), strides.coalesce_dims(summed, x)
+    rows, columns = kept_dims.numel, summed_dims.numel
+    kept_strides = [x.stride(dim) for dim in kept]
+    unit = 16 if all(stride % 16 == 0 for stride in kept_strides) else 1
+    row_dims = strides.coalesce_rows([x.shape[dim] for dim in kept], [kept_strides], [unit], in_order=False)
+    column_strides = summed_dims.strides[0]
+    extent = kept_dims.extent + summed_dims.extent
     config = tile_configs.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
     chunk = config["BLOCK_V"] * config["TILES"]
     programs = max(1, tile_configs.cdiv(columns, chunk))
-    # Dense in the order in which the walk numbers the rows, whatever the order of the dimensions.
-    out = row_walk.empty([x.shape[dim] for dim in kept], dtype, x.device)
-    sums = partials.allocate(rows, programs, compute, x.device) if programs > 1 else out
+    # Contiguous in the order of the rows, whatever the order of the dimensions.
+    out = kept_dims.empty([x.shape[dim] for dim in kept], dtype, x.device)
+    sums = partials.allocate(rows, programs, acc_dtype, x.device) if programs > 1 else out
     launch.run(
         _sum_kernel,
         (tile_configs.cdiv(rows, config["BLOCK_N"]) * programs,),
         config,
-        x_ptr=x,
+        x=(x, row_dims.strides[0]),
         out_ptr=sums,
-        row_sizes=coded.sizes,
-        x_row_strides=coded.strides[0],
-        column_sizes=column_walk.inner_sizes,
-        x_column_strides=column_strides,
+        row_sizes=row_dims.sizes,
+        column_sizes=summed_dims.inner_sizes,
+        column_strides=column_strides,
         rows=rows,
         columns=columns,
         programs=programs,
         scale=scale if sums is out else 1.0,
-        COMPUTE=launch.tl_dtype(compute),
+        ACC_DTYPE=launch.tl_dtype(acc_dtype),
         UNIT=unit,
-        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, row_walk.extent + column_walk.extent) >= 2**31,
+        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, extent) >= 2**31,
     )
     if sums is not out:
         partials.finalize(sums, out, scale)

@@ -126,6 +126,14 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
+def index_dtype(max_offset: int) -> tl.dtype:
+    """Return the dtype for offsets up to `max_offset`.
+
+    Not int64 throughout: offsets of a block take twice the registers then, and divisions ten times the instructions.
+    """
+    return tl.int64 if max_offset >= 2**31 else tl.int32
+
+
 def tl_dtype(dtype: torch.dtype) -> tl.dtype:
     """Return the Triton dtype of a torch dtype."""
     return _TL_DTYPES[dtype]
