@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import triton.language as tl
 
 import triton_kernels as tk
 from tests import row_reference
@@ -31,7 +32,7 @@ def test_elements_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
     with trace.launches() as made:
         loss = tk.kl_div_forward(x, far, reduce=False)
         dx, dy = tk.kl_div_backward(x, far, x, shape=(4,), dx_dtype=x.dtype, dtarget_dtype=torch.float32)
-    assert all(launched.args["WIDE"] for launched in made)
+    assert all(launched.args["INDEX_DTYPE"] == tl.int64 for launched in made)
     torch.testing.assert_close(loss.cpu().double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(dx.cpu(), far.cpu().float())
     torch.testing.assert_close(dy.cpu(), -(far.float().log() + 2).cpu())
@@ -84,7 +85,7 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
             patch.setattr(torch, "empty", torch.zeros)  # partial sums of the other programs
         with trace.launches() as made:
             loss = tk.kl_div_forward(x, p, scale=1 / counted)
-    assert made[0].args["WIDE"]
+    assert made[0].args["INDEX_DTYPE"] == tl.int64
     expected = 0.5 * (math.log(0.5) + 1)
     assert loss.item() == pytest.approx(expected, rel=2**-10)
 
@@ -95,7 +96,8 @@ def test_a_loss_over_more_than_2_to_the_31_elements_counts_every_one() -> None:
 )
 def test_offsets_are_wide_only_where_a_program_could_reach_2_to_the_31(numel: int, stride: int, wide: bool) -> None:
     tensor = torch.empty(0, device="meta").as_strided((numel,), (stride,))
-    assert strides.coalesce((numel,), tensor).needs_int64(padding=2**16) is wide
+    reached = strides.coalesce((numel,), tensor).max_offset(padding=2**16)
+    assert launch.index_dtype(reached) is (tl.int64 if wide else tl.int32)
 
 
 def test_ordinary_launches_are_not_wide() -> None:
@@ -112,3 +114,4 @@ def test_ordinary_launches_are_not_wide() -> None:
         tk.divergence_backward(x, y, statistics, x[:, 0], dstudent_dtype=x.dtype)
     assert made
     assert not any(launched.args["WIDE"] for launched in made if "WIDE" in launched.args)
+    assert not any(launched.args.get("INDEX_DTYPE") == tl.int64 for launched in made)

@@ -1,4 +1,9 @@
-"""Offsets, loads and stores of operands, and what losses of rows of logits share."""
+"""Offsets, loads and stores of operands, and what losses of rows of logits share.
+
+Kernels over n elements compile their bodies twice (``for MASKED in tl.static_range(2)``): without a mask for whole
+blocks, and with one for the last. n is not specialized, so that one variant serves all batch sizes; with a mask whose
+alignment is unknown, loads and stores are of one element each, where whole blocks have 128-bit accesses.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from . import math
 
 @triton.jit
 def offsets(index, inner_sizes, strides):
-    """Element numbers of a walk to an operand's offsets."""
+    """Offsets of an operand's elements from their numbers in a coalesced iteration."""
     result = tl.zeros_like(index)
     for i in tl.static_range(len(inner_sizes), 0, -1):
         result += (index % inner_sizes[i - 1]) * strides[i]
@@ -20,72 +25,51 @@ def offsets(index, inner_sizes, strides):
 
 
 @triton.jit
+def load(operand, offs, mask, inner_sizes, OTHER: tl.constexpr, DTYPE: tl.constexpr):
+    """Load elements of an operand (pointer, strides) and upcast them; masked ones are OTHER, undefined if that is None.
+
+    Without a mask all are loaded. Strides are None where the operand has a single element.
+    """
+    ptr = operand[0]
+    if operand[1] is None:
+        value = tl.full(offs.shape, tl.load(ptr), ptr.dtype.element_ty)
+        if mask is not None and OTHER is not None:
+            value = tl.where(mask, value, OTHER)
+    else:
+        at = ptr + offsets(offs, inner_sizes, operand[1])
+        if mask is None:
+            value = tl.load(at)
+        else:
+            value = tl.load(at, mask=mask, other=OTHER)
+    return value.to(DTYPE)
+
+
+@triton.jit
+def store(operand, offs, mask, inner_sizes, value):
+    """Round values once and store them to an operand (pointer, strides)."""
+    ptr = operand[0]
+    if operand[1] is None:
+        at = ptr + offs
+    else:
+        at = ptr + offsets(offs, inner_sizes, operand[1])
+    tl.store(at, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _decode(value):
-    """Size or stride, of which `coalesce_rows` encoded 2·value − 1."""
+    """Return a size or stride that `coalesce_rows` encoded as 2·value − 1."""
     return (value >> 1) + 1
 
 
 @triton.jit
 def row_offsets(index, sizes, strides, unit):
-    """Numbers of rows to an operand's offsets: `offsets` for what `coalesce_rows` encoded, in units of elements."""
+    """Return offsets of rows, for sizes and strides that `coalesce_rows` encoded; strides are in units of elements."""
     result = tl.zeros_like(index)
     for i in tl.static_range(len(sizes), 0, -1):
         size = _decode(sizes[i - 1])
         result += (index % size) * _decode(strides[i])
         index = index // size
     return (result + index * _decode(strides[0])) * unit
-
-
-@triton.jit
-def read(operand, index, inner_sizes, n, DTYPE: tl.constexpr):
-    """Load elements of an operand, (pointer, strides), and upcast them.
-
-    Elements from n on are not there and read as 0. None for n says that all are: a kernel calls its body with None for
-    whole tiles and with n for the last one, so that whole tiles make wide accesses and execute nothing of a mask.
-    """
-    ptr = operand[0]
-    if operand[1] is None:
-        value = tl.full(index.shape, tl.load(ptr), ptr.dtype.element_ty)
-    else:
-        at = ptr + offsets(index, inner_sizes, operand[1])
-        if n is None:
-            value = tl.load(at)
-        else:
-            value = tl.load(at, mask=index < n, other=0)
-    return value.to(DTYPE)
-
-
-@triton.jit
-def write(ptr, index, value, n):
-    """Round once and store to a dense output, element `index` of the walk; n as for `read`."""
-    _store(ptr, ptr + index, index, value, n)
-
-
-@triton.jit
-def update(operand, index, inner_sizes, value, n):
-    """Round once and store in place, to an operand of its own strides (None: its only element); n as for `read`."""
-    ptr = operand[0]
-    if operand[1] is None:
-        _store(ptr, ptr + index, index, value, n)
-    else:
-        _store(ptr, ptr + offsets(index, inner_sizes, operand[1]), index, value, n)
-
-
-@triton.jit
-def _store(ptr, at, index, value, n):
-    value = value.to(ptr.dtype.element_ty)
-    if n is None:
-        tl.store(at, value)
-    else:
-        tl.store(at, value, mask=index < n)
-
-
-@triton.jit
-def there(value, index, n):
-    """The values of elements that are there, and 0 for others; n as for `read`."""
-    if n is not None:
-        value = tl.where(index < n, value, 0.0)
-    return value
 
 
 @triton.jit

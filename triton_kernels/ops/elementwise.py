@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..jit import math
-from ..jit.tiles import read, write
+from ..jit.tiles import load
 from ..runtime import launch, strides, tile_configs
 
 
@@ -143,73 +143,46 @@ _OPS: dict[str, tuple[Any, int]] = {
 }
 
 
-@triton.jit(do_not_specialize=["n", "integer"])
+@triton.jit(do_not_specialize=["n", "scalar_i64"])
 def _pointwise_kernel(
-    a_ptr,  # strided, or None for the number
-    b_ptr,  # the same, from 2 operands up
-    c_ptr,  # the same, from 3 operands up
-    out_ptr,  # dense in the order of the walk
+    a,  # (n,), or None for the scalar
+    b,  # the same, from 2 operands up
+    c,  # the same, from 3 operands up
+    out_ptr,  # (n,)
     inner_sizes,
-    a_strides,
-    b_strides,
-    c_strides,
     n,
-    number: tl.float64,
-    integer: tl.int64,
+    scalar_f64: tl.float64,
+    scalar_i64: tl.int64,
     OP: tl.constexpr,
     OPERANDS: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    pid = tl.program_id(0)
-    if WIDE:
-        pid = pid.to(tl.int64)
-    a, b, c = (a_ptr, a_strides), (b_ptr, b_strides), (c_ptr, c_strides)
-    if COMPUTE.is_floating():
-        scalar = tl.full((), number, COMPUTE)
-    else:
-        scalar = tl.full((), integer, COMPUTE)
-    if (pid + 1) * BLOCK <= n:
-        _apply(a, b, c, out_ptr, inner_sizes, pid, None, scalar, OP, OPERANDS, BLOCK)
-    else:
-        _apply(a, b, c, out_ptr, inner_sizes, pid, n, scalar, OP, OPERANDS, BLOCK)
+    scalar = tl.full((), scalar_f64 if ACC_DTYPE.is_floating() else scalar_i64, ACC_DTYPE)
+    first = tl.program_id(0).to(INDEX_DTYPE) * BLOCK
+    for MASKED in tl.static_range(2):  # two copies, the first without a mask: see `jit.tiles`
+        if (first + BLOCK > n) == MASKED:
+            offs = first + tl.arange(0, BLOCK)
+            mask = offs < n if MASKED else None
+            x = _load_or_scalar(a, offs, mask, inner_sizes, scalar)
+            if OPERANDS == 1:
+                out = OP(x)
+            else:
+                y = _load_or_scalar(b, offs, mask, inner_sizes, scalar)
+                if OPERANDS == 2:
+                    out = OP(x, y)
+                else:
+                    out = OP(x, y, _load_or_scalar(c, offs, mask, inner_sizes, scalar))
+            tl.store(out_ptr + offs, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _apply(
-    a_operand,
-    b_operand,
-    c_operand,
-    out_ptr,
-    inner_sizes,
-    pid,
-    n,  # None: every element of the program is there
-    scalar,
-    OP: tl.constexpr,
-    OPERANDS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    index = pid * BLOCK + tl.arange(0, BLOCK)
-    a = _operand(a_operand, index, inner_sizes, n, scalar)
-    if OPERANDS == 1:
-        out = OP(a)
+def _load_or_scalar(operand, offs, mask, inner_sizes, scalar):
+    if operand is None:
+        value = tl.full(offs.shape, scalar, scalar.dtype)
     else:
-        b = _operand(b_operand, index, inner_sizes, n, scalar)
-        if OPERANDS == 2:
-            out = OP(a, b)
-        else:
-            c = _operand(c_operand, index, inner_sizes, n, scalar)
-            out = OP(a, b, c)
-    write(out_ptr, index, out, n)
-
-
-@triton.jit
-def _operand(operand, index, inner_sizes, n, scalar):
-    if operand[0] is None:
-        value = tl.full(index.shape, scalar, scalar.dtype)
-    else:
-        value = read(operand, index, inner_sizes, n, scalar.dtype)
+        value = load(operand, offs, mask, inner_sizes, None, scalar.dtype)
     return value
 
 
@@ -239,37 +212,31 @@ def pointwise(
     if len(operands) != count:
         raise TypeError(f"{op} takes {count} operands, got {len(operands)}")
     tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
-    number = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
+    scalar = next((operand for operand in operands if not isinstance(operand, torch.Tensor)), 0)
     shape = strides.broadcast(*(tensor.shape for tensor in tensors))
-    walk = strides.coalesce(shape, *tensors)
+    coalesced = strides.coalesce(shape, *tensors)
     if compute is None:
         compute = launch.compute_dtype(dtype) if dtype.is_floating_point else dtype
-    merged = iter(walk.strides)
-    by_operand = [next(merged) if isinstance(operand, torch.Tensor) else None for operand in operands]
-    slots = [operand if isinstance(operand, torch.Tensor) else None for operand in operands]
-    absent = [None] * (3 - count)
-    out = walk.empty(shape, dtype, tensors[0].device)
-    config = tile_configs.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), walk.numel, walk.dims)
-    a, b, c = slots + absent
-    a_strides, b_strides, c_strides = by_operand + absent
+    pairs = zip(tensors, coalesced.strides, strict=True)
+    given = [next(pairs) if isinstance(operand, torch.Tensor) else None for operand in operands]
+    a, b, c = given + [None] * (3 - count)
+    out = coalesced.empty(shape, dtype, tensors[0].device)
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), coalesced.numel, coalesced.dims)
     launch.run(
         _pointwise_kernel,
-        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(coalesced.numel, config["BLOCK"]),),
         config,
-        a_ptr=a,
-        b_ptr=b,
-        c_ptr=c,
+        a=a,
+        b=b,
+        c=c,
         out_ptr=out,
-        inner_sizes=walk.inner_sizes,
-        a_strides=a_strides,
-        b_strides=b_strides,
-        c_strides=c_strides,
-        n=walk.numel,
-        number=float(number) if compute.is_floating_point else 0.0,
-        integer=0 if compute.is_floating_point else int(number),
+        inner_sizes=coalesced.inner_sizes,
+        n=coalesced.numel,
+        scalar_f64=float(scalar) if compute.is_floating_point else 0.0,
+        scalar_i64=0 if compute.is_floating_point else int(scalar),
         OP=function,
         OPERANDS=count,
-        COMPUTE=launch.tl_dtype(compute),
-        WIDE=walk.needs_int64(config["BLOCK"]),
+        ACC_DTYPE=launch.tl_dtype(compute),
+        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
     )
     return out

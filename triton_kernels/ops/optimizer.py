@@ -9,72 +9,47 @@ import torch
 import triton
 import triton.language as tl
 
-from ..jit.tiles import read, update
+from ..jit.tiles import load, store
 from ..runtime import launch, strides, tile_configs
 
 
 @triton.jit(do_not_specialize=["n"])
 def _sgd_kernel(
-    param_ptr,
-    grad_ptr,
-    buffer_ptr,  # momentum, or None
+    param,  # (n,), as all operands
+    grad,
+    momentum_buffer,  # or None
     inner_sizes,
-    param_strides,
-    grad_strides,
-    buffer_strides,
     n,
     lr: tl.float64,
     momentum: tl.float64,
     dampening: tl.float64,
     weight_decay: tl.float64,
     NESTEROV: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    pid = tl.program_id(0)
-    if WIDE:
-        pid = pid.to(tl.int64)
-    param, grad = (param_ptr, param_strides), (grad_ptr, grad_strides)
-    buffer = (buffer_ptr, buffer_strides)
-    rates = (
-        tl.full((), lr, COMPUTE),
-        tl.full((), momentum, COMPUTE),
-        tl.full((), 1 - dampening, COMPUTE),
-        tl.full((), weight_decay, COMPUTE),
-    )
-    if (pid + 1) * BLOCK <= n:
-        _sgd(param, grad, buffer, inner_sizes, pid, None, rates, NESTEROV, COMPUTE, BLOCK)
-    else:
-        _sgd(param, grad, buffer, inner_sizes, pid, n, rates, NESTEROV, COMPUTE, BLOCK)
-
-
-@triton.jit
-def _sgd(
-    param_operand,
-    grad_operand,
-    buffer_operand,
-    inner_sizes,
-    pid,
-    n,  # None: every element of the program is there
-    rates,
-    NESTEROV: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    lr, momentum, fresh, weight_decay = rates
-    index = pid * BLOCK + tl.arange(0, BLOCK)
-    param = read(param_operand, index, inner_sizes, n, COMPUTE)
-    step = read(grad_operand, index, inner_sizes, n, COMPUTE)
-    step += weight_decay * param
-    if buffer_operand[0] is not None:
-        kept = momentum * read(buffer_operand, index, inner_sizes, n, COMPUTE) + fresh * step
-        update(buffer_operand, index, inner_sizes, kept, n)
-        if NESTEROV:
-            step += momentum * kept
-        else:
-            step = kept
-    update(param_operand, index, inner_sizes, param - lr * step, n)
+    lr = tl.full((), lr, ACC_DTYPE)
+    momentum = tl.full((), momentum, ACC_DTYPE)
+    one_minus_dampening = tl.full((), 1 - dampening, ACC_DTYPE)
+    weight_decay = tl.full((), weight_decay, ACC_DTYPE)
+    first = tl.program_id(0).to(INDEX_DTYPE) * BLOCK
+    for MASKED in tl.static_range(2):  # two copies, the first without a mask: see `jit.tiles`
+        if (first + BLOCK > n) == MASKED:
+            offs = first + tl.arange(0, BLOCK)
+            mask = offs < n if MASKED else None
+            p = load(param, offs, mask, inner_sizes, None, ACC_DTYPE)
+            step = load(grad, offs, mask, inner_sizes, None, ACC_DTYPE)
+            step += weight_decay * p
+            if momentum_buffer is not None:
+                buf = load(momentum_buffer, offs, mask, inner_sizes, None, ACC_DTYPE)
+                buf = momentum * buf + one_minus_dampening * step
+                store(momentum_buffer, offs, mask, inner_sizes, buf)
+                if NESTEROV:
+                    step += momentum * buf
+                else:
+                    step = buf
+            store(param, offs, mask, inner_sizes, p - lr * step)
 
 
 def sgd_step(
@@ -101,100 +76,71 @@ def sgd_step(
     [0.5]
     """
     tensors = [param, grad] if buffer is None else [param, grad, buffer]
-    walk = strides.coalesce(param.shape, *tensors)
-    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
+    coalesced = strides.coalesce(param.shape, *tensors)
+    operands = list(zip(tensors, coalesced.strides, strict=True))
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), coalesced.numel, coalesced.dims)
     launch.run(
         _sgd_kernel,
-        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(coalesced.numel, config["BLOCK"]),),
         config,
-        param_ptr=param,
-        grad_ptr=grad,
-        buffer_ptr=buffer,
-        inner_sizes=walk.inner_sizes,
-        param_strides=walk.strides[0],
-        grad_strides=walk.strides[1],
-        buffer_strides=None if buffer is None else walk.strides[2],
-        n=walk.numel,
+        param=operands[0],
+        grad=operands[1],
+        momentum_buffer=None if buffer is None else operands[2],
+        inner_sizes=coalesced.inner_sizes,
+        n=coalesced.numel,
         lr=lr,
         momentum=momentum,
         dampening=dampening,
         weight_decay=weight_decay,
         NESTEROV=nesterov,
-        COMPUTE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
-        WIDE=walk.needs_int64(config["BLOCK"]),
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
+        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
     )
 
 
 @triton.jit(do_not_specialize=["n"])
 def _adam_kernel(
-    param_ptr,
-    grad_ptr,
-    m_ptr,  # first moment
-    v_ptr,  # second moment
+    param,  # (n,), as all operands
+    grad,
+    exp_avg,
+    exp_avg_sq,
     inner_sizes,
-    param_strides,
-    grad_strides,
-    m_strides,
-    v_strides,
     n,
     lr: tl.float64,
     beta1: tl.float64,
     beta2: tl.float64,
     eps: tl.float64,
     weight_decay: tl.float64,
-    correction1: tl.float64,
-    correction2: tl.float64,
-    COMPUTE: tl.constexpr,
-    WIDE: tl.constexpr,
+    bias_correction1: tl.float64,
+    bias_correction2: tl.float64,
+    ACC_DTYPE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    pid = tl.program_id(0)
-    if WIDE:
-        pid = pid.to(tl.int64)
-    param, grad = (param_ptr, param_strides), (grad_ptr, grad_strides)
-    m, v = (m_ptr, m_strides), (v_ptr, v_strides)
-    rates = (
-        tl.full((), lr / correction1, COMPUTE),
-        tl.full((), beta1, COMPUTE),
-        tl.full((), 1 - beta1, COMPUTE),
-        tl.full((), beta2, COMPUTE),
-        tl.full((), 1 - beta2, COMPUTE),
-        tl.full((), correction2, COMPUTE),
-        tl.full((), eps, COMPUTE),
-        tl.full((), weight_decay, COMPUTE),
-    )
-    if (pid + 1) * BLOCK <= n:
-        _adam(param, grad, m, v, inner_sizes, pid, None, rates, COMPUTE, BLOCK)
-    else:
-        _adam(param, grad, m, v, inner_sizes, pid, n, rates, COMPUTE, BLOCK)
-
-
-@triton.jit
-def _adam(
-    param_operand,
-    grad_operand,
-    m_operand,
-    v_operand,
-    inner_sizes,
-    pid,
-    n,  # None: every element of the program is there
-    rates,
-    COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    rate, beta1, rest1, beta2, rest2, correction2, eps, weight_decay = rates
-    index = pid * BLOCK + tl.arange(0, BLOCK)
-    param = read(param_operand, index, inner_sizes, n, COMPUTE)
-    grad = read(grad_operand, index, inner_sizes, n, COMPUTE)
-    m = read(m_operand, index, inner_sizes, n, COMPUTE)
-    v = read(v_operand, index, inner_sizes, n, COMPUTE)
-    grad += weight_decay * param
-    m = beta1 * m + rest1 * grad
-    v = beta2 * v + rest2 * grad * grad
-    update(m_operand, index, inner_sizes, m, n)
-    update(v_operand, index, inner_sizes, v, n)
-    param -= rate * m / (tl.sqrt(v / correction2) + eps)
-    update(param_operand, index, inner_sizes, param, n)
+    step_size = tl.full((), lr / bias_correction1, ACC_DTYPE)
+    one_minus_beta1 = tl.full((), 1 - beta1, ACC_DTYPE)
+    one_minus_beta2 = tl.full((), 1 - beta2, ACC_DTYPE)
+    beta1 = tl.full((), beta1, ACC_DTYPE)
+    beta2 = tl.full((), beta2, ACC_DTYPE)
+    bias_correction2 = tl.full((), bias_correction2, ACC_DTYPE)
+    eps = tl.full((), eps, ACC_DTYPE)
+    weight_decay = tl.full((), weight_decay, ACC_DTYPE)
+    first = tl.program_id(0).to(INDEX_DTYPE) * BLOCK
+    for MASKED in tl.static_range(2):  # two copies, the first without a mask: see `jit.tiles`
+        if (first + BLOCK > n) == MASKED:
+            offs = first + tl.arange(0, BLOCK)
+            mask = offs < n if MASKED else None
+            p = load(param, offs, mask, inner_sizes, None, ACC_DTYPE)
+            g = load(grad, offs, mask, inner_sizes, None, ACC_DTYPE)
+            m = load(exp_avg, offs, mask, inner_sizes, None, ACC_DTYPE)
+            v = load(exp_avg_sq, offs, mask, inner_sizes, None, ACC_DTYPE)
+            g += weight_decay * p
+            m = beta1 * m + one_minus_beta1 * g
+            v = beta2 * v + one_minus_beta2 * g * g
+            store(exp_avg, offs, mask, inner_sizes, m)
+            store(exp_avg_sq, offs, mask, inner_sizes, v)
+            p -= step_size * m / (tl.sqrt(v / bias_correction2) + eps)
+            store(param, offs, mask, inner_sizes, p)
 
 
 def adam_step(
@@ -220,29 +166,26 @@ def adam_step(
     0.75
     """
     tensors = (param, grad, m, v)
-    walk = strides.coalesce(param.shape, *tensors)
-    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), walk.numel, walk.dims)
+    coalesced = strides.coalesce(param.shape, *tensors)
+    operands = list(zip(tensors, coalesced.strides, strict=True))
+    config = tile_configs.pointwise(max(t.dtype.itemsize for t in tensors), coalesced.numel, coalesced.dims)
     launch.run(
         _adam_kernel,
-        (tile_configs.cdiv(walk.numel, config["BLOCK"]),),
+        (tile_configs.cdiv(coalesced.numel, config["BLOCK"]),),
         config,
-        param_ptr=param,
-        grad_ptr=grad,
-        m_ptr=m,
-        v_ptr=v,
-        inner_sizes=walk.inner_sizes,
-        param_strides=walk.strides[0],
-        grad_strides=walk.strides[1],
-        m_strides=walk.strides[2],
-        v_strides=walk.strides[3],
-        n=walk.numel,
+        param=operands[0],
+        grad=operands[1],
+        exp_avg=operands[2],
+        exp_avg_sq=operands[3],
+        inner_sizes=coalesced.inner_sizes,
+        n=coalesced.numel,
         lr=lr,
         beta1=betas[0],
         beta2=betas[1],
         eps=eps,
         weight_decay=weight_decay,
-        correction1=1 - betas[0] ** step,
-        correction2=1 - betas[1] ** step,
-        COMPUTE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
-        WIDE=walk.needs_int64(config["BLOCK"]),
+        bias_correction1=1 - betas[0] ** step,
+        bias_correction2=1 - betas[1] ** step,
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
+        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
     )

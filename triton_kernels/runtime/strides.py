@@ -33,9 +33,9 @@ class Coalesced(NamedTuple):
         """Dimensions left after merging."""
         return len(self.inner_sizes) + 1
 
-    def needs_int64(self, padding: int) -> bool:
-        """Whether offsets need 64 bits, when the last program may number `padding` elements past the end."""
-        return max(self.numel + padding, self.extent) >= 2**31
+    def max_offset(self, padding: int) -> int:
+        """Return the largest offset, if the last program may number `padding` elements past the end."""
+        return max(self.numel + padding, self.extent)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """A fresh tensor of the unmerged `shape`, dense in the order of the walk."""
