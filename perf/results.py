@@ -10,7 +10,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,33 +86,16 @@ def make_folder(path: Path, name: str = "") -> None:
         raise UsageError(f"{name}{path} cannot be made: {error.strerror}") from error
 
 
-def recorded(kind: str, columns: Sequence[str], rows: Iterable[Row], options: argparse.Namespace) -> Iterator[Row]:
-    """Write each row to the file of ``--csv`` as it comes, and hand it on; write that of ``--json`` at the end.
-
-    An existing CSV is replaced when the first row comes, or added to with ``--append``.
-    """
-    adding = options.append and _has_header(options.csv, ["format", *columns])
-    done: list[Row] = []
-    try:
-        for row in rows:
-            done.append(row)
-            if options.csv:
-                _write_csv(options.csv, kind, [row], "a" if adding or len(done) > 1 else "w")
-            yield row
-    finally:
-        write(kind, done, argparse.Namespace(csv=None, json=options.json))
-
-
 def write(kind: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
     """Write rows where ``--csv`` and ``--json`` say."""
     if options.csv:
-        _write_csv(options.csv, kind, rows)
+        write_csv(options.csv, kind, rows)
     if options.json:
         content = {"format": f"lucid-triton/{kind}/{FORMATS[kind]}", "rows": list(rows)}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _write_csv(path: Path, kind: str, rows: Sequence[Row], how: str = "w") -> None:
+def write_csv(path: Path, kind: str, rows: Sequence[Row], how: str = "w") -> None:
     with path.open(how, newline="") as file:
         writer = csv.DictWriter(file, ["format", *(rows[0] if rows else ())], lineterminator="\n")
         if how == "w":
@@ -120,7 +103,7 @@ def _write_csv(path: Path, kind: str, rows: Sequence[Row], how: str = "w") -> No
         writer.writerows({"format": f"lucid-triton/{kind}/{FORMATS[kind]}", **row} for row in rows)
 
 
-def _has_header(path: Path | None, header: list[str]) -> bool:
+def has_header(path: Path | None, header: list[str]) -> bool:
     """Return whether a file exists, whose rows have these columns."""
     if path is None:
         raise UsageError("argument --append: needs --csv FILE")

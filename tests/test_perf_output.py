@@ -207,7 +207,7 @@ def test_a_table_shows_numbers_short_and_nothing_for_none(capsys: pytest.Capture
     ]
     results.show("Times", rows, {"op": "op", "time": "ms", "n": "N", "x": "x"})
     shown = capsys.readouterr().out
-    for text in ("Times", "kl_div", "0.123", "1,234", "131,072"):
+    for text in ("Times", "kl_div", " 0.123 ", "1,234", "131,072"):
         assert text in shown
     assert "None" not in shown
 

@@ -127,7 +127,7 @@ def _planted(kind: str) -> Callable[[Any], Any]:
     def function(x: Any) -> Any:
         if kind == "an error":
             raise RuntimeError("planted\nwith a second line")
-        result = F.softmax(x.clone() if kind == "a copy" else x, -1)
+        result = F.softmax(x.clone() if kind == "a copy" else x.clone().clone() if kind == "two copies" else x, -1)
         return result * 2 if kind == "a wrong result" else result
 
     return function
@@ -137,7 +137,8 @@ def _planted(kind: str) -> Callable[[Any], Any]:
     ("kind", "said"),
     [
         ("a copy", "softmax forward fp32 3x5000: read 120,000, at most 60,048; written 120,000, at most 60,048; alloc"),
-        ("a second pass", "softmax forward fp32 1x1500: read 12,000, at most 6,064"),
+        ("two copies", "launches 3, at most 2"),
+        ("a second pass", "softmax forward fp32 1x1500: read 12,"),
         ("an error", "failed: RuntimeError: planted"),
         ("a wrong result", "failed: wrong by"),
     ],

@@ -72,12 +72,19 @@ def record(
     title: str,
     headings: dict[str, str],
 ) -> int:
-    """Write each row as it is measured, show all at the end, even if interrupted; 1 where one of ours failed."""
+    """Write each row as it is measured, show all at the end, even if interrupted; 1 where one of ours failed.
+
+    An existing CSV is replaced when the first row comes, or added to with ``--append``.
+    """
+    adding = options.append and results.has_header(options.csv, ["format", *COLUMNS, *measured, *ENVIRONMENT])
     done: list[Row] = []
     try:
-        for row in results.recorded(kind, (*COLUMNS, *measured, *ENVIRONMENT), rows, options):
+        for row in rows:
             done.append(row)
+            if options.csv:
+                results.write_csv(options.csv, kind, [row], "a" if adding or len(done) > 1 else "w")
     finally:
+        results.write(kind, done, argparse.Namespace(csv=None, json=options.json))
         if done:
             results.show_cases(title or done[0]["gpu"], done, headings)
     return int(any(row["provider"] in OURS and row["status"].startswith("failed") for row in done))
