@@ -24,32 +24,38 @@ from triton_kernels.runtime import launch
 #: The target that every launch is compiled for; one in `OTHERS` is compiled for another, too.
 MAIN, OTHERS = "cuda:90", 4
 
-#: What kernels write over what they read.
+#: Tensors that kernels write over what they read.
 REWRITTEN = {"_sgd_kernel": ("param", "buffer"), "_adam_kernel": ("param", "m", "v")}
 
+BOOL = (False, True)
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32)
-BOOL = (False, True)
+
+Shape = tuple[int, ...]
 
 #: Rows of one chunk and of several, of aligned and other lengths; one; several dimensions; 64-bit offsets.
-SHAPES = {
+SHAPES: dict[str, Shape] = {
     "one chunk": (256, 4096),
     "odd": (7, 1271),
     "chunks": (8192, 131072),
     "odd chunks": (2, 50257),
-    "short": (64, 96),
     "one": (1, 1),
     "batch": (3, 5, 7, 33),
     "batch of rows": (3, 37, 5008),
     "64-bit": (2**16, 2**15 + 16),
+    "few chunks": (16, 131072),
 }
+#: Of which all options of a loss run, not only all pairs.
+PLAIN = ("chunks", "odd chunks")
 
-#: Tensors without gaps, and as slices and permutations leave them.
+#: One for each size of a tile of columns, and for each number of chunks to merge.
+WIDTHS = {f"{2**power} columns": (40, 2**power) for power in range(1, 19)}
+NARROW = [*WIDTHS][:5]
+
+#: Tensors without gaps, and as slices and permutations leave them; operands that broadcast; one value a row.
 LAYOUTS = ("dense", "offset", "padded", "rows", "strided", "transposed")
-#: Operands that broadcast.
-BROADCAST = ("row", "column", "number")
-
-Shape = tuple[int, ...]
+BROADCAST = (*LAYOUTS, "row", "column", "number")
+TOKENS = ("dense", "offset", "strided", "number")
 
 
 def tensor(shape: Shape, layout: str, dtype: torch.dtype) -> torch.Tensor:
@@ -70,13 +76,32 @@ def tensor(shape: Shape, layout: str, dtype: torch.dtype) -> torch.Tensor:
             return empty(*lead, 2 * v)[..., ::2]
         case "transposed":
             return empty(*shape[:-2], v, shape[-2]).transpose(-1, -2)
-        case "row":
-            return empty(v)
-        case "column":
-            return empty(*lead, 1)
-        case "number":
-            return empty()
+        case "row" | "column" | "number":
+            return empty(*{"row": [v], "column": [*lead, 1], "number": []}[layout])
     return empty(*shape)
+
+
+class Case(dict[str, Any]):
+    """Values by factor; a tensor's factor has its layout, another, with the suffix _dtype, its dtype."""
+
+    @property
+    def shape(self) -> Shape:
+        """The shape that all operands have or broadcast to."""
+        return (SHAPES | WIDTHS)[self["shape"]]
+
+    def tensor(self, name: str, shape: Shape | None = None) -> Any:
+        """An operand; None where its layout or its dtype is."""
+        layout, dtype = self[name], self.get(f"{name}_dtype", self.get("dtype"))
+        given = self.shape if shape is None else shape
+        return None if layout is None or dtype is None else tensor(given, layout, dtype)
+
+    def tokens(self, name: str) -> Any:
+        """An operand of one value a row."""
+        return self.tensor(name, self.shape[:-1])
+
+    def only(self, *names: str) -> dict[str, Any]:
+        """Some of the values."""
+        return {name: self[name] for name in names}
 
 
 def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -106,26 +131,40 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return cases
 
 
-CALLS: dict[str, tuple[dict[str, Sequence[Any]], Callable[..., Any]]] = {}
+#: Functions that call a launcher, by its name, with their cases.
+CALLS: dict[str, tuple[Callable[[Case], Any], list[dict[str, Any]]]] = {}
+
+Call = Callable[[Case], Any]
 
 
-def covering(**factors: Sequence[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function that calls a launcher with a value of each factor."""
+def covering(**factors: Sequence[Any]) -> Callable[[Call], Call]:
+    """Add the cases of a covering array to a function that calls the launcher of its name.
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        CALLS[function.__name__.removeprefix("_")] = factors, function
-        return function
+    Factors that are not named have the values of the function's first case.
+    """
+    return lambda call: _add(call, pairwise(factors))
 
-    return register
+
+def every(**factors: Sequence[Any]) -> Callable[[Call], Call]:
+    """Add all combinations of a few values in the same way."""
+    return lambda call: _add(
+        call, [dict(zip(factors, case, strict=True)) for case in itertools.product(*factors.values())]
+    )
+
+
+def _add(call: Call, cases: list[dict[str, Any]]) -> Call:
+    _, known = CALLS.setdefault(call.__name__.rstrip("_"), (call, []))
+    known += [(known[0] if known else {}) | case for case in cases]
+    return call
 
 
 def launches() -> Iterator[tuple[str, launch.Launch]]:
     """All launches, as a GPU would get them, each with its call in words."""
-    for name, (factors, function) in CALLS.items():
-        for case in pairwise(factors):
+    for name, (call, cases) in CALLS.items():
+        for case in cases:
             made: list[launch.Launch] = []
-            with launch.dry_run(made.append):
-                function(**case)
+            with launch.planned(made.append):
+                call(Case(case))
             words = f"{name} {' '.join(f'{key}={value}' for key, value in case.items())}"
             yield from ((words, launched) for launched in made)
 
@@ -143,9 +182,7 @@ def faults(calls: Iterable[tuple[str, launch.Launch]], targets: Sequence[str] | 
         for description, (words, launched) in distinct.items()
         for target in targets or some_targets(description)
     ]
-    reports = pool.answers(
-        ["triton_kernels.devtools.aot"], [(label, description) for label, _, description in tasks], jobs
-    )
+    reports = pool.answers(["triton_kernels.devtools.aot"], [(label, task) for label, _, task in tasks], jobs)
     found = [
         f"{label}: {fault}"
         for (label, launched, _), answer in zip(tasks, reports, strict=True)
@@ -185,12 +222,11 @@ def least_wide(launched: launch.Launch) -> int:
     full = [(name, t) for name, t in tensors if t.numel() == size]
     tiles = launched.config.tiles
     elements = tiles.get("BLOCK", tiles.get("BLOCK_N", 1) * tiles.get("BLOCK_V", 0)) // (32 * launched.config.num_warps)
-    if any(not t.is_contiguous() or t.data_ptr() % 16 or (t.shape or (1,))[-1] % 16 for _, t in full):
-        return 0
-    if any(elements * t.dtype.itemsize < 16 for _, t in full):
-        return 0
+    for _, t in full:
+        if not t.is_contiguous() or t.data_ptr() % 16 or (t.shape or (1,))[-1] % 16 or elements * t.itemsize < 16:
+            return 0
     twice = REWRITTEN.get(launched.kernel.__name__, ())
-    return sum(elements * t.dtype.itemsize * (2 if name.removesuffix("_ptr") in twice else 1) for name, t in full)
+    return sum(elements * t.itemsize * (2 if name.removesuffix("_ptr") in twice else 1) for name, t in full)
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -201,331 +237,210 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _statistics(forward: Callable[..., Any], *args: Any, **options: Any) -> torch.Tensor:
-    """Statistics of rows, from a forward pass whose launches are not recorded."""
-    with launch.dry_run(lambda _: None):
-        return forward(*args, **options)[1]
+# Losses
 
 
 @covering(
-    shape=list(SHAPES),
-    x=LAYOUTS + BROADCAST,
-    target=LAYOUTS + BROADCAST,
-    x_dtype=FLOATS,
-    target_dtype=FLOATS,
-    log_target=BOOL,
-    reduce=BOOL,
-    dtype=(None, *FLOATS),
-)
-def _kl_div_forward(
-    shape: str, x: str, target: str, x_dtype: torch.dtype, target_dtype: torch.dtype, **options: Any
-) -> None:
-    tk.kl_div_forward(tensor(SHAPES[shape], x, x_dtype), tensor(SHAPES[shape], target, target_dtype), **options)
+    shape=[*SHAPES], x=BROADCAST, target=BROADCAST, x_dtype=FLOATS, target_dtype=FLOATS, dtype=(None, *FLOATS),
+    log_target=BOOL, reduce=BOOL,
+)  # fmt: skip
+def kl_div_forward(case: Case) -> None:
+    tk.kl_div_forward(case.tensor("x"), case.tensor("target"), **case.only("log_target", "reduce", "dtype"))
 
 
 @covering(
-    shape=list(SHAPES),
-    x=(None, *LAYOUTS, *BROADCAST),
-    target=LAYOUTS + BROADCAST,
-    dloss=("number", "dense", "row", "column", "strided"),
-    x_dtype=FLOATS,
-    target_dtype=FLOATS,
-    dloss_dtype=FLOATS,
-    dx_dtype=(*FLOATS, None),
-    log_target=BOOL,
-)
-def _kl_div_backward(
-    shape: str,
-    x: str | None,
-    target: str,
-    dloss: str,
-    x_dtype: torch.dtype,
-    target_dtype: torch.dtype,
-    dloss_dtype: torch.dtype,
-    dx_dtype: torch.dtype | None,
-    log_target: bool,
-) -> None:
-    given = SHAPES[shape]
-    tk.kl_div_backward(
-        tensor(given, x, x_dtype) if x else None,
-        tensor(given, target, target_dtype),
-        tensor(given, dloss, dloss_dtype),
-        shape=given,
-        log_target=log_target,
-        dx_dtype=dx_dtype,
-        dtarget_dtype=target_dtype if x else None,
-    )
+    shape=[*SHAPES], x=(None, *BROADCAST), target=BROADCAST, dloss=("dense", "row", "column", "number", "strided"),
+    x_dtype=FLOATS, target_dtype=FLOATS, dloss_dtype=FLOATS, dx_dtype=(*FLOATS, None), log_target=BOOL,
+)  # fmt: skip
+def kl_div_backward(case: Case) -> None:
+    x, target, dloss = (case.tensor(name) for name in ("x", "target", "dloss"))
+    dx, dtarget = case["dx_dtype"], None if x is None else target.dtype
+    options = {"dx_dtype": dx if dx or dtarget else target.dtype, "dtarget_dtype": dtarget}
+    tk.kl_div_backward(x, target, dloss, shape=case.shape, log_target=case["log_target"], **options)
 
 
-#: Of rows: weights, labels, gradients.
-TOKENS = ("dense", "offset", "strided", "number")
+#: A divergence, the inverse temperature, and the weight of hard labels.
+DISTILLATION: dict[str, Sequence[Any]] = {
+    "shape": [*SHAPES],
+    "kind": [
+        (kind, *options)
+        for kind in ("forward_kl", "reverse_kl", "js", "total_variation")
+        for options in ((1.0, 0.0), (1.0, 0.5), (0.5, 0.5))
+    ],
+    **{"student": LAYOUTS, "teacher": LAYOUTS, "student_dtype": FLOATS, "teacher_dtype": FLOATS},
+    **{"labels": TOKENS, "labels_dtype": INTEGERS, "unused": (0, 3)},
+}
 
 
-def _tokens(shape: Shape, layout: str, dtype: torch.dtype) -> torch.Tensor:
-    """One value a row."""
-    return tensor(shape[:-1], layout, dtype)
+def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Logits, and options of both directions. `unused`: columns of the student alone."""
+    *lead, v = case.shape
+    columns = max(1, v - case["unused"])
+    kind, inv_temperature, hard = case["kind"]
+    if "dtype" in case:  # of both
+        case |= {"student_dtype": case["dtype"], "teacher_dtype": case["dtype"]}
+    options = {"divergence": kind, "inv_temperature": inv_temperature, "hard_label_weight": hard}
+    options |= {"labels": case.tokens("labels") if hard else None, "vocab_size": columns if case["unused"] else None}
+    return case.tensor("student"), case.tensor("teacher", (*lead, columns)), options
 
 
-@covering(
-    shape=list(SHAPES),
-    student=LAYOUTS,
-    teacher=LAYOUTS,
-    student_dtype=FLOATS,
-    teacher_dtype=FLOATS,
-    divergence=("forward_kl", "reverse_kl", "js", "total_variation"),
-    inv_temperature=(1.0, 0.5),
-    hard_label_weight=(0.0, 0.5),
-    labels=(None, *INTEGERS),
-    labels_layout=("dense", "offset", "strided"),
-    weight=(None, torch.bool, *FLOATS),
-    weight_layout=("dense", "offset", "strided", "number"),
-    unused=(0, 3),
-)
-def _divergence_forward(shape: str, **options: Any) -> None:
-    s, t, options = _distillation(SHAPES[shape], **options)
-    tk.divergence_forward(s, t, **options)
+@every(shape=NARROW, student=["strided"], dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], kind=[("js", 1.0, 0.0)], dtype=FLOATS[1::2])
+@every(shape=PLAIN, kind=DISTILLATION["kind"], dtype=FLOATS[1::2])
+@covering(**DISTILLATION, weight=TOKENS, weight_dtype=(None, torch.bool, *FLOATS))
+def divergence_forward(case: Case) -> None:
+    s, t, options = _distillation(case)
+    tk.divergence_forward(s, t, weight=case.tokens("weight"), **options)
 
 
-@covering(
-    shape=list(SHAPES),
-    student=LAYOUTS,
-    teacher=LAYOUTS,
-    student_dtype=FLOATS,
-    teacher_dtype=FLOATS,
-    divergence=("forward_kl", "reverse_kl", "js", "total_variation"),
-    inv_temperature=(1.0, 0.5),
-    hard_label_weight=(0.0, 0.5),
-    labels=INTEGERS,
-    labels_layout=("dense", "offset", "strided"),
-    unused=(0, 3),
-    gradients=("student", "teacher", "both", "in place"),
-    dloss=TOKENS,
-    factor=BOOL,
-)
-def _divergence_backward(shape: str, gradients: str, dloss: str, factor: bool, **options: Any) -> None:
-    s, t, options = _distillation(SHAPES[shape], **options, weight=None, weight_layout="dense")
-    statistics = _statistics(tk.divergence_forward, s, t, **options)
+@every(shape=NARROW, student=["strided"], dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], kind=[("js", 1.0, 0.0)], dtype=FLOATS[1::2])
+@every(shape=PLAIN, kind=DISTILLATION["kind"], dtype=FLOATS[1::2])
+@covering(**DISTILLATION, gradients=("student", "teacher", "both", "in place"), dloss=TOKENS, factor=BOOL)
+def divergence_backward(case: Case) -> None:
+    s, t, options = _distillation(case)
+    statistics, gradients = _statistics(tk.divergence_forward, s, t, **options), case["gradients"]
     tk.divergence_backward(
-        s,
-        t,
-        statistics,
-        _dloss(SHAPES[shape], dloss, statistics.dtype),
-        dloss_factor=_dloss((), "number", statistics.dtype) if factor else None,
+        s, t, **_upstream(case, statistics), **options,
         dstudent_dtype=s.dtype if gradients in ("student", "both") else None,
         dteacher_dtype=t.dtype if gradients in ("teacher", "both") else None,
         student_out=s if gradients == "in place" else None,
-        **{name: value for name, value in options.items() if name != "weight"},
-    )
+    )  # fmt: skip
 
 
-def _distillation(
-    shape: Shape,
-    student: str,
-    teacher: str,
-    student_dtype: torch.dtype,
-    teacher_dtype: torch.dtype,
-    labels: torch.dtype | None,
-    labels_layout: str,
-    weight: torch.dtype | None,
-    weight_layout: str,
-    unused: int,
-    hard_label_weight: float,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Logits, and options of both directions. `unused`: columns of the student alone."""
-    columns = max(1, shape[-1] - unused)
-    s, t = tensor(shape, student, student_dtype), tensor((*shape[:-1], columns), teacher, teacher_dtype)
-    if labels:
-        options |= {"labels": _tokens(shape, labels_layout, labels), "hard_label_weight": hard_label_weight}
-    if weight:
-        options |= {"weight": _dloss(shape, weight_layout, weight)}
-    return s, t, options | {"vocab_size": columns if unused else None}
+def _statistics(forward: Callable[..., Any], *args: Any, **options: Any) -> torch.Tensor:
+    """Statistics of rows, from a forward pass whose launches are not recorded."""
+    with launch.planned(lambda _: None):
+        return forward(*args, **options)[1]
 
 
-def _dloss(shape: Shape, layout: str, dtype: torch.dtype) -> torch.Tensor:
-    return tensor(shape[:-1], layout, dtype)
+def _upstream(case: Case, statistics: torch.Tensor) -> dict[str, Any]:
+    """Statistics and what is multiplied with the gradient, for the backward pass of a loss of rows."""
+    dloss = tensor(case.shape[:-1], case["dloss"], statistics.dtype)
+    factor = tensor((), "number", statistics.dtype) if case["factor"] else None
+    return {"statistics": statistics, "dloss": dloss, "dloss_factor": factor}
 
 
-_CROSS_ENTROPY: dict[str, Sequence[Any]] = {
-    "shape": list(SHAPES),
-    "x": LAYOUTS,
-    "dtype": FLOATS,
-    "class_weight": (None, *FLOATS),
-    "label_smoothing": (0.0, 0.1),
+CROSS_ENTROPY: dict[str, Sequence[Any]] = {
+    **{"shape": [*SHAPES], "x": LAYOUTS, "x_dtype": FLOATS},
+    **{"class_weight": ["row"], "class_weight_dtype": (None, *FLOATS), "label_smoothing": (0.0, 0.1)},
 }
+LABELS: dict[str, Sequence[Any]] = {"labels": ("dense", "offset", "strided"), "labels_dtype": INTEGERS}
+UPSTREAM: dict[str, Sequence[Any]] = {"dloss": TOKENS, "factor": BOOL}
 
 
-def _class_weight(shape: Shape, dtype: torch.dtype | None) -> torch.Tensor | None:
-    return None if dtype is None else tensor(shape, "row", dtype)
+def _cross_entropy(case: Case) -> dict[str, Any]:
+    return {"class_weight": case.tensor("class_weight"), "label_smoothing": case["label_smoothing"]}
 
 
-@covering(**_CROSS_ENTROPY, labels=("dense", "offset", "strided"), labels_dtype=INTEGERS)
-def _cross_entropy_forward(
-    shape: str,
-    x: str,
-    dtype: torch.dtype,
-    labels: str,
-    labels_dtype: torch.dtype,
-    class_weight: torch.dtype | None,
-    label_smoothing: float,
-) -> None:
-    given = SHAPES[shape]
-    options: dict[str, Any] = {"class_weight": _class_weight(given, class_weight), "label_smoothing": label_smoothing}
-    tk.cross_entropy_forward(tensor(given, x, dtype), _tokens(given, labels, labels_dtype), **options)
+@every(shape=NARROW, x=["strided"], x_dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], x_dtype=FLOATS[1::2])
+@every(shape=PLAIN, x_dtype=FLOATS[1::2], label_smoothing=(0.0, 0.1))
+@covering(**CROSS_ENTROPY, **LABELS)
+def cross_entropy_forward(case: Case) -> None:
+    tk.cross_entropy_forward(case.tensor("x"), case.tokens("labels"), **_cross_entropy(case))
 
 
-@covering(**_CROSS_ENTROPY, labels=("dense", "offset", "strided"), labels_dtype=INTEGERS, dloss=TOKENS, factor=BOOL)
-def _cross_entropy_backward(
-    shape: str,
-    x: str,
-    dtype: torch.dtype,
-    labels: str,
-    labels_dtype: torch.dtype,
-    dloss: str,
-    factor: bool,
-    class_weight: torch.dtype | None,
-    label_smoothing: float,
-) -> None:
-    given = SHAPES[shape]
-    options: dict[str, Any] = {"class_weight": _class_weight(given, class_weight), "label_smoothing": label_smoothing}
-    args = tensor(given, x, dtype), _tokens(given, labels, labels_dtype)
+@every(shape=NARROW, x=["strided"], x_dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], x_dtype=FLOATS[1::2])
+@every(shape=PLAIN, x_dtype=FLOATS[1::2], label_smoothing=(0.0, 0.1))
+@covering(**CROSS_ENTROPY, **LABELS, **UPSTREAM)
+def cross_entropy_backward(case: Case) -> None:
+    args, options = (case.tensor("x"), case.tokens("labels")), _cross_entropy(case)
     statistics = _statistics(tk.cross_entropy_forward, *args, **options)
-    options["dloss_factor"] = _dloss((), "number", statistics.dtype) if factor else None
-    tk.cross_entropy_backward(*args, statistics, _dloss(given, dloss, statistics.dtype), **options)
+    tk.cross_entropy_backward(*args, **_upstream(case, statistics), **options)
 
 
-@covering(**_CROSS_ENTROPY, y=LAYOUTS, y_dtype=FLOATS)
-def _soft_cross_entropy_forward(
-    shape: str, x: str, dtype: torch.dtype, y: str, y_dtype: torch.dtype, class_weight: Any, label_smoothing: float
-) -> None:
-    given = SHAPES[shape]
-    options: dict[str, Any] = {"class_weight": _class_weight(given, class_weight), "label_smoothing": label_smoothing}
-    tk.soft_cross_entropy_forward(tensor(given, x, dtype), tensor(given, y, y_dtype), **options)
+@every(shape=NARROW, x=["strided"], x_dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], x_dtype=FLOATS[1::2])
+@every(shape=PLAIN, x_dtype=FLOATS[1::2], label_smoothing=(0.0, 0.1))
+@covering(**CROSS_ENTROPY, y=LAYOUTS, y_dtype=FLOATS)
+def soft_cross_entropy_forward(case: Case) -> None:
+    tk.soft_cross_entropy_forward(case.tensor("x"), case.tensor("y"), **_cross_entropy(case))
 
 
+@every(shape=NARROW, x=["strided"], x_dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], x_dtype=FLOATS[1::2])
+@every(shape=PLAIN, x_dtype=FLOATS[1::2], label_smoothing=(0.0, 0.1), gradients=("x", "y", "both"))
+@covering(**CROSS_ENTROPY, y=LAYOUTS, y_dtype=FLOATS, gradients=("x", "y", "both"), **UPSTREAM)
+def soft_cross_entropy_backward(case: Case) -> None:
+    args, options = (case.tensor("x"), case.tensor("y")), _cross_entropy(case)
+    options |= _upstream(case, _statistics(tk.soft_cross_entropy_forward, *args, **options))
+    options |= {"dx_dtype": None if case["gradients"] == "y" else case["x_dtype"]}
+    tk.soft_cross_entropy_backward(*args, **options, dy_dtype=None if case["gradients"] == "x" else case["y_dtype"])
+
+
+@every(tokens=(1, 2**20), weights=BOOL, denominator_dtype=FLOATS[1:2])
+@every(tokens=(1, 2**20), weights=BOOL)
 @covering(
-    **_CROSS_ENTROPY,
-    y=LAYOUTS,
-    y_dtype=FLOATS,
-    gradients=("x", "y", "both"),
-    dloss=TOKENS,
-    factor=BOOL,
-)
-def _soft_cross_entropy_backward(
-    shape: str,
-    x: str,
-    dtype: torch.dtype,
-    y: str,
-    y_dtype: torch.dtype,
-    gradients: str,
-    dloss: str,
-    factor: bool,
-    class_weight: torch.dtype | None,
-    label_smoothing: float,
-) -> None:
-    given = SHAPES[shape]
-    options: dict[str, Any] = {"class_weight": _class_weight(given, class_weight), "label_smoothing": label_smoothing}
-    args = tensor(given, x, dtype), tensor(given, y, y_dtype)
-    statistics = _statistics(tk.soft_cross_entropy_forward, *args, **options)
-    options["dloss_factor"] = _dloss((), "number", statistics.dtype) if factor else None
-    options["dx_dtype"] = dtype if gradients != "y" else None
-    options["dy_dtype"] = y_dtype if gradients != "x" else None
-    tk.soft_cross_entropy_backward(*args, statistics, _dloss(given, dloss, statistics.dtype), **options)
+    tokens=(1, 100, 2**20), losses_dtype=FLOATS[1::2], weights=BOOL, denominator=["number"],
+    denominator_dtype=(None, *FLOATS, *INTEGERS), dtype=(None, *FLOATS),
+)  # fmt: skip
+def token_mean(case: Case) -> None:
+    losses = tensor((case["tokens"],), "dense", case["losses_dtype"])
+    below = None if case["denominator_dtype"] is None else case.tensor("denominator", ())
+    tk.token_mean(losses, weights=losses if case["weights"] else None, denominator=below, dtype=case["dtype"])
 
 
-@covering(
-    tokens=(1, 100, 2**20),
-    weights=BOOL,
-    denominator=(None, *FLOATS, *INTEGERS),
-    losses_dtype=(torch.float32, torch.float64),
-    dtype=(None, *FLOATS),
-)
-def _token_mean(
-    tokens: int, weights: bool, denominator: torch.dtype | None, losses_dtype: torch.dtype, dtype: torch.dtype | None
-) -> None:
-    losses = torch.empty(tokens, dtype=losses_dtype, device="meta")
-    below = None if denominator is None else tensor((), "number", denominator)
-    tk.token_mean(losses, weights=losses if weights else None, denominator=below, dtype=dtype)
+# What the facade needs beside them
 
 
-_ROWS: dict[str, Sequence[Any]] = {
-    "shape": [*SHAPES, "few chunks", "few odd chunks"],
-    "dtype": FLOATS,
-    "dim": (-1, 0),
-    "log": BOOL,
-}
-_FEW = {"few chunks": (16, 131072), "few odd chunks": (3, 50257)}
+@every(shape=NARROW, x=["strided"], dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], dtype=FLOATS[1::2])
+@covering(shape=[*SHAPES], dtype=FLOATS, dim=(-1, 0), log=BOOL, x=LAYOUTS)
+def softmax_forward(case: Case) -> None:
+    tk.softmax_forward(case.tensor("x"), case["dim"] % len(case.shape), log=case["log"])
 
 
-@covering(**_ROWS, x=LAYOUTS)
-def _softmax_forward(shape: str, x: str, dtype: torch.dtype, dim: int, log: bool) -> None:
-    tk.softmax_forward(tensor((SHAPES | _FEW)[shape], x, dtype), dim % len((SHAPES | _FEW)[shape]), log=log)
-
-
-@covering(**_ROWS, y=LAYOUTS, dy=LAYOUTS)
-def _softmax_backward(shape: str, y: str, dy: str, dtype: torch.dtype, dim: int, log: bool) -> None:
-    given = (SHAPES | _FEW)[shape]
-    tk.softmax_backward(tensor(given, y, dtype), tensor(given, dy, dtype), dim % len(given), log=log)
+@every(shape=NARROW, y=["strided"], dtype=FLOATS[1::2])
+@every(shape=[*WIDTHS], dtype=FLOATS[1::2])
+@covering(shape=[*SHAPES], dtype=FLOATS, dim=(-1, 0), log=BOOL, y=LAYOUTS, dy=LAYOUTS)
+def softmax_backward(case: Case) -> None:
+    tk.softmax_backward(case.tensor("y"), case.tensor("dy"), case["dim"] % len(case.shape), log=case["log"])
 
 
 UNARY = ("neg", "exp", "log", "sqrt", "abs", "sign", "tanh", "relu")
-BINARY = ("add", "sub", "mul", "div", "pow", "tanh_grad", "relu_grad")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-INTEGER_OPS = ("neg", "abs", "sign", "relu", "add", "sub", "mul", "pow", *COMPARISONS, "where")
+INTEGER_OPS = ("add", "sub", "mul", "pow", "where", *COMPARISONS, "neg", "abs", "sign", "relu")
 
 
+@every(op=(*COMPARISONS, "where", "add", "div", "pow"), a_dtype=FLOATS[1::2], b_dtype=FLOATS[1:2])
 @covering(
-    op=(*UNARY, *BINARY, *COMPARISONS, "where"),
-    dtype=FLOATS,
-    other=(*FLOATS, torch.int64, torch.bool),
-    number=(None, 0, 1),
-    shape=list(SHAPES),
-    a=LAYOUTS + BROADCAST,
-    b=LAYOUTS + BROADCAST,
-)
-def _pointwise(op: str, dtype: torch.dtype, other: torch.dtype, number: int | None, shape: str, a: str, b: str) -> None:
+    shape=["odd"], op=INTEGER_OPS, a=("dense", "strided", "number"), b=["dense"],
+    a_dtype=(*INTEGERS, torch.int8, torch.int16, torch.bool), b_dtype=(*INTEGERS, torch.bool), number=(None, 0, 1),
+)  # fmt: skip
+@covering(
+    shape=[*SHAPES], op=(*UNARY, "add", "sub", "mul", "div", "pow", "tanh_grad", "relu_grad", *COMPARISONS, "where"),
+    a=BROADCAST, b=("dense", "transposed", "row", "column", "number"), a_dtype=FLOATS,
+    b_dtype=(*FLOATS, torch.int64, torch.bool), number=(None, 0, 1),
+)  # fmt: skip
+def pointwise(case: Case) -> None:
     """Operations as the facade asks for them: of tensors of two dtypes, or of a tensor and a number."""
-    first, second = tensor(SHAPES[shape], a, dtype), tensor(SHAPES[shape], b, other)
-    if op in UNARY:
-        operands: list[Any] = [first]
-    else:
-        operands = [first, second]
-        if number is not None:
-            operands[number] = 0.5
-        if op == "where":
-            operands = [tensor(SHAPES[shape], b, torch.bool), *operands]
-    tensors = [operand for operand in operands[op == "where" :] if isinstance(operand, torch.Tensor)]
-    promoted = functools.reduce(torch.promote_types, [t.dtype for t in tensors])
-    floating = promoted if promoted.is_floating_point else torch.float32
+    op, first, second = case["op"], case.tensor("a"), case.tensor("b")
+    operands: list[Any] = [first] if op in UNARY else [first, second]
+    if case["number"] is not None and len(operands) == 2:
+        operands[case["number"]] = 2
+    dtypes = [operand.dtype for operand in operands if isinstance(operand, torch.Tensor)]
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    if op in ("exp", "log", "sqrt", "tanh", "div", "tanh_grad", "relu_grad") and not dtype.is_floating_point:
+        dtype = torch.float32
+    compute = torch.int32 if dtype is torch.bool else None
     if op in COMPARISONS:
-        compute = launch.compute_dtype(promoted) if promoted.is_floating_point else torch.int64
-        tk.pointwise(op, *operands, dtype=torch.bool, compute=compute)
-    else:
-        tk.pointwise(op, *operands, dtype=floating)
-
-
-@covering(op=INTEGER_OPS, dtype=(*INTEGERS, torch.uint8, torch.bool), layout=LAYOUTS + BROADCAST, number=BOOL)
-def _pointwise_of_integers(op: str, dtype: torch.dtype, layout: str, number: bool) -> None:
-    x = tensor(SHAPES["odd"], layout, dtype)
-    operands: list[Any] = [x] if op in UNARY else [x, 2 if number else x]
+        compute = launch.arithmetic(dtype) if dtype.is_floating_point else torch.int64
     if op == "where":
-        operands = [tensor(SHAPES["odd"], "dense", torch.bool), *operands]
-    compute = torch.int64 if op in COMPARISONS else torch.int32 if dtype is torch.bool else None
+        operands = [tensor(case.shape, case["b"], torch.bool), *operands]
     tk.pointwise(op, *operands, dtype=torch.bool if op in COMPARISONS else dtype, compute=compute)
 
 
+@every(shape=[*WIDTHS], x_dtype=FLOATS[1::2], dims=[slice(-1, None)])
 @covering(
-    shape=[*SHAPES, *_FEW],
-    x=LAYOUTS,
-    dtype=(*FLOATS, torch.int64, torch.bool),
-    dims=("all", "first", "last", "none", "first and last"),
-    wanted=(None, *FLOATS),
-)
-def _sum(shape: str, x: str, dtype: torch.dtype, dims: str, wanted: torch.dtype | None) -> None:
-    given = (SHAPES | _FEW)[shape]
-    last = len(given) - 1
-    summed = {"all": range(len(given)), "first": [0], "last": [last], "none": [], "first and last": [0, last]}[dims]
-    tk.sum(tensor(given, x, dtype), summed, dtype=wanted if dtype.is_floating_point else None)
+    shape=[*SHAPES], x=LAYOUTS, x_dtype=(*FLOATS, torch.int64, torch.bool), dtype=(None, *FLOATS),
+    dims=(slice(None), slice(1), slice(-1, None), slice(0), slice(None, None, 2)),
+)  # fmt: skip
+def sum_(case: Case) -> None:
+    x = case.tensor("x")
+    dtype = case["dtype"] if case["x_dtype"].is_floating_point else None
+    tk.sum(x, range(len(case.shape))[case["dims"]], dtype=dtype)
 
 
 @covering(
@@ -537,30 +452,43 @@ def _sum(shape: str, x: str, dtype: torch.dtype, dims: str, wanted: torch.dtype 
     bias=(None, "dense", "strided"),
     dtype=FLOATS,
 )
-def _matmul(m: int, n: int, k: int, a: str, b: str, bias: str | None, dtype: torch.dtype) -> None:
-    added = None if bias is None else tensor((n,), bias, dtype)
-    tk.matmul(tensor((m, k), a, dtype), tensor((k, n), b, dtype), added)
+def matmul(case: Case) -> None:
+    m, n, k = (case[name] for name in "mnk")
+    tk.matmul(case.tensor("a", (m, k)), case.tensor("b", (k, n)), case.tensor("bias", (n,)))
 
 
-@covering(width=(1, 33, 1024), table=LAYOUTS, indices=("dense", "offset", "strided"), dtype=FLOATS, of=INTEGERS)
-def _embedding_forward(width: int, table: str, indices: str, dtype: torch.dtype, of: torch.dtype) -> None:
-    tk.embedding_forward(tensor((50,), indices, of), tensor((97, width), table, dtype))
+@covering(width=(1, 4, 33, 1024), table=LAYOUTS, of=("dense", "offset", "strided"), dtype=FLOATS, of_dtype=INTEGERS)
+def embedding_forward(case: Case) -> None:
+    tk.embedding_forward(case.tensor("of", (50,)), case.tensor("table", (97, case["width"])))
 
 
-@covering(width=(1, 33, 1024), dout=LAYOUTS, tokens=(50, 8192), rows=(97, 50304), dtype=FLOATS, of=INTEGERS)
-def _embedding_backward(width: int, dout: str, tokens: int, rows: int, dtype: torch.dtype, of: torch.dtype) -> None:
-    tk.embedding_backward(tensor((tokens,), "dense", of), tensor((tokens, width), dout, dtype), rows)
+@covering(
+    width=(1, 4, 33, 1024),
+    dout=LAYOUTS,
+    tokens=(50, 8192),
+    rows=(97, 50304),
+    of=["dense"],
+    dtype=FLOATS,
+    of_dtype=INTEGERS,
+)
+def embedding_backward(case: Case) -> None:
+    tokens = case["tokens"]
+    tk.embedding_backward(case.tensor("of", (tokens,)), case.tensor("dout", (tokens, case["width"])), case["rows"])
 
 
-@covering(shape=list(SHAPES), param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS, momentum=(None, "plain", "nesterov"))
-def _sgd_step(shape: str, param: str, grad: str, dtype: torch.dtype, momentum: str | None) -> None:
-    p, g = tensor(SHAPES[shape], param, dtype), tensor(SHAPES[shape], grad, dtype)
-    buffer = torch.empty_like(p, dtype=launch.compute_dtype(dtype)) if momentum else None
-    tk.sgd_step(p, g, buffer, lr=0.1, momentum=0.9 if momentum else 0.0, nesterov=momentum == "nesterov")
+@covering(shape=[*SHAPES], param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS, momentum=(0.0, 0.9), nesterov=BOOL)
+def sgd_step(case: Case) -> None:
+    param, momentum = case.tensor("param"), case["momentum"]
+    options = {"momentum": momentum, "nesterov": case["nesterov"] and momentum != 0, "lr": 0.1}
+    tk.sgd_step(param, case.tensor("grad"), _state(param) if momentum else None, **options)
 
 
-@covering(shape=list(SHAPES), param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS)
-def _adam_step(shape: str, param: str, grad: str, dtype: torch.dtype) -> None:
-    p, g = tensor(SHAPES[shape], param, dtype), tensor(SHAPES[shape], grad, dtype)
-    m, v = (torch.empty_like(p, dtype=launch.compute_dtype(dtype)) for _ in range(2))
-    tk.adam_step(p, g, m, v, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+@covering(shape=[*SHAPES], param=LAYOUTS, grad=LAYOUTS, dtype=FLOATS)
+def adam_step(case: Case) -> None:
+    param, m, v = case.tensor("param"), *(_state(case.tensor("param")) for _ in range(2))
+    tk.adam_step(param, case.tensor("grad"), m, v, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+
+
+def _state(param: torch.Tensor) -> torch.Tensor:
+    """What an optimizer keeps of a parameter."""
+    return torch.empty_like(param, dtype=launch.arithmetic(param.dtype))
