@@ -88,7 +88,7 @@ for target in ("cuda:80", "cuda:90", "cuda:100"):
         args = {"x_ptr": tensor, "y_ptr": tensor, "BLOCK": block}
         compiled = aot.compile_for({"kernel": "tests.broken_kernels:copy", "args": args, "num_warps": 4}, target)
         cubins.append(compiled.asm["cubin"])
-    for block, text in zip((1024, 2048), sass.disassemble(cubins, target.partition(":")[2])):
+    for block, text in zip((1024, 2048), sass.disassemble(cubins, int(target.partition(":")[2]))):
         path = sass.shortest_paths(sass.parse(text))[2 * 4 * block // 128]
         print(json.dumps([path.length, path.special, path.bits("LDG"), path.bits("STG"), text.count("EXIT")]))
 """
