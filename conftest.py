@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs the interpreter.
+    """Select cases that cover all pairs of parameters; skip what needs the interpreter.
 
     Tiles say nothing to torch's own operators, which run with one table of them only.
     """

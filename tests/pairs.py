@@ -1,4 +1,8 @@
-"""All-pairs coverage: a few cases of a test that together have every pair of values of its parameters."""
+"""All-pairs coverage: a few cases of a test that together have every pair of values of its parameters.
+
+Kernels, with the tiles of a GPU where a test has tiles, run with every pair. The other variants (torch's operators, the
+interpreter's tiles) run with every value: the same claims hold of them, and each has few paths of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,30 @@ from itertools import combinations
 
 import pytest
 
+#: Fixtures that select a variant of the code under test, and the value that selects the main one.
+VARIANTS = {"launchers": "kernels", "implementation": "kernels", "tiles": "GPU's tiles"}
 
-def covering(cases: Sequence[tuple[Hashable, ...]]) -> list[int]:
-    """Return the indices of cases that have every pair of values that occurs in any of them: greedy, deterministic."""
-    pairs = [set(combinations(enumerate(case), min(2, len(case)))) for case in cases]
-    missing = set[object]().union(*pairs)
-    queue = [(-len(new), i) for i, new in enumerate(pairs)]
+
+def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
+    """Return the indices of cases whose union is that of all of them: greedy, deterministic."""
+    missing = frozenset[Hashable]().union(*cases)
+    queue = [(-len(case), i) for i, case in enumerate(cases)]
     heapq.heapify(queue)
     chosen: list[int] = []
     while missing:
         before, i = heapq.heappop(queue)
-        now = -len(pairs[i] & missing)
+        now = -len(cases[i] & missing)
         if now > before:  # covered in part since it was counted
             heapq.heappush(queue, (now, i))
         else:
-            missing -= pairs[i]
+            missing -= cases[i]
             chosen.append(i)
     return sorted(chosen)
+
+
+def pairs_of(values: Sequence[Hashable]) -> frozenset[Hashable]:
+    """Return the pairs of values, or the one value, with their positions."""
+    return frozenset(combinations(enumerate(values), min(2, len(values))))
 
 
 def thin(items: list[pytest.Item], config: pytest.Config) -> None:
@@ -36,14 +47,23 @@ def thin(items: list[pytest.Item], config: pytest.Config) -> None:
     kept: set[pytest.Item] = set()
     for group in groups.values():
         every = len(group) == 1 or group[0].get_closest_marker("every_combination")
-        kept.update(group if every else [group[i] for i in covering([_factors(item) for item in group])])
+        kept.update(group if every else [group[i] for i in covering([_covered(item) for item in group])])
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
 
-def _factors(item: pytest.Item) -> tuple[Hashable, ...]:
-    """Return the identities of the values of each parameter; those that are parametrized together are one."""
+def _covered(item: pytest.Item) -> frozenset[Hashable]:
+    """Return what a case covers: pairs of values if of the main variant, else values with the variant."""
     params: dict[str, object] = item.callspec.params  # type: ignore[attr-defined]
+    variant = tuple((name, str(params[name])) for name in VARIANTS if name in params)
+    values = _values(item, {name: value for name, value in params.items() if name not in VARIANTS})
+    if all(VARIANTS[name] == value for name, value in variant):
+        return pairs_of(values)
+    return frozenset([variant, *((variant, *each) for each in enumerate(values))])
+
+
+def _values(item: pytest.Item, params: dict[str, object]) -> list[Hashable]:
+    """Return the identities of the values of each parameter; those that are parametrized together are one."""
     factor = {name: name for name in params}
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]
@@ -52,4 +72,4 @@ def _factors(item: pytest.Item) -> tuple[Hashable, ...]:
     values: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for name in sorted(params):
         values[factor[name]] += (id(params[name]),)
-    return tuple(values.values())
+    return list(values.values())

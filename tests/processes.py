@@ -48,7 +48,7 @@ def alone() -> Iterator[None]:
 
 
 class Output(dict[str, Tensor]):
-    """What a model returns that is none of transformers'."""
+    """Output of a model that is not one of transformers'."""
 
 
 class Embedder(nn.Module):
@@ -109,7 +109,7 @@ def sequences(tokens: tuple[int, ...] = UNEQUAL) -> list[dict[str, list[int]]]:
 
 @dataclass
 class Result:
-    """Of a training: the losses, the norms of the gradients, and the parameters in the end; and of an evaluation."""
+    """Losses, gradient norms and final parameters of a training run, and the loss of an evaluation."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Result:
         return Noting
 
     def trained(self, trainer: Any) -> Result:
-        """What one of these classes does, and reports."""
+        """Train and evaluate, and return the results."""
         trainer.train()
         logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         assert logged == pytest.approx(self.losses, abs=1e-4)
@@ -160,7 +160,7 @@ class Result:
 
 
 def arguments(rows: int, accumulated: int = 1, **options: Any) -> dict[str, Any]:
-    """Of transformers' TrainingArguments, for steps that are nothing but those of SGD."""
+    """Return arguments of transformers' TrainingArguments for plain SGD steps."""
     return {
         "output_dir": tempfile.gettempdir(),
         "max_steps": STEPS,
@@ -184,7 +184,7 @@ def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.Lambd
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Of all parameters."""
+    """Return the norm of the gradients of all parameters."""
     gradients = (parameter.grad for parameter in model.parameters())
     return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).item()
 
@@ -257,7 +257,7 @@ def leave() -> None:
 
 
 def two_processes(cases: Callable[[], Cases], folder: Path) -> list[dict[str, Result]]:
-    """What each of two processes on CPU tensors gets, all cases in one start."""
+    """Return the results of each of two processes on CPU tensors, with all cases in one start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

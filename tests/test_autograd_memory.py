@@ -1,4 +1,4 @@
-"""What the graph keeps alive, what it refuses once it is gone or changed, and whose memory gradients are."""
+"""Lifetime of saved tensors, errors for freed graphs and modified tensors, and ownership of gradients."""
 
 from __future__ import annotations
 

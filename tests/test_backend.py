@@ -1,4 +1,4 @@
-"""Which way kernels run, and what is said where they cannot. Each case is a process of its own."""
+"""Compiled or interpreted kernels, and the errors where they cannot run; each case is a process of its own."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def special(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _unit(special: float) -> float:
-    """What an error is counted in: four roundings, and two special functions in a row."""
+    """Return the unit of errors: four roundings, and two special functions in a row."""
     return 4 * 2.0**-24 + 2 * special * SPECIAL
 
 

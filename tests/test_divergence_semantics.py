@@ -1,4 +1,4 @@
-"""What a caller of the losses of rows of logits sees beside the numbers: special rows, tokens, errors, memory."""
+"""Semantics of divergences of logits: special rows, skipped tokens, normalizers, determinism, in-place gradients."""
 
 from __future__ import annotations
 

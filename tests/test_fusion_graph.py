@@ -1,4 +1,4 @@
-"""What is done around a fused loss in the graph: everything a user could see is as it is unfused."""
+"""Graphs around a fused loss: everything that a user could observe is as without fusion."""
 
 from __future__ import annotations
 

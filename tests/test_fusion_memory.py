@@ -1,4 +1,4 @@
-"""What fused losses make of memory that changes, and how little of it they take."""
+"""Fused losses of buffers that are modified in place, and the memory and traffic of fused losses."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_gradient_of_the_loss_that_changes_in_place_was_used_as_it_was(tempera
     assert_fused_equals_eager(run)
 
 
-def test_a_change_that_nobody_could_see_is_an_error_and_not_a_wrong_number() -> None:
+def test_an_unnoticed_change_is_an_error_and_not_a_wrong_number() -> None:
     student, teacher = lucid.randn(3, 5), lucid.randn(3, 5)
     log_q, p = F.log_softmax(student), F.softmax(teacher)
     student._buffer.add_(1)
@@ -361,5 +361,5 @@ def test_a_small_part_is_read_at_once_as_it_would_keep_the_whole_alive() -> None
     assert FORWARD in kernels(lambda: F.kl_div(F.log_softmax(logits[:, 1:]), F.softmax(logits[:, :-1])))
 
 
-def test_a_softmax_nobody_looks_at_is_never_calculated() -> None:
+def test_a_softmax_that_is_not_used_is_never_computed() -> None:
     assert kernels(lambda: F.softmax(lucid.randn(3, 5, requires_grad=True)).detach()) == []

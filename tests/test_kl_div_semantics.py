@@ -1,4 +1,4 @@
-"""What callers see of the loss: special values, errors, repeatability, derivatives."""
+"""Semantics of kl_div: special values, errors, determinism, derivatives."""
 
 from __future__ import annotations
 

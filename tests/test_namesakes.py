@@ -49,7 +49,7 @@ def _uninstall(folder: Path, package: str) -> None:
 
 
 def _error(statement: str, *path: Path) -> str:
-    """What an import says in the end."""
+    """Return the last line that an import writes to stderr."""
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
     command = [sys.executable, "-P", "-c", statement]
     done = subprocess.run(command, cwd=path[0], env=environ, capture_output=True, text=True, timeout=120)

@@ -32,7 +32,7 @@ B = np.array([[2.0, 1.0, 3.0, 5.0], [1.0, 1.0, 6.0, 4.0]])
 
 
 def oracle_of(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """What gives the result's dtype: torch subtracts no truths, which are numbers here where the other operand is."""
+    """Return the operation that gives the result's dtype: torch does not subtract bools, which are numbers here."""
     return operator.add if apply is operator.sub else apply
 
 

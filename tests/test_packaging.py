@@ -1,4 +1,4 @@
-"""What is installed, and how: the extras, the archives, and the page of the package."""
+"""Packaging: the extras, the archives, and the page of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tensor gives back, whom it shares memory with, how it is converted, copied and pickled."""
+"""Values that a tensor returns, memory that it shares, conversion, copies and pickling."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def _alone() -> Iterator[None]:
 
 
 def _tokenizer() -> Any:
-    """Of which the trainer needs the ids of special tokens only."""
+    """Return a tokenizer, of which the trainer needs the ids of special tokens only."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -38,7 +38,7 @@ def _tokenizer() -> Any:
 
 
 def _collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """What TRL's own collator makes of a conversation; prompts are the first tokens, none of which counts."""
+    """Return a batch like that of TRL's own collator; prompts are the first tokens, which are ignored."""
     batch = {name: torch.tensor([example[name] for example in examples]) for name in ("input_ids", "labels")}
     batch["labels"][:, :2] = -100
     batch["prompts"] = batch["input_ids"][:, :2]

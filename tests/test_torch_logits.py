@@ -280,7 +280,7 @@ def test_deprecated_arguments_of_cross_entropy_decide_instead_of_reduction() -> 
         torch.testing.assert_close(ours, theirs)
 
 
-def test_values_that_kernels_find_wrong_are_errors_where_somebody_waits() -> None:
+def test_invalid_values_that_kernels_find_are_errors_of_the_call_inside_check_values() -> None:
     bad = LABELS.clone()
     bad[1] = 5
     with lucid.check_values():

@@ -1,4 +1,4 @@
-"""What lucid.torch allocates and launches: nothing of the inputs' size beyond what it returns."""
+"""Allocations and launches of lucid.torch: nothing of the inputs' size beyond what it returns."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_cuda_graph_replays_forward_and_backward(name: str) -> None:
 @ON_A_GPU
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_another_stream_waits_for_nobody_and_gives_the_same(name: str) -> None:
+def test_another_stream_does_not_wait_and_gives_the_same(name: str) -> None:
     s, t = _inputs(torch.float32)
     expected = LOSSES[name](s, t)
     torch.cuda.synchronize()

@@ -30,6 +30,7 @@ def _entry() -> Any:
     return entry
 
 
+@functools.cache
 def _samples(dtype: torch.dtype, requires_grad: bool = False) -> list[Any]:
     return list(_entry().sample_inputs(DEVICE, dtype, requires_grad=requires_grad))
 

@@ -1,4 +1,4 @@
-"""What PyTorch's compiler, exporter and function transforms make of the operators."""
+"""The operators under PyTorch's compiler, exporter and function transforms."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def _logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _labels() -> torch.Tensor:
-    """Of which every row but the last has some: that one's completion was cut off."""
+    """Return labels that count in every row except the last, whose completion was cut off."""
     labels = torch.randint(0, V, (ROWS, LENGTH))
     labels[0, :2], labels[1, 3:], labels[2] = -100, -100, -100
     return labels.to(DEVICE)

@@ -1,4 +1,4 @@
-"""What tests of the facade share: leaves, a function without a kernel, comparison with the truth in float64."""
+"""Helpers of the facade's tests: leaves, a function without a kernel, comparison with float64 truth."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FLOATS = DTYPES[:4]
 
 
 def torch_of(tensor: lucid.Tensor) -> torch.Tensor:
-    """Its values in a torch tensor on the CPU."""
+    """Return the values in a torch tensor on the CPU."""
     return tensor.to_torch().cpu()
 
 
 def values_of(tensor: lucid.Tensor) -> np.ndarray:
-    """Its values in float64."""
+    """Return the values in float64."""
     return torch_of(tensor).double().numpy()
 
 
