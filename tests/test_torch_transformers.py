@@ -1,7 +1,7 @@
 """Models of Hugging Face's transformers train with lucid.torch's loss as they do with the plain torch expression.
 
-Each training runs from one seed with ours, by kernels and by torch's operators, with the plain expression in float32, and
-with the plain expression in float64, applied to the same float32 logits. The last is the truth: it says how far the
+Each training runs from one seed with ours, by kernels and by torch's operators, with the plain expression in float32,
+and with the plain expression in float64, applied to the same float32 logits. The last is the truth: it says how far the
 rounding of a loss in float32 may lead a training.
 """
 
