@@ -12,7 +12,7 @@ import triton_kernels as tk
 from tests import row_reference
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import backend, strides, tile_configs
+from triton_kernels.runtime import backend, launch, strides, tile_configs
 
 FAR = 2**31 + 2**20
 

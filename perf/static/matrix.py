@@ -163,7 +163,7 @@ def launches() -> Iterator[tuple[str, launch.Launch]]:
     for name, (call, cases) in CALLS.items():
         for case in cases:
             made: list[launch.Launch] = []
-            with launch.planned(made.append):
+            with launch.dry_run(made.append):
                 call(Case(case))
             words = f"{name} {' '.join(f'{key}={value}' for key, value in case.items())}"
             yield from ((words, launched) for launched in made)
@@ -316,7 +316,7 @@ def divergence_backward(case: Case) -> None:
 
 def _statistics(forward: Callable[..., Any], *args: Any, **options: Any) -> torch.Tensor:
     """Statistics of rows, from a forward pass whose launches are not recorded."""
-    with launch.planned(lambda _: None):
+    with launch.dry_run(lambda _: None):
         return forward(*args, **options)[1]
 
 
@@ -432,7 +432,7 @@ def pointwise(case: Case) -> None:
         dtype = torch.float32
     compute = torch.int32 if dtype is torch.bool else None
     if op in COMPARISONS:
-        compute = launch.arithmetic(dtype) if dtype.is_floating_point else torch.int64
+        compute = launch.compute_dtype(dtype) if dtype.is_floating_point else torch.int64
     if op == "where":
         operands = [tensor(case.shape, case["b"], torch.bool), *operands]
     tk.pointwise(op, *operands, dtype=torch.bool if op in COMPARISONS else dtype, compute=compute)
@@ -497,4 +497,4 @@ def adam_step(case: Case) -> None:
 
 def _state(param: torch.Tensor) -> torch.Tensor:
     """What an optimizer keeps of a parameter."""
-    return torch.empty_like(param, dtype=launch.arithmetic(param.dtype))
+    return torch.empty_like(param, dtype=launch.compute_dtype(param.dtype))
