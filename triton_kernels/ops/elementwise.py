@@ -145,7 +145,7 @@ _OPS: dict[str, tuple[Any, int]] = {
 
 @triton.jit(do_not_specialize=["n", "scalar_i64"])
 def _pointwise_kernel(
-    a,  # (n,), or None for the scalar
+    a,  # (n,), or (None, None) for the scalar
     b,  # the same, from 2 operands up
     c,  # the same, from 3 operands up
     out_ptr,  # (n,)
@@ -179,7 +179,7 @@ def _pointwise_kernel(
 
 @triton.jit
 def _load_or_scalar(operand, offs, mask, inner_sizes, scalar):
-    if operand is None:
+    if operand[0] is None:
         value = tl.full(offs.shape, scalar, scalar.dtype)
     else:
         value = load(operand, offs, mask, inner_sizes, None, scalar.dtype)
@@ -218,7 +218,8 @@ def pointwise(
     if compute is None:
         compute = launch.compute_dtype(dtype) if dtype.is_floating_point else dtype
     pairs = zip(tensors, coalesced.strides, strict=True)
-    given = [next(pairs) if isinstance(operand, torch.Tensor) else None for operand in operands]
+    # Triton 3.6 cannot compare an operand (tensor, None) with None.
+    given = [next(pairs) if isinstance(operand, torch.Tensor) else (None, None) for operand in operands]
     a, b, c = given + [None] * (3 - count)
     out = coalesced.empty(shape, dtype, tensors[0].device)
     config = tile_configs.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), coalesced.numel, coalesced.dims)

@@ -17,7 +17,7 @@ from ..runtime import launch, strides, tile_configs
 def _sgd_kernel(
     param,  # (n,), as all operands
     grad,
-    momentum_buffer,  # or None
+    momentum_buffer,  # or (None, None): Triton 3.6 cannot compare an operand (tensor, None) with None
     inner_sizes,
     n,
     lr: tl.float64,
@@ -41,7 +41,7 @@ def _sgd_kernel(
             p = load(param, offs, mask, inner_sizes, None, ACC_DTYPE)
             step = load(grad, offs, mask, inner_sizes, None, ACC_DTYPE)
             step += weight_decay * p
-            if momentum_buffer is not None:
+            if momentum_buffer[0] is not None:
                 buf = load(momentum_buffer, offs, mask, inner_sizes, None, ACC_DTYPE)
                 buf = momentum * buf + one_minus_dampening * step
                 store(momentum_buffer, offs, mask, inner_sizes, buf)
@@ -85,7 +85,7 @@ def sgd_step(
         config,
         param=operands[0],
         grad=operands[1],
-        momentum_buffer=None if buffer is None else operands[2],
+        momentum_buffer=(None, None) if buffer is None else operands[2],
         inner_sizes=coalesced.inner_sizes,
         n=coalesced.numel,
         lr=lr,
