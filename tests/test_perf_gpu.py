@@ -383,7 +383,7 @@ def test_counters_writes_a_row_for_each_launch(kind: str, tmp_path: Path, monkey
 
 
 def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
+    monkeypatch.setattr(launch, "launch_hook", launch.dry_run)  # a dry run executes nothing
     file = tmp_path / "expected.jsonl"
     assert headline.main("2x40000", "fp32", str(file)) == 0
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -394,7 +394,7 @@ def test_headline_launches_as_many_kernels_as_have_predictions(tmp_path: Path, m
 
 
 def test_every_kernel_is_launched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "observed", launch.dry_run)  # what is planned does not run
+    monkeypatch.setattr(launch, "launch_hook", launch.dry_run)  # a dry run executes nothing
     assert every_kernel.main(["bf16", "fp32", "fp64"]) == 0, capsys.readouterr().out
     assert "not launched: none; calls failed: 0" in capsys.readouterr().out
 

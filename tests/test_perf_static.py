@@ -128,7 +128,8 @@ with_the_accepted_triton = pytest.mark.skipif(
 class TestCheck:
     @with_the_accepted_triton
     def test_a_software_logarithm_is_found(self, tmp_path: Path) -> None:
-        tree = _tree(tmp_path, "triton_kernels/jit/math.py", "        y = log2_approx(p)\n", "        y = tl.log2(p)\n")
+        condition, fast = "tl.float32 and _COMPILED and is_cuda()", ':\n        y = tl.inline_asm_elementwise("lg2'
+        tree = _tree(tmp_path, "triton_kernels/jit/math.py", condition + fast, "tl.int1" + fast)
         done = _static(tree, "--check", "--kernels", "kl_div", "--dtypes", "bf16", "--targets", "cuda:90")
         assert done.returncode == 1
         assert "kl_div, forward, probabilities, summed, bf16, cuda:90: instructions" in done.stderr
@@ -250,7 +251,7 @@ def test_occupancy_is_the_scarcest_of_registers_shared_memory_warps_and_blocks()
         (["--kernels", "gelu"], "unknown kernel 'gelu', accepted: kl_div,"),
         (["--dtypes", "fp8"], "unknown dtype 'fp8', accepted: bf16, fp16, fp32, fp64"),
         (["--targets", "cuda:70"], "unknown target 'cuda:70', accepted: cuda:80,"),
-        (["--jobs", "0"], "'0' is no whole number above 0"),
+        (["--jobs", "0"], "'0' must be a positive integer"),
         (["--accept", "--dtypes", "bf16"], "--accept takes all kernels, dtypes and targets"),
         (["--accept", "--check"], "not allowed with argument"),
         (["--diff", "no-such-revision"], "--diff: git knows no triton_kernels at 'no-such-revision'"),

@@ -226,8 +226,10 @@ def least_wide(launched: launch.Launch) -> int:
         if not t.is_contiguous() or t.data_ptr() % 16 or (t.shape or (1,))[-1] % 16 or elements * t.itemsize < 16:
             return 0
     for name, value in launched.args.items():
-        between_columns = name.startswith("stride") or name.endswith("column_strides")
-        if between_columns and value is not None and [*_flat(value)][-1:] != [1]:
+        # An operand of rows is a tensor, strides between rows, the stride between columns unless it is 1, and a unit.
+        if isinstance(value, tuple) and len(value) == 4 and value[2] is not None:
+            return 0
+        if name.endswith("column_strides") and value is not None and value[-1] != 1:
             return 0
     twice = REWRITTEN.get(launched.kernel.__name__, ())
     return sum(elements * t.itemsize * (2 if name.removesuffix("_ptr") in twice else 1) for name, t in full)
