@@ -1,4 +1,4 @@
-"""Time losses and softmax with other tiles than those in the tables of `launch`: ``python -m perf.gpu.tiles FILE``.
+"""Time losses and softmax with other tiles than those of `tile_configs`: ``python -m perf.gpu.tiles FILE``.
 
 FILE gets a row for each tile as it is measured; `chosen` is true for the tables' own. A tile has one row.
 """
@@ -21,10 +21,10 @@ from perf.environment import environment
 from perf.measure.timing import Cuda, measure
 from perf.selection import DTYPES
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import launch, replay, tile_configs
+from triton_kernels.runtime import replay, tile_configs
 from triton_kernels.runtime.tile_configs import Config
 
-#: BLOCK_V and warps, by the table of `launch` that they replace.
+#: BLOCK_V and warps, by the table of `tile_configs` that they replace.
 TILES = {
     "logits": ((1024, 1), (2048, 2), (2048, 4), (4096, 2), (4096, 4), (4096, 8), (8192, 8), (8192, 16)),
     "rows": ((4096, 4), (8192, 8), (16384, 16), (16384, 32), (32768, 16), (32768, 32)),
@@ -86,7 +86,7 @@ def tried(table: str, call: Callable[[], Any]) -> Iterator[tuple[Config, bool]]:
         if config == chosen:
             continue
         replay.clear()
-        with mock.patch.object(launch, table, lambda *_, config=config, **__: config):
+        with mock.patch.object(tile_configs, table, lambda *_, config=config, **__: config):
             yield config, False
     replay.clear()
 
