@@ -44,12 +44,13 @@ def thin(items: list[pytest.Item], config: pytest.Config) -> None:
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         groups[item.nodeid.partition("[")[0]].append(item)
-    kept: set[pytest.Item] = set()
+    kept: set[str] = set()
     for group in groups.values():
         every = len(group) == 1 or group[0].get_closest_marker("every_combination")
-        kept.update(group if every else [group[i] for i in covering([_covered(item) for item in group])])
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+        chosen = group if every else [group[i] for i in covering([_covered(item) for item in group])]
+        kept.update(item.nodeid for item in chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+    items[:] = [item for item in items if item.nodeid in kept]
 
 
 def _covered(item: pytest.Item) -> frozenset[Hashable]:
