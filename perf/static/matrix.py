@@ -25,7 +25,10 @@ from triton_kernels.runtime import launch
 MAIN, OTHERS = "cuda:90", 4
 
 #: Tensors that kernels write over what they read.
-REWRITTEN = {"_sgd_kernel": ("param", "buffer"), "_adam_kernel": ("param", "m", "v")}
+REWRITTEN = {"_sgd_kernel": ("param", "momentum_buffer"), "_adam_kernel": ("param", "exp_avg", "exp_avg_sq")}
+
+#: Kernels that add up or merge few numbers, where the width of accesses matters little.
+SMALL = ("_finalize_kernel", "_token_mean_kernel", "_token_sum_kernel")
 
 BOOL = (False, True)
 FLOATS = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
@@ -222,6 +225,8 @@ def least_wide(launched: launch.Launch) -> int:
     full = [(name, t) for name, t in tensors if t.numel() > size // 2]  # teachers may have fewer columns
     tiles = launched.config.tiles
     elements = tiles.get("BLOCK", tiles.get("BLOCK_N", 1) * tiles.get("BLOCK_V", 0)) // (32 * launched.config.num_warps)
+    if launched.kernel.__name__ in SMALL:
+        return 0
     for _, t in full:
         if not t.is_contiguous() or t.data_ptr() % 16 or (t.shape or (1,))[-1] % 16 or elements * t.itemsize < 16:
             return 0
