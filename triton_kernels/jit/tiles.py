@@ -134,9 +134,13 @@ def load_column(operand, offs_n, column, sizes, mask_n, OTHER, DTYPE: tl.constex
 
 @triton.jit
 def load_tile(
-    operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr, EVICTION: tl.constexpr = ""
+    operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr, EVICT_FIRST: tl.constexpr = None
 ):
-    """Load and upcast a tile, OTHER in masked lanes; mask None: the tile is full."""
+    """Load and upcast a tile, OTHER in masked lanes; mask None: the tile is full.
+
+    EVICT_FIRST, of masked loads: whether the L2 cache is to drop the tile first, or last (False); None for neither.
+    """
+    EVICTION: tl.constexpr = "" if EVICT_FIRST is None else "evict_first" if EVICT_FIRST else "evict_last"
     at = tile_pointers(operand, offs_n, offs_v, sizes)
     if mask is None:
         value = tl.load(at)

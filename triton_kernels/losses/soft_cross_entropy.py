@@ -199,6 +199,8 @@ def _soft_cross_entropy_backward_kernel(
     chunks,
     log2e: tl.float64,
     smoothing: tl.float64,
+    TO_X: tl.constexpr,  # with dx
+    TO_Y: tl.constexpr,  # with dy
     SMOOTH: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -214,23 +216,39 @@ def _soft_cross_entropy_backward_kernel(
     of_rows = (g, row_max, sum_exp, load_stat(stats_ptr, _W, rows, offs_n, mask_n, 0.0))
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(mask_n, chunk, V, BLOCK_V):
-        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, None, sizes, V, of_rows, scalars, SMOOTH)
+        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, None, sizes, V, of_rows, scalars, TO_X, TO_Y, SMOOTH)
     else:
         mask = tile_mask(mask_n, offs_v, V)
-        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, SMOOTH)
+        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, TO_X, TO_Y, SMOOTH)
 
 
 @triton.jit
-def _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, SMOOTH: tl.constexpr):
+def _tile_gradients(
+    x,
+    y,
+    dx,
+    dy,
+    class_ptr,
+    offs_n,
+    offs_v,
+    mask,
+    sizes,
+    V,
+    of_rows,
+    scalars,
+    TO_X: tl.constexpr,
+    TO_Y: tl.constexpr,
+    SMOOTH: tl.constexpr,
+):
     """Store the gradients of a tile. mask None: the tile is full."""
     log2e, smoothing = scalars
     g, row_max, sum_exp, weight_sum = of_rows
     z = math.shifted(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e, row_max)
-    if dx is not None:
+    if TO_X:
         w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
         to_x = math.exp2(z) * math.div(g * weight_sum, sum_exp)[:, None] - g[:, None] * w
         store_tile(dx, offs_n, offs_v, sizes, to_x, mask)
-    if dy is not None:
+    if TO_Y:
         scale = tl.broadcast_to((g * (1 - smoothing))[:, None], z.shape)
         if class_ptr is not None:
             scale *= load_class_weights(class_ptr, offs_v, V, z.dtype)
@@ -295,6 +313,8 @@ def soft_cross_entropy_backward(
         V=x.shape[-1],
         log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
+        TO_X=dx is not None,
+        TO_Y=dy is not None,
         SMOOTH=label_smoothing != 0,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(x.dtype, y.dtype)),
     )

@@ -26,14 +26,11 @@ from ..runtime import launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
 
-#: Eviction policies for the L2 cache: of what will be read again, and of what will not.
-_EVICT_LAST, _EVICT_FIRST = tl.constexpr("evict_last"), tl.constexpr("evict_first")
-
 
 @row_jit
 def _softmax_kernel(
     x,  # (N, V): (pointer, row strides, column stride, unit)
-    y,  # (N, V), or None: write the statistics of the program's chunk
+    y,  # (N, V), or None
     max_ptr,  # (N, chunks), statistics, or None: this program computes them
     sum_ptr,  # (N, chunks), or None
     sizes,
@@ -43,6 +40,7 @@ def _softmax_kernel(
     tiles,  # of a chunk; None for one
     LOG: tl.constexpr,
     MULTI_CHUNK: tl.constexpr,  # a program takes all chunks of a row
+    STATS_ONLY: tl.constexpr,  # write what merging needs of the program's chunk
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -56,7 +54,7 @@ def _softmax_kernel(
             row_max, sum_exp = math.merge_softmax(row_max, sum_exp, chunk_max, chunk_sum)
         for i in range(0, chunks):
             _chunk_results(x, y, offs_n, mask_n, sizes, chunks - 1 - i, tiles, V, row_max, sum_exp, LOG, BLOCK_V)
-    elif y is None:
+    elif STATS_ONLY:
         row_max, sum_exp = _chunk_stats(x, offs_n, mask_n, sizes, chunk, tiles, V, ACC_DTYPE, BLOCK_V)
         tl.store(max_ptr + offs_n * chunks + chunk, row_max, mask=mask_n)
         tl.store(sum_ptr + offs_n * chunks + chunk, sum_exp, mask=mask_n)
@@ -102,7 +100,7 @@ def _chunk_stats(x, offs_n, mask_n, sizes, chunk, tiles, V, DTYPE: tl.constexpr,
 def _tile_stats(x, offs_n, mask_n, sizes, tile, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
     offs_v = tile_columns(tile, V, BLOCK_V)
     mask = tile_mask(mask_n, offs_v, V)
-    values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), DTYPE, EVICTION=_EVICT_LAST)
+    values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), DTYPE, EVICT_FIRST=False)
     row_max, sum_exp, _ = math.tile_softmax(values)
     return row_max, sum_exp
 
@@ -115,7 +113,7 @@ def _chunk_results(
     for i in range(0, 1 if tiles is None else tiles):
         offs_v = tile_columns(chunk if tiles is None else chunk * tiles + (tiles - 1 - i), V, BLOCK_V)
         mask = tile_mask(mask_n, offs_v, V)
-        values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), row_max.dtype, EVICTION=_EVICT_FIRST)
+        values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), row_max.dtype, EVICT_FIRST=True)
         store_tile(y, offs_n, offs_v, sizes, _softmax(values, row_max, sum_exp, LOG), mask)
 
 
@@ -151,8 +149,8 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
     stats: dict[str, Any] = {"max_ptr": None, "sum_ptr": None}
     if plan.split:
         stats = {name: partials.allocate(plan.rows, plan.chunks, dtype, x.device) for name in stats}
-        launch.run(_softmax_kernel, plan.grid, plan.config, **{**args, "y": None}, **stats)
-    launch.run(_softmax_kernel, plan.grid, plan.config, **args, **stats)
+        launch.run(_softmax_kernel, plan.grid, plan.config, **{**args, "y": None}, **stats, STATS_ONLY=True)
+    launch.run(_softmax_kernel, plan.grid, plan.config, **args, **stats, STATS_ONLY=False)
     return y
 
 
@@ -160,7 +158,7 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
 def _softmax_backward_kernel(
     y,  # (N, V): (pointer, row strides, column stride, unit)
     dy,  # (N, V)
-    dx,  # (N, V), or None: write the sum of the program's chunk
+    dx,  # (N, V), or None
     sums_ptr,  # (N, chunks), or None: this program computes the sum
     sizes,
     rows,
@@ -169,6 +167,7 @@ def _softmax_backward_kernel(
     tiles,  # of a chunk; None for one
     LOG: tl.constexpr,
     MULTI_CHUNK: tl.constexpr,  # a program takes all chunks of a row
+    STATS_ONLY: tl.constexpr,  # write what merging needs of the program's chunk
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -180,7 +179,7 @@ def _softmax_backward_kernel(
             total += _chunk_sum(y, dy, offs_n, mask_n, sizes, i, tiles, V, LOG, ACC_DTYPE, BLOCK_V)
         for i in range(0, chunks):
             _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunks - 1 - i, tiles, V, total, LOG, BLOCK_V)
-    elif dx is None:
+    elif STATS_ONLY:
         total = _chunk_sum(y, dy, offs_n, mask_n, sizes, chunk, tiles, V, LOG, ACC_DTYPE, BLOCK_V)
         tl.store(sums_ptr + offs_n * chunks + chunk, total, mask=mask_n)
     elif sums_ptr is None:
@@ -223,10 +222,10 @@ def _chunk_sum(
     for i in range(0, 1 if tiles is None else tiles):
         offs_v = tile_columns(chunk if tiles is None else chunk * tiles + i, V, BLOCK_V)
         mask = tile_mask(mask_n, offs_v, V)
-        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICTION=_EVICT_LAST)
+        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICT_FIRST=False)
         tile_y = tile_dy  # log-softmax needs Σ dy alone
         if not LOG:
-            tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICTION=_EVICT_LAST)
+            tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICT_FIRST=False)
         total += _row_sum(tile_y, tile_dy, LOG)
     return total
 
@@ -237,8 +236,8 @@ def _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunk, tiles, V, total, LO
     for i in range(0, 1 if tiles is None else tiles):
         offs_v = tile_columns(chunk if tiles is None else chunk * tiles + (tiles - 1 - i), V, BLOCK_V)
         mask = tile_mask(mask_n, offs_v, V)
-        tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICTION=_EVICT_FIRST)
-        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICTION=_EVICT_FIRST)
+        tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICT_FIRST=True)
+        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICT_FIRST=True)
         store_tile(dx, offs_n, offs_v, sizes, _input_gradient(tile_y, tile_dy, total, LOG), mask)
 
 
@@ -266,8 +265,10 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool =
     sums = None
     if plan.split:
         sums = partials.allocate(plan.rows, plan.chunks, dtype, y.device)
-        launch.run(_softmax_backward_kernel, plan.grid, plan.config, **{**args, "dx": None}, sums_ptr=sums)
-    launch.run(_softmax_backward_kernel, plan.grid, plan.config, **args, sums_ptr=sums)
+        launch.run(
+            _softmax_backward_kernel, plan.grid, plan.config, **{**args, "dx": None}, sums_ptr=sums, STATS_ONLY=True
+        )
+    launch.run(_softmax_backward_kernel, plan.grid, plan.config, **args, sums_ptr=sums, STATS_ONLY=False)
     return dx
 
 

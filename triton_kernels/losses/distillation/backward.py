@@ -67,6 +67,8 @@ def _divergence_backward_kernel(
     kl_scale: tl.float64,
     ce_scale: tl.float64,
     GRADIENTS: tl.constexpr,
+    TO_S: tl.constexpr,  # with ds
+    TO_T: tl.constexpr,  # with dt
     HARD: tl.constexpr,
     SEPARATE_CE_LSE: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
@@ -93,30 +95,69 @@ def _divergence_backward_kernel(
         tl.full((), beta, ACC_DTYPE),
     )
     offs_v = tile_columns(chunk, V, BLOCK_V)
-    inputs, outputs = (s, t, stats, of_rows, scalars), (ds, dt, S, T)
+    row_args, columns = (stats, of_rows, scalars), (S, T)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        _tile_gradients(inputs, outputs, offs_n, offs_v, mask_n, None, sizes, GRADIENTS, HARD, SEPARATE_CE_LSE)
+        _tile_gradients(
+            s,
+            t,
+            ds,
+            dt,
+            offs_n,
+            offs_v,
+            mask_n,
+            None,
+            sizes,
+            columns,
+            row_args,
+            GRADIENTS,
+            TO_S,
+            TO_T,
+            HARD,
+            SEPARATE_CE_LSE,
+        )
     else:
         mask = tile_mask(active, offs_v, V)
-        _tile_gradients(inputs, outputs, offs_n, offs_v, mask_n, mask, sizes, GRADIENTS, HARD, SEPARATE_CE_LSE)
+        _tile_gradients(
+            s,
+            t,
+            ds,
+            dt,
+            offs_n,
+            offs_v,
+            mask_n,
+            mask,
+            sizes,
+            columns,
+            row_args,
+            GRADIENTS,
+            TO_S,
+            TO_T,
+            HARD,
+            SEPARATE_CE_LSE,
+        )
 
 
 @triton.jit
 def _tile_gradients(
-    inputs,
-    outputs,
+    s,
+    t,
+    ds,
+    dt,
     offs_n,
     offs_v,
     mask_n,
     mask,  # None: the tile is full; where false, gradients are 0
     sizes,
+    columns,
+    row_args,
     GRADIENTS: tl.constexpr,
+    TO_S: tl.constexpr,
+    TO_T: tl.constexpr,
     HARD: tl.constexpr,
     SEPARATE_CE_LSE: tl.constexpr,
 ):
     """Store the gradients of a tile."""
-    s, t, stats, of_rows, scalars = inputs
-    ds, dt, S, T = outputs
+    stats, of_rows, scalars = row_args
     max_s, sum_s, max_t, sum_t = stats
     k_s, k_t, g, g_ce, sum_s_T1, label = of_rows
     log2e_over_T, temperature, beta = scalars
@@ -128,10 +169,10 @@ def _tile_gradients(
         e_T1 = math.exp2(z_s * temperature) if SEPARATE_CE_LSE else math.exp2(z_s)
         to_s += e_T1 * (g_ce / sum_s_T1)[:, None]
         to_s -= tl.where(offs_v[None, :] == label[:, None], g_ce[:, None], 0.0)
-    if ds is not None:
-        store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, S)
-    if dt is not None:
-        store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, T)
+    if TO_S:
+        store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, columns[0])
+    if TO_T:
+        store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, columns[1])
 
 
 @replayable
@@ -211,6 +252,8 @@ def divergence_backward(
         kl_scale=(1 - hard_label_weight) * scale * inv_temperature,
         ce_scale=hard_label_weight,
         GRADIENTS=_GRADIENTS[divergence],
+        TO_S=ds is not None,
+        TO_T=dt is not None,
         HARD=hard_label_weight != 0,
         SEPARATE_CE_LSE=hard_label_weight != 0 and inv_temperature != 1,
         ACC_DTYPE=launch.tl_dtype(dtype),
