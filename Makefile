@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 DEMO_STAMP := .venv/installed_demo
 
-.PHONY: demo test standin standin-host lint docs perf gpu gpu-bundle static clean
+.PHONY: demo test mutants standin standin-host lint docs perf gpu gpu-bundle static clean
 
 # Of what the tests need the demo needs little. Its matrix products are small: further threads of NumPy's would only wait
 # for work, which keeps cores busy.
@@ -15,6 +15,10 @@ demo: $(DEMO_STAMP)
 # A process for each core, of one thread each: threads of several processes would only wait for each other.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+# Plants faults one at a time in a copy of the repository, and runs the tests that should catch them; half an hour.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 # For development, where there is such a thing: a stand-in for a GPU, which executes what Triton compiles. SAMPLE: at most so
 # many cases of a test function.

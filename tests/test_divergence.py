@@ -176,6 +176,11 @@ def test_hard_labels_mix_in_cross_entropy_at_temperature_1(kind: str, temperatur
     _check(s, t, kind, labels=labels.to(DEVICE), **options)
 
 
+def test_hard_labels_find_their_column_in_logits_that_are_columns_in_memory() -> None:
+    s, t = _draw((77, 6), torch.float32).T, _draw((6, 77), torch.float32)
+    _check(s, t, "forward_kl", labels=torch.randint(0, 77, (6,)).to(DEVICE), hard_label_weight=0.3)
+
+
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
 @pytest.mark.parametrize("tokens", ["weight", "bool", "labels", "both", "strided"])
@@ -234,6 +239,21 @@ def test_many_losses_are_added_up_to_their_mean(count: int) -> None:
     expected = 3 * exact(losses).sum() / exact(weights).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert factor.item() == pytest.approx(3 / exact(weights).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 20000])
+def test_where_no_token_counts_mean_and_factor_are_0(count: int) -> None:
+    losses, weights = torch.rand(count).to(DEVICE), torch.zeros(count).to(DEVICE)
+    for denominator in (None, torch.zeros(()).to(DEVICE)):
+        with tk.tile_configs.use_tile_configs(interpreted=False):
+            assert not any(tk.token_mean(losses, weights=weights, denominator=denominator))
+
+
+def test_tokens_count_whose_weights_cancel_in_every_program() -> None:
+    weights = torch.tensor([1.0, -1.0]).repeat(10000).to(DEVICE)
+    with tk.tile_configs.use_tile_configs(interpreted=False):
+        assert tk.token_mean(weights, weights=weights, denominator=torch.ones(()).to(DEVICE))[1].item() == 1
+        assert tk.token_mean(weights, weights=weights)[1].item() == INF
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES)

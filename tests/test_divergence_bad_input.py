@@ -122,6 +122,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "student_logits must have at least one column",
     ),
     "vocab_size": ({"vocab_size": 7}, ValueError, "vocab_size must lie in 1 to 6, got 7"),
+    "vocab_size of one side": (
+        {"teacher_logits": lucid.zeros(4, 8), "vocab_size": 7},
+        ValueError,
+        "vocab_size must lie in 1 to 6, got 7; student_logits have 6 columns and teacher_logits 8$",
+    ),
     "vocab_size 0": ({"vocab_size": 0}, ValueError, "vocab_size must be a positive int, got 0"),
     "vocab_size float": ({"vocab_size": 2.0}, TypeError, "vocab_size must be an int, got float"),
     "weight shape": ({"weight": lucid.ones(5)}, RuntimeError, r"weight must have shape \(4,\), .* got \(5,\)"),

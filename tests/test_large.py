@@ -53,8 +53,13 @@ def test_rows_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
     torch.testing.assert_close(tk.embedding_forward(indices, rows).cpu().float(), expected[[3, 1]])
 
 
-def test_rows_and_columns_of_logits_beyond_32_bit_offsets_are_reached(far: torch.Tensor) -> None:
-    s = far.as_strided((2, 2), (2 * FAR, FAR))
+@pytest.mark.parametrize("s_strides", [(2 * FAR, FAR), (FAR, 1)], ids=["rows and columns", "rows"])
+def test_rows_and_columns_of_logits_beyond_32_bit_offsets_are_reached(
+    s_strides: tuple[int, int], far: torch.Tensor
+) -> None:
+    s = far.as_strided((2, 2), s_strides)
+    if s_strides[1] == 1:
+        s[:, 1] = 0.75
     t = torch.tensor([[0.0, 1.0], [2.0, 0.0]], device=DEVICE)
     losses, statistics = tk.divergence_forward(s, t)
     one = torch.ones((), device=DEVICE)

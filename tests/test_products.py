@@ -55,7 +55,7 @@ def test_an_index_outside_the_table_is_named_with_the_rows_there_are(bad: int) -
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (33, 70, 20), (130, 5, 65), (2, 0, 3), (0, 4, 5)])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_matrix_product_is_true(dtype: torch.dtype, m: int, k: int, n: int, transposed: bool) -> None:
-    a, bias = torch.randn(m, k).to(DEVICE, dtype), torch.randn(n).to(DEVICE, dtype)
+    a, bias = torch.randn(m, k).to(DEVICE, dtype), torch.randn(n, 2 if transposed else 1).to(DEVICE, dtype)[:, 0]
     b = torch.randn(n, k).to(DEVICE, dtype).t() if transposed else torch.randn(k, n).to(DEVICE, dtype)
     truth = exact(a) @ exact(b) + exact(bias)
     size = np.abs(exact(a)) @ np.abs(exact(b)) + np.abs(exact(bias))

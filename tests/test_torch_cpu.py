@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import lucid.torch
 from lucid.torch import cpu
 from lucid.torch.cpu.rows import CHUNK
+from lucid.typing import Reduction
 from tests import row_reference
 from tests.reference import exact
 from tests.row_reference import DIVERGENCES
@@ -108,8 +109,8 @@ def test_both_implementations_agree_to_a_few_roundings(name: str, dtype: torch.d
 class TestAGradientMadeInTheForwardPass:
     """It equals the gradient of a backward pass, also where it is asked for twice or changed in place."""
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-    @pytest.mark.parametrize("dloss", [1.0, 0.25, 3.7, math.inf])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
+    @pytest.mark.parametrize("dloss", [1.0, 0.25, 3.7, 2.0**14, math.inf])
     @pytest.mark.parametrize("name", [name for name in LOSSES if name != "kl_div"])
     def test_is_rounded_as_one_that_is_not(self, name: str, dloss: float, dtype: torch.dtype) -> None:
         s, t = _inputs(dtype=dtype)
@@ -117,7 +118,7 @@ class TestAGradientMadeInTheForwardPass:
         given = torch.tensor(dloss, dtype=loss.dtype)
         made = _gradient(loss, s, given)
         (again,) = torch.autograd.grad(LOSSES[name](s, t), s, given, create_graph=True)
-        if dtype == torch.bfloat16 or math.isinf(dloss):
+        if dtype in (torch.bfloat16, torch.float16) or math.isinf(dloss):
             torch.testing.assert_close(made, again.detach(), rtol=0, atol=0, equal_nan=True)
         else:  # one more rounding, in the arithmetic's dtype
             torch.testing.assert_close(made, again.detach(), rtol=4 * torch.finfo(dtype).eps, atol=0)
@@ -144,10 +145,11 @@ class TestAGradientMadeInTheForwardPass:
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 loss.backward()
 
-    def test_is_0_for_skipped_tokens_also_where_what_comes_from_above_is_infinite(self) -> None:
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_is_0_for_skipped_tokens_also_where_what_comes_from_above_is_infinite(self, reduction: Reduction) -> None:
         s, t = _inputs()
-        loss = lucid.torch.distillation_loss(s, t, weight=torch.arange(6) > 2)
-        assert not _gradient(loss, s, torch.tensor(math.inf))[:3].any()
+        loss = lucid.torch.distillation_loss(s, t, weight=torch.arange(6) > 2, reduction=reduction)
+        assert not _gradient(loss, s, torch.full_like(loss, math.inf))[:3].any()
 
     def test_is_made_only_where_it_is_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made = []
@@ -287,6 +289,14 @@ def test_tokens_that_are_skipped_leave_the_others_as_they_are(layout: str, token
     assert not gradient[~kept].any()
     if kept.any():
         assert torch.equal(gradient[kept], torch.autograd.grad(expected.sum(), alone)[0])
+
+
+def test_buffers_of_a_first_call_in_inference_mode_are_of_use_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.rows._workspace, "buffers", ())
+    s, t = _inputs()
+    with torch.inference_mode():
+        _divergence("js")(s, t)
+    _divergence("js")(s, t).backward()
 
 
 @pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=interpreted)])
