@@ -213,7 +213,8 @@ def _soft_cross_entropy_backward_kernel(
         g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
     row_max = load_stat(stats_ptr, _MAX, rows, offs_n, mask_n, 0.0)
     sum_exp = load_stat(stats_ptr, _SUM, rows, offs_n, mask_n, 1.0)
-    of_rows = (g, row_max, sum_exp, load_stat(stats_ptr, _W, rows, offs_n, mask_n, 0.0))
+    weight_sum = load_stat(stats_ptr, _W, rows, offs_n, mask_n, 0.0)
+    of_rows = (g, row_max, math.div(g * weight_sum, sum_exp), math.log(sum_exp))
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(mask_n, chunk, V, BLOCK_V):
         _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, None, sizes, V, of_rows, scalars, TO_X, TO_Y, SMOOTH)
@@ -242,17 +243,17 @@ def _tile_gradients(
 ):
     """Store the gradients of a tile. mask None: the tile is full."""
     log2e, smoothing = scalars
-    g, row_max, sum_exp, weight_sum = of_rows
+    g, row_max, dloss_softmax, log_sum_exp = of_rows
     z = math.shifted(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e, row_max)
     if TO_X:
         w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
-        to_x = math.exp2(z) * math.div(g * weight_sum, sum_exp)[:, None] - g[:, None] * w
+        to_x = math.exp2(z) * dloss_softmax[:, None] - g[:, None] * w
         store_tile(dx, offs_n, offs_v, sizes, to_x, mask)
     if TO_Y:
         scale = tl.broadcast_to((g * (1 - smoothing))[:, None], z.shape)
         if class_ptr is not None:
             scale *= load_class_weights(class_ptr, offs_v, V, z.dtype)
-        nll = math.log(sum_exp)[:, None] - z * math.LN_2
+        nll = log_sum_exp[:, None] - z * math.LN_2
         to_y = scale * tl.where((scale == 0) & (nll == float("inf")), 0.0, nll)
         store_tile(dy, offs_n, offs_v, sizes, to_y, mask)
 
