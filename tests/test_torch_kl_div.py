@@ -58,6 +58,12 @@ def test_arguments_mean_what_they_mean_in_torch(
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
+def test_batchmean_divides_by_the_rows_of_the_input_even_where_the_target_has_more() -> None:
+    x, y = _pair(3, 5)
+    ours, theirs = (function(x[:1], y, reduction="batchmean") for function in (lucid.torch.kl_div, F.kl_div))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_signatures_are_torchs() -> None:
     for ours, theirs in (
         (lucid.torch.kl_div, F.kl_div),

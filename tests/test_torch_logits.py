@@ -103,6 +103,12 @@ def test_cross_entropy_is_torchs(shape: tuple[int, ...], reduction: str, weighte
     assert torch.equal(module(x, target), ours)
 
 
+def test_a_module_ignores_the_label_that_it_was_told_to() -> None:
+    x, target = _on_device(torch.randn(4, V, dtype=torch.float64)), _on_device(torch.tensor([0, 3, 3, 1]))
+    ours, theirs = (library.CrossEntropyLoss(ignore_index=3)(x, target) for library in (lucid.torch, torch.nn))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])

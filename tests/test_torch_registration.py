@@ -220,6 +220,10 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             ops.cross_entropy_backward,
             (s_, kept, classes, ce_rows, ce_factor, one, -100, 0.1),
         ),
+        "cross_entropy_backward, transposed": (
+            ops.cross_entropy_backward,
+            (s_.T.contiguous().T, kept, classes, ce_rows, ce_factor, one, -100, 0.1),
+        ),
         "soft_cross_entropy": (ops.soft_cross_entropy, (s, p, classes, 0.1, True, 3, torch.float64)),
         "soft_cross_entropy_and_gradient": (
             ops.soft_cross_entropy_and_gradient,
@@ -235,7 +239,7 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
 CASES = (
     *("kl_div", "kl_div, none, transposed", "kl_div_backward", "kl_div_backward to x alone", "divergence"),
     *("divergence, none", "divergence_backward", "divergence_backward_", "cross_entropy", "cross_entropy_backward"),
-    *("soft_cross_entropy", "soft_cross_entropy_backward"),
+    *("cross_entropy_backward, transposed", "soft_cross_entropy", "soft_cross_entropy_backward"),
     *("divergence_and_gradient", "divergence_and_gradient, none", "cross_entropy_and_gradient"),
     "soft_cross_entropy_and_gradient",
 )
@@ -278,6 +282,8 @@ def test_vmap_keeps_what_is_not_in_the_batch() -> None:
     s, t = (x.detach() for x in _logits(3))
     losses = torch.func.vmap(lambda s: lucid.torch.distillation_loss(s, t[0]))(s)
     torch.testing.assert_close(losses, lucid.torch.distillation_loss(s, t[:1].expand(3, -1), reduction="none"))
+    across = torch.func.vmap(lambda s: lucid.torch.distillation_loss(s, t[0]), in_dims=1)(s.T)
+    torch.testing.assert_close(across, losses)
 
 
 def test_second_derivatives_of_kl_div_through_torch_func() -> None:
