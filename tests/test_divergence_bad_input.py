@@ -58,6 +58,14 @@ class TestLabelsOutOfRange:
         with pytest.raises(IndexError, match="got 4"):
             lucid.check_values()(F.cross_entropy)(s, labels)
 
+    @pytest.mark.interpreter_only
+    def test_are_an_error_of_the_call_itself_on_the_cpu(self) -> None:
+        s, labels = lucid.zeros(1, 4), lucid.tensor([4])
+        with pytest.raises(IndexError, match="got 4"):
+            F.distillation_loss(s, s, labels=labels)
+        with pytest.raises(IndexError, match="got 4"):
+            F.cross_entropy(s, labels)
+
     def test_of_a_device_that_one_would_wait_for_are_asked_for_only_where_values_are_checked(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

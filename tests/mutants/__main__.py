@@ -109,7 +109,7 @@ class Copy:
         if process.returncode in (PASSED, GONE):
             return MISSED
         if process.returncode < 0:
-            return _interrupted(output) or f"signal {-process.returncode}"
+            return _interrupted(output) or f"crash (signal {-process.returncode})"
         if process.returncode not in (FAILED, INTERRUPTED):
             raise RuntimeError(f"pytest ended with {process.returncode}:\n{output}")
         return _first_failure(output)

@@ -353,6 +353,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "_rounded(v, promoted) for v in buffers", "float(v) for v in buffers"),
     ],
     "lucid/ops/divergence.py": [
+        ("a wrong label is no error of the call where values are checked", "divergence_bad_input",
+         "raise_device_errors(student._buffer)", "student._buffer"),
         ("the mean of cross-entropies does not divide by the classes' weights", "cross_entropy",
          "_reduced(losses, statistics[0], reduction, x._buffer.dtype)",
          "_reduced(losses, statistics[0].bool().to(losses.dtype), reduction, x._buffer.dtype)"),
