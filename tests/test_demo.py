@@ -275,8 +275,14 @@ def test_the_loss_curve_is_a_picture_with_something_in_it(short_run: tuple[str, 
 
 
 def test_the_same_seed_gives_the_same_numbers(short_run: tuple[str, Path], tmp_path: Path) -> None:
+    """Those in lucid to the bit; PyTorch's matrix products on the CPU may round differently in another process."""
     assert main(["--steps", "2", "--seed", "3", "--output", str(tmp_path)]) == 0
-    assert metrics_in(tmp_path) == metrics_in(short_run[1])
+    once, again = metrics_in(short_run[1]), metrics_in(tmp_path)
+    histories = [metrics.pop("torch_history") for metrics in (once, again)]
+    models = [metrics["held_out_bits_per_character"].pop("torch_student_after") for metrics in (once, again)]
+    assert again == once
+    assert histories[1]["train_kl"] == pytest.approx(histories[0]["train_kl"], rel=1e-5)
+    assert models[1] == pytest.approx(models[0], rel=1e-5)
 
 
 def test_in_a_terminal_every_phase_shows_what_it_does_and_another_seed_gives_other_numbers(

@@ -280,15 +280,18 @@ def test_figures_of_another_triton_are_no_budget(
     assert "--check needs the triton that perf/results/predicted/static.csv was made with" in capsys.readouterr().err
 
 
-def test_the_command_line_leaves_it_to_each_command_how_triton_is_imported() -> None:
-    """Bytes are counted in the interpreter also where there is a GPU, and that must be switched on first."""
+def test_bytes_are_counted_in_the_interpreter_whatever_the_environment_says() -> None:
+    """It must be switched on before triton is imported, which the command's own module does."""
     script = """
 import sys
 from perf.__main__ import main
+assert "triton" not in sys.modules
 try:
     main(["traffic", "--help"])
 finally:
-    assert "triton" not in sys.modules
+    from triton_kernels.runtime import backend
+    assert backend.INTERPRETED
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    environ = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
