@@ -7,6 +7,7 @@ sweep of a GPU, the larger of forward and backward.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gc
 import os
@@ -139,6 +140,8 @@ def measured() -> dict[str, dict[int, float]]:
 
 def main() -> int:
     """Count, draw, and print the counts."""
+    parser = argparse.ArgumentParser(prog="python -m perf.peak_memory", description=(__doc__ or "").partition("\n")[2])
+    parser.parse_args()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
