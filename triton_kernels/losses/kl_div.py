@@ -8,9 +8,9 @@ With log q, and as the target p or, where LOG_TARGET, log p:
     dloss/dlog p = p·(log p − log q + 1)        (0 where p = 0)
 
 log q and the target have any shapes that broadcast, any strides and any mixture of floating dtypes; the arithmetic is
-float32, or float64 where either is. A reduced forward pass reads each element once, writes one partial sum per program
-and adds those in a fixed order. Backward needs the inputs and the upstream gradient, nothing else of the forward pass,
-and log q only for the gradient to the target.
+float32, or float64 where either is. A reduced forward pass writes one partial sum per program and adds those in a fixed
+order. It reads each element once, but the target twice in blocks with a probability near 1. Backward needs the inputs
+and the upstream gradient, nothing else of the forward pass, and log q only for the gradient to the target.
 
 Kernels number the elements of the broadcast shape 0 to n − 1 (`runtime.strides`); `jit.tiles` says why their bodies are
 compiled twice, without and with a mask.

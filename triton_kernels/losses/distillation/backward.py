@@ -6,7 +6,8 @@
     total variation ds = ½·q·(sign(q − p) − Σ q·sign(q − p))
     hard labels     ds = q₁ − [label], q₁ = softmax(s)
 
-each times the row's weight, the upstream gradient, and 1/T (not for hard labels). One launch reads each logit once and
+each times the row's weight and the upstream gradient; divergences also times (1 − α)·scale/T, where 1/T is of the chain
+rule through z, and hard labels times α. One launch reads each logit once and
 writes each gradient once; it may write the student's over the student's logits.
 """
 

@@ -6,9 +6,10 @@ With p = softmax(t/T), q = softmax(s/T), in base 2 with the factor log₂e/T, of
     KL(p‖q) = log 2·a/sum_t − log(sum_t/sum_s)   with a = Σ 2^z_t·(z_t − z_s)
 
 which is one pass over the logits, as online softmax is: a program computes the row statistics of one chunk of a row,
-and a second kernel merges the chunks in order. The terms of JS and total variation need the row's sum_exp, so a row of
-several chunks takes a second pass. Hard labels add logsumexp(s) − s[label], at temperature 1. `STATISTICS` numbers per
-row are saved for backward.
+and a second kernel merges the chunks in a fixed order. The terms of JS and total variation need the row's sum_exp, so a
+row of several chunks takes a second pass. So KL is one launch, or two (statistics, merge); the others are one, or four
+(statistics, merge, second pass, finalize). Hard labels add logsumexp(s) − s[label], at temperature 1. `STATISTICS`
+numbers per row are saved for backward.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _divergence_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Row statistics of a chunk, which are partial results or, where it is the whole row, its loss."""
+    """Row statistics of a chunk: partial results or, where it is the whole row, its loss and statistics."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
@@ -147,7 +148,7 @@ def _tile_stats(
     sum_s_T1 = sum_s
     if SEPARATE_CE_LSE:
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
-    loss_sum, aux_sum = sum_s, sum_s
+    loss_sum, aux_sum = sum_s, sum_s  # placeholders, not stored
     if not TWO_PASS:
         loss_sum = tl.sum(TERMS(z_s, z_t, e_s, e_t), axis=1)
     elif WHOLE_ROW:
@@ -192,7 +193,7 @@ def _finalize_rows(
 
 @triton.jit
 def _store_stats(stats_ptr, rows, offs_n, mask_n, active, w, stats):
-    """Store the statistics of rows that precede their sums of terms."""
+    """Store the statistics of rows, all but K_S and K_T."""
     store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
     store_stat(stats_ptr, MAX_S, rows, offs_n, stats[0], active)
     store_stat(stats_ptr, SUM_S, rows, offs_n, stats[1], active)
@@ -279,7 +280,7 @@ def _divergence_second_pass_kernel(
     s,  # (N, V)
     t,  # (N, V)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (2, N, chunks)
+    partials_ptr,  # (6, N, chunks): writes the first two, which are merged already
     sizes,
     rows,
     V,

@@ -6,7 +6,8 @@ sum_exp = Σ 2^z, the softmax is q = 2^z_s/sum_s of the student and p = 2^z_t/su
     terms      one or two tiles whose sums over a row make its loss
     rescale    KL only: a chunk's sum, relative to the maxima of the row instead of those of the chunk
     finalize   the row's loss from these sums, and k_s and k_t, which the gradients need
-    gradients  to student and teacher logits, from k_s, k_t and g, the upstream gradient times 1/T
+    gradients  to student and teacher logits, from k_s, k_t and g, the upstream gradient of the divergence times 1/T
+               and the row's weight
 
 The terms of KL need e = 2^z but not sum_exp, so one pass over the logits is enough; those of JS and total variation
 need sum_exp. Results that a kernel does not use cost nothing in compiled code.
@@ -53,11 +54,11 @@ def forward_kl_finalize(a, _, sum_s, sum_t, beta):
 
 @triton.jit
 def forward_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
-    """To s: q − p. To t: p·(log p − log q − KL), whose logarithms of d cancel."""
+    """To s: q − p. To t: p·(log p − log q − KL), whose logarithms of sum_exp cancel."""
     e_s, e_t = exp2(z_s), exp2(z_t)
     # One rounding where the student's is as large as the teacher's: 0 if they are equal.
     ds = (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * (g / sum_t)[:, None]
-    # Where p = 0 that is 0, in a row whose KL is a number.
+    # Where p = 0 that is 0, or NaN if KL is infinite or NaN, as k − k is.
     slope = tl.where(e_t > 0, z_t - z_s - k_t[:, None], (k_t - k_t)[:, None])
     dt = e_t * (g / sum_t * LN_2)[:, None] * slope
     return ds, dt
@@ -89,9 +90,9 @@ def reverse_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
 
 
 @triton.jit
-def _nan_if_degenerate(d):
-    """NaN where a row has no distribution: d is 0, inf or NaN; else 0."""
-    return (d - d) + 0 / d
+def _nan_if_degenerate(sum_exp):
+    """NaN where a row has no distribution: sum_exp is 0, inf or NaN; else 0."""
+    return (sum_exp - sum_exp) + 0 / sum_exp
 
 
 @triton.jit
