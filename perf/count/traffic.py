@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     for line in problems:
         print(line, file=sys.stderr)
     if options.check and not problems and not code:
-        print(f"{len(violations)} of ours move the least possible bytes, but for small terms and declared second reads")
+        print(f"{len(violations)} of ours move the least possible bytes, up to small terms and declared second reads")
     return 1 if problems else code
 
 

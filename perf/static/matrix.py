@@ -1,6 +1,6 @@
 """Launches that users can reach: for each launcher a covering array of options, in which any two values meet.
 
-Launchers look at shapes, strides, dtypes and alignment, never at values. So they are called with tensors without
+Launches depend on shapes, strides, dtypes and alignment, not on values. So they are called with tensors without
 memory, and their launches are recorded instead of executed.
 """
 

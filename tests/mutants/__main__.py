@@ -28,7 +28,7 @@ COLUMNS = ("fault", "file", "caught_before", "caught_now")
 #: before the code was restructured.
 RESULTS = Path(__file__).parent / "results.csv"
 
-#: Seconds for a fault's own test files, unless said otherwise, and for all others.
+#: Default timeouts in seconds: of a fault's own test files, and of all others.
 OWN, WHOLE = 300, 3600
 
 PACKAGES = ("lucid", "perf", "tests", "triton_kernels")

@@ -78,7 +78,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "(log_q, coalesced.strides[2])", "(log_q, coalesced.strides[1])"),
         ("kl_div's backward has offsets of 32 bits for any size", "large",
          'launch.index_dtype(coalesced.max_offset(config["BLOCK"]))', "launch.index_dtype(0)"),
-        ("an element that is not there is read", "traffic",
+        ("an element out of bounds is read", "traffic",
          "x = load(log_q, offs, mask, inner_sizes, 0.0, ACC_DTYPE)",
          "x = load(log_q, offs, offs <= n if MASKED else None, inner_sizes, 0.0, ACC_DTYPE)"),
     ],
@@ -161,7 +161,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "column_offsets(column, operand[2])", "column"),
         ("gradients of rows that do not count are not 0", "divergence_semantics",
          "tl.where(mask, value, 0.0)", "value"),
-        ("a divergence does not look at ignore_index", "divergence_semantics",
+        ("a divergence ignores ignore_index", "divergence_semantics",
          "weight = tl.where(label == ignore_index, 0.0, weight)", "weight = tl.where(label == -100, 0.0, weight)"),
         ("a label one beyond the last column is not reported", "divergence_bad_input",
          "bad = (weight != 0) & ((label < 0) | (label >= V))", "bad = (weight != 0) & ((label < 0) | (label > V))"),
@@ -204,7 +204,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "    pending.fill_(-1)\n", ""),
     ],
     "triton_kernels/losses/cross_entropy.py": [
-        ("cross-entropy's gradient does not look at ignore_index", "cross_entropy",
+        ("cross-entropy's gradient ignores ignore_index", "cross_entropy",
          "active = mask_n & (label != ignore_index)\n    g = ", "active = mask_n\n    g = "),
         ("label smoothing's gradient takes the number of classes for the sum of their weights", "cross_entropy",
          "grad_uniform * weight_sum, sum_exp", "grad_uniform * V, sum_exp"),
@@ -536,7 +536,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     "lucid/torch/modules.py": [
         ("a module of PyTorch takes log-probabilities for probabilities", "torch_kl_div",
          "reduction=self.reduction, log_target=self.log_target)", "reduction=self.reduction)"),
-        ("a module of PyTorch does not look at ignore_index", "torch_logits",
+        ("a module of PyTorch ignores ignore_index", "torch_logits",
          "ignore_index=self.ignore_index,", "ignore_index=-100,"),
     ],
 }

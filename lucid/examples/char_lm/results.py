@@ -67,7 +67,7 @@ class Results:
 
     @property
     def agree(self) -> bool:
-        """Whether the two students agree but for rounding."""
+        """Return whether the two students agree up to rounding."""
         return self.kl_difference <= self.tolerance
 
 
