@@ -1,14 +1,14 @@
 """Gradients of `divergence_forward` to the logits of student and teacher, from the statistics of its rows.
 
-    forward KL      ds = q − p               dt = p·(log p − log q − KL)
-    reverse KL      ds = q·(log q − log p − KL)   dt = p − q
-    JS              ds = (1 − beta)·q·(log(q/m) − KL(q‖m))
-    total variation ds = ½·q·(sign(q − p) − Σ q·sign(q − p))
-    hard labels     ds = q₁ − [label], q₁ = softmax(s)
+    forward KL       ds = q − p                                   dt = p·(log p − log q − KL)
+    reverse KL       ds = q·(log q − log p − KL)                  dt = p − q
+    JS               ds = (1 − β)·q·(log(q/m) − KL(q‖m))          dt = β·p·(log(p/m) − KL(p‖m))
+    total variation  ds = ½·q·(σ − Σ q·σ),  σ = sign(q − p)       dt = ½·p·(Σ p·σ − σ)
+    hard labels      ds = q₁ − [v = label],  q₁ = softmax(s)
 
 each times the row's weight and the upstream gradient; divergences also times (1 − α)·scale/T, where 1/T is of the chain
-rule through z, and hard labels times α. One launch reads each logit once and
-writes each gradient once; it may write the student's over the student's logits.
+rule through logits/T, and hard labels times α = `hard_label_weight`. One launch reads each logit once and writes each
+gradient once; it may write the student's over the student's logits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...jit.tiles import (
     load_tile,
     program_tile,
     store_gradient,
+    store_tile,
     tile_columns,
     tile_is_full,
     tile_mask,
@@ -32,16 +33,7 @@ from ...jit.tiles import (
 from ...runtime import launch, strides
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
-from . import terms
-from .forward import load_stats
-from .terms import K_S, K_T, SUM_S_T1, WEIGHT
-
-_GRADIENTS = {
-    "forward_kl": terms.forward_kl_gradients,
-    "reverse_kl": terms.reverse_kl_gradients,
-    "js": terms.js_gradients,
-    "total_variation": terms.total_variation_gradients,
-}
+from .terms import DIVERGENCES, K_S, K_T, WEIGHT, cast_scalars, load_stats
 
 
 @row_jit
@@ -52,26 +44,26 @@ def _divergence_backward_kernel(
     stats_ptr,  # (STATISTICS, N)
     dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
-    ds,  # (N, S), or None
-    dt,  # (N, T), or None
+    ds,  # (N, columns_s), or None
+    dt,  # (N, columns_t), or None
     labels_strides,
     dloss_strides,
     sizes,
     rows,
     V,
-    S,
-    T,
+    columns_s,  # V or more; gradients of columns from V on are 0
+    columns_t,
     chunks,
     log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    kl_scale: tl.float64,
+    grad_scale: tl.float64,
     ce_scale: tl.float64,
-    GRADIENTS: tl.constexpr,
+    GRADIENTS_FN: tl.constexpr,
     TO_S: tl.constexpr,  # with ds
     TO_T: tl.constexpr,  # with dt
-    HARD: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    HARD: tl.constexpr,  # with hard labels
+    SEPARATE_CE_LSE: tl.constexpr,  # hard labels have a sum_exp of their own, at temperature 1
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -82,98 +74,62 @@ def _divergence_backward_kernel(
     g = w * load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
         g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
-    stats = load_stats(stats_ptr, rows, offs_n, active)
+    row_stats = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_CE_LSE)
     k_s = load_stat(stats_ptr, K_S, rows, offs_n, active, 0.0)
     k_t = load_stat(stats_ptr, K_T, rows, offs_n, active, 0.0)
-    sum_s_T1 = load_stat(stats_ptr, SUM_S_T1, rows, offs_n, active, 1.0) if SEPARATE_CE_LSE else stats[1]
-    label = offs_n
+    label = offs_n  # not used unless HARD
     if HARD:
         label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
-    of_rows = (k_s, k_t, g * tl.full((), kl_scale, ACC_DTYPE), g * tl.full((), ce_scale, ACC_DTYPE), sum_s_T1, label)
-    scalars = (
-        tl.full((), log2e_over_T, ACC_DTYPE),
-        tl.full((), temperature, ACC_DTYPE),
-        tl.full((), beta, ACC_DTYPE),
-    )
+    scalars = cast_scalars(log2e_over_T, temperature, beta, grad_scale, ce_scale, ACC_DTYPE)
+    gradient_stats = (k_s, k_t, g * scalars[3], g * scalars[4], label)
     offs_v = tile_columns(chunk, V, BLOCK_V)
-    row_args, columns = (stats, of_rows, scalars), (S, T)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        _tile_gradients(
-            s,
-            t,
-            ds,
-            dt,
-            offs_n,
-            offs_v,
-            mask_n,
-            None,
-            sizes,
-            columns,
-            row_args,
-            GRADIENTS,
-            TO_S,
-            TO_T,
-            HARD,
-            SEPARATE_CE_LSE,
+        to_s, to_t = _tile_gradients(
+            s, t, offs_n, offs_v, None, sizes, row_stats, gradient_stats, scalars, GRADIENTS_FN, HARD, SEPARATE_CE_LSE
         )
+        if TO_S:
+            store_tile(ds, offs_n, offs_v, sizes, to_s, None)
+        if TO_T:
+            store_tile(dt, offs_n, offs_v, sizes, to_t, None)
     else:
         mask = tile_mask(active, offs_v, V)
-        _tile_gradients(
-            s,
-            t,
-            ds,
-            dt,
-            offs_n,
-            offs_v,
-            mask_n,
-            mask,
-            sizes,
-            columns,
-            row_args,
-            GRADIENTS,
-            TO_S,
-            TO_T,
-            HARD,
-            SEPARATE_CE_LSE,
+        to_s, to_t = _tile_gradients(
+            s, t, offs_n, offs_v, mask, sizes, row_stats, gradient_stats, scalars, GRADIENTS_FN, HARD, SEPARATE_CE_LSE
         )
+        if TO_S:
+            store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, columns_s)
+        if TO_T:
+            store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, columns_t)
 
 
 @triton.jit
 def _tile_gradients(
     s,
     t,
-    ds,
-    dt,
     offs_n,
     offs_v,
-    mask_n,
-    mask,  # None: the tile is full; where false, gradients are 0
+    mask,  # None: the tile is full
     sizes,
-    columns,
-    row_args,
-    GRADIENTS: tl.constexpr,
-    TO_S: tl.constexpr,
-    TO_T: tl.constexpr,
+    row_stats,
+    gradient_stats,
+    scalars,
+    GRADIENTS_FN: tl.constexpr,
     HARD: tl.constexpr,
     SEPARATE_CE_LSE: tl.constexpr,
 ):
-    """Store the gradients of a tile."""
-    stats, of_rows, scalars = row_args
-    max_s, sum_s, max_t, sum_t = stats
-    k_s, k_t, g, g_ce, sum_s_T1, label = of_rows
-    log2e_over_T, temperature, beta = scalars
+    """Return the gradients to s and t of a tile, in the dtype of the arithmetic."""
+    max_s, sum_s, max_t, sum_t, sum_s_T1 = row_stats
+    k_s, k_t, g, g_ce, label = gradient_stats
+    log2e_over_T, temperature, beta, _, _ = scalars
     x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    to_s, to_t = GRADIENTS(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g)
+    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g)
     if HARD:
         e_T1 = math.exp2(z_s * temperature) if SEPARATE_CE_LSE else math.exp2(z_s)
         to_s += e_T1 * (g_ce / sum_s_T1)[:, None]
         to_s -= tl.where(offs_v[None, :] == label[:, None], g_ce[:, None], 0.0)
-    if TO_S:
-        store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, columns[0])
-    if TO_T:
-        store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, columns[1])
+    return to_s, to_t
 
 
 @replayable
@@ -208,14 +164,15 @@ def divergence_backward(
     dloss_factor
         A 0-d factor on dloss, read on the device.
     dstudent_dtype, dteacher_dtype
-        Dtypes of the gradients; None leaves that gradient out.
+        Dtypes of the gradients; None: that gradient is not calculated. The student's is of `student_out`, if given.
     student_out
         Where the student's gradient is written: a tensor of its shape, which may be `student` itself.
 
     Returns
     -------
     tuple
-        (dstudent, dteacher), None where not asked for; laid out in memory as the logits are, without gaps.
+        (dstudent, dteacher), None where not calculated. A new one is dense, with its dimensions in the order of the
+        logits' in memory.
 
     Examples
     --------
@@ -232,9 +189,11 @@ def divergence_backward(
         ds = strides.coalesce(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
     if dteacher_dtype is not None:
         dt = strides.coalesce(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
-    widest = max(g.shape[-1] for g in (ds, dt, student) if g is not None)
+    # With `vocab_size` logits have columns beyond V, whose gradients are written, too.
+    columns = max([V] + [gradient.shape[-1] for gradient in (ds, dt) if gradient is not None])
     tensors = {"s": student, "t": teacher, "ds": ds, "dt": dt}
-    tiling = RowTiling(widest, tensors, {"labels": labels, "dloss": dloss}, whole_rows=False)
+    # Backward merges nothing, so its rows are not held in a single chunk.
+    tiling = RowTiling(columns, tensors, {"labels": labels, "dloss": dloss}, whole_rows=False)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     launch.run(
@@ -245,14 +204,14 @@ def divergence_backward(
         stats_ptr=statistics,
         dloss_factor_ptr=dloss_factor,
         V=V,
-        S=student.shape[-1],
-        T=teacher.shape[-1],
+        columns_s=student.shape[-1],
+        columns_t=teacher.shape[-1],
         log2e_over_T=log2e_over_T,
         temperature=temperature,
         beta=beta,
-        kl_scale=(1 - hard_label_weight) * scale * inv_temperature,
+        grad_scale=(1 - hard_label_weight) * scale * inv_temperature,
         ce_scale=hard_label_weight,
-        GRADIENTS=_GRADIENTS[divergence],
+        GRADIENTS_FN=DIVERGENCES[divergence].gradients,
         TO_S=ds is not None,
         TO_T=dt is not None,
         HARD=hard_label_weight != 0,

@@ -5,11 +5,15 @@ With p = softmax(t/T), q = softmax(s/T), in base 2 with the factor log₂e/T, of
     row_max = log₂e/T·max x,   z = log₂e/T·x − row_max,   sum_exp = Σ 2^z        so that q = 2^z/sum_exp
     KL(p‖q) = log 2·a/sum_t − log(sum_t/sum_s)   with a = Σ 2^z_t·(z_t − z_s)
 
-which is one pass over the logits, as online softmax is: a program computes the row statistics of one chunk of a row,
-and a second kernel merges the chunks in a fixed order. The terms of JS and total variation need the row's sum_exp, so a
-row of several chunks takes a second pass. So KL is one launch, or two (statistics, merge); the others are one, or four
-(statistics, merge, second pass, finalize). Hard labels add logsumexp(s) − s[label], at temperature 1. `STATISTICS`
-numbers per row are saved for backward.
+which is one pass over the logits, as online softmax is. The terms of JS and total variation need the row's sum_exp, so
+a row of several chunks takes a second pass. Hard labels add logsumexp(s) − s[label], at temperature 1. The launches:
+
+    rows of one chunk            _divergence_kernel
+    KL, several chunks           _divergence_kernel, _divergence_merge_kernel
+    others, several chunks       these two, _divergence_second_pass_kernel, _divergence_finalize_kernel
+
+A program of the first handles one chunk of some rows; those that merge chunks add them up in a fixed order. `terms` has
+the math of each divergence, and the statistics of rows that are saved for backward.
 """
 
 from __future__ import annotations
@@ -32,20 +36,28 @@ from ...jit.tiles import (
     tile_is_full,
     tile_mask,
     token_weights,
+    valid_labels,
 )
 from ...runtime import device_errors, launch
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
-from . import terms
-from .terms import K_S, K_T, MAX_S, MAX_T, STATISTICS, SUM_S, SUM_S_T1, SUM_T, WEIGHT
-
-#: Name in the API: terms; how a chunk's sum is rescaled, None where the terms need a second pass; finalize.
-_FORWARD = {
-    "forward_kl": (terms.forward_kl_terms, terms.forward_kl_rescale, terms.forward_kl_finalize),
-    "reverse_kl": (terms.reverse_kl_terms, terms.reverse_kl_rescale, terms.reverse_kl_finalize),
-    "js": (terms.js_terms, None, terms.js_finalize),
-    "total_variation": (terms.total_variation_terms, None, terms.total_variation_finalize),
-}
+from .terms import (
+    AUX_SUM,
+    DIVERGENCES,
+    K_S,
+    K_T,
+    LOSS_SUM,
+    MAX_S,
+    MAX_T,
+    STATISTICS,
+    SUM_S,
+    SUM_S_T1,
+    SUM_T,
+    WEIGHT,
+    cast_scalars,
+    load_stats,
+    store_stats,
+)
 
 
 @row_jit
@@ -57,7 +69,7 @@ def _divergence_kernel(
     report_ptr,
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (6, N, chunks): written instead where rows have several chunks; else None
+    partials_ptr,  # (STATISTICS, N, chunks): written instead where rows have several chunks; else None
     weight_strides,
     labels_strides,
     sizes,
@@ -70,16 +82,16 @@ def _divergence_kernel(
     beta: tl.float64,
     kl_scale: tl.float64,
     ce_scale: tl.float64,
-    TERMS: tl.constexpr,
-    TWO_PASS: tl.constexpr,  # the terms need sum_exp
+    TERMS_FN: tl.constexpr,
     FINALIZE_FN: tl.constexpr,
+    TWO_PASS: tl.constexpr,  # the terms of rows of several chunks are left to a second pass
     HARD: tl.constexpr,  # with hard labels
     SEPARATE_CE_LSE: tl.constexpr,  # hard labels need a sum_exp of their own, at temperature 1
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Row statistics of a chunk: partial results or, where it is the whole row, its loss and statistics."""
+    """Statistics of a chunk of rows or, where it is the whole row, losses and the statistics that backward needs."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
@@ -90,35 +102,25 @@ def _divergence_kernel(
             tl.store(losses_ptr + offs_n, tl.zeros_like(w), mask=mask_n)
             store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
         return
-    scalars = _cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    WITH_TERMS: tl.constexpr = WHOLE_ROW or not TWO_PASS
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        stats = _tile_stats(s, t, offs_n, offs_v, None, sizes, scalars, TERMS, TWO_PASS, WHOLE_ROW, SEPARATE_CE_LSE)
+        stats = _tile_stats(s, t, offs_n, offs_v, None, sizes, scalars, TERMS_FN, WITH_TERMS, SEPARATE_CE_LSE)
     else:
         mask = tile_mask(active, offs_v, V)
-        stats = _tile_stats(s, t, offs_n, offs_v, mask, sizes, scalars, TERMS, TWO_PASS, WHOLE_ROW, SEPARATE_CE_LSE)
+        stats = _tile_stats(s, t, offs_n, offs_v, mask, sizes, scalars, TERMS_FN, WITH_TERMS, SEPARATE_CE_LSE)
     if WHOLE_ROW:
         out = (losses_ptr, stats_ptr)
-        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
+        _finalize_rows(
+            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+        )
     else:
+        max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
         at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        for stat in tl.static_range(4):
-            store_stat(partials_ptr, stat, size, at, stats[stat], active)
-        if not TWO_PASS:
-            store_stat(partials_ptr, 4, size, at, stats[4], active)
-        if SEPARATE_CE_LSE:
-            store_stat(partials_ptr, 5, size, at, stats[6], active)
-
-
-@triton.jit
-def _cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, DTYPE: tl.constexpr):
-    return (
-        tl.full((), log2e_over_T, DTYPE),
-        tl.full((), temperature, DTYPE),
-        tl.full((), beta, DTYPE),
-        tl.full((), kl_scale, DTYPE),
-        tl.full((), ce_scale, DTYPE),
-    )
+        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
+        if WITH_TERMS:
+            store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
 
 
 @triton.jit
@@ -130,31 +132,24 @@ def _tile_stats(
     mask,  # None: the tile is full
     sizes,
     scalars,
-    TERMS: tl.constexpr,
-    TWO_PASS: tl.constexpr,
-    WHOLE_ROW: tl.constexpr,
+    TERMS_FN: tl.constexpr,
+    WITH_TERMS: tl.constexpr,
     SEPARATE_CE_LSE: tl.constexpr,
 ):
-    """Of each row of a tile: maximum and sum_exp of student and teacher, sums of loss terms, sum_exp at temperature 1.
-
-    The sums of terms need to be of a whole row where the terms need its sum_exp.
-    """
+    """Return max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum and aux_sum of each row of a tile."""
     log2e_over_T, temperature, beta, _, _ = scalars
     x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
     max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
     sum_s, sum_t = tl.sum(e_s, axis=1), tl.sum(e_t, axis=1)
-    sum_s_T1 = sum_s
+    sum_s_T1, loss_sum, aux_sum = sum_s, sum_s, sum_s  # placeholders
     if SEPARATE_CE_LSE:
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
-    loss_sum, aux_sum = sum_s, sum_s  # placeholders, not stored
-    if not TWO_PASS:
-        loss_sum = tl.sum(TERMS(z_s, z_t, e_s, e_t), axis=1)
-    elif WHOLE_ROW:
-        loss_terms, aux_terms = TERMS(z_s, z_t, sum_s, sum_t, beta)
+    if WITH_TERMS:
+        loss_terms, aux_terms = TERMS_FN(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
         loss_sum, aux_sum = tl.sum(loss_terms, axis=1), tl.sum(aux_terms, axis=1)
-    return max_s, sum_s, max_t, sum_t, loss_sum, aux_sum, sum_s_T1
+    return max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum
 
 
 @triton.jit
@@ -172,34 +167,25 @@ def _finalize_rows(
     scalars,
     FINALIZE_FN: tl.constexpr,
     HARD: tl.constexpr,
+    SEPARATE_CE_LSE: tl.constexpr,
 ):
     """Store the losses of rows, and what backward needs."""
     log2e_over_T, temperature, beta, kl_scale, ce_scale = scalars
-    max_s, sum_s, _, sum_t, loss_sum, aux_sum, sum_s_T1 = stats
+    max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum = stats
     active = mask_n & (w != 0)
     loss, k_s, k_t = FINALIZE_FN(loss_sum, aux_sum, sum_s, sum_t, beta)
     loss *= kl_scale
     if HARD:
-        label = load_row(labels, offs_n, sizes, active, 0, tl.int64)
-        in_range = active & (label >= 0) & (label < V)
-        x = load_column(s, offs_n, label, sizes, in_range, 0, beta.dtype)
+        label = valid_labels(load_row(labels, offs_n, sizes, active, -1, tl.int64), V)
+        x = load_column(s, offs_n, label, sizes, label >= 0, 0, beta.dtype)
         z = tl.fma(x, log2e_over_T, -math.neg_inf_to_zero(max_s)) * temperature
         loss += (math.log(sum_s_T1) - z * math.LN_2) * ce_scale
-    tl.store(out[0] + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
-    _store_stats(out[1], rows, offs_n, mask_n, active, w, stats)
-    store_stat(out[1], K_S, rows, offs_n, k_s, active)
-    store_stat(out[1], K_T, rows, offs_n, k_t, active)
-
-
-@triton.jit
-def _store_stats(stats_ptr, rows, offs_n, mask_n, active, w, stats):
-    """Store the statistics of rows, all but K_S and K_T."""
+    losses_ptr, stats_ptr = out
+    tl.store(losses_ptr + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
     store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-    store_stat(stats_ptr, MAX_S, rows, offs_n, stats[0], active)
-    store_stat(stats_ptr, SUM_S, rows, offs_n, stats[1], active)
-    store_stat(stats_ptr, MAX_T, rows, offs_n, stats[2], active)
-    store_stat(stats_ptr, SUM_T, rows, offs_n, stats[3], active)
-    store_stat(stats_ptr, SUM_S_T1, rows, offs_n, stats[6], active)
+    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
+    store_stat(stats_ptr, K_S, rows, offs_n, k_s, active)
+    store_stat(stats_ptr, K_T, rows, offs_n, k_t, active)
 
 
 @row_jit
@@ -208,9 +194,9 @@ def _divergence_merge_kernel(
     weight_ptr,  # (N,), or None
     labels_ptr,  # (N,), or None
     report_ptr,
-    losses_ptr,  # (N,), or None before a second pass
+    losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (6, N, chunks)
+    partials_ptr,  # (STATISTICS, N, chunks)
     weight_strides,
     labels_strides,
     sizes,
@@ -223,56 +209,54 @@ def _divergence_merge_kernel(
     beta: tl.float64,
     kl_scale: tl.float64,
     ce_scale: tl.float64,
-    RESCALE_FN: tl.constexpr,  # None before a second pass
+    RESCALE_FN: tl.constexpr,
     FINALIZE_FN: tl.constexpr,
+    TWO_PASS: tl.constexpr,
     HARD: tl.constexpr,
     SEPARATE_CE_LSE: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Merge the chunks of rows, in order, into losses or, before a second pass, into statistics alone."""
+    """Merge the statistics of the chunks of rows, in order. Store them for the second pass, or the losses.
+
+    Weights are loaded again: chunks do not store them.
+    """
     offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
-    scalars = _cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
     active = mask_n & (w != 0)
-    max_s = merged_max(partials_ptr, 0, rows, offs_n, active, chunks, BLOCK_C)
-    max_t = merged_max(partials_ptr, 2, rows, offs_n, active, chunks, BLOCK_C)
+    max_s = merged_max(partials_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
+    max_t = merged_max(partials_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
     size = tl.cast(rows, tl.int64) * chunks
-    sum_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
-    sum_t, loss_sum, sum_s_T1 = sum_s, sum_s, sum_s
+    sums_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
+    sums_t, sums_s_T1, loss_sums = sums_s, sums_s, sums_s
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift_s = load_stat(partials_ptr, 0, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
-        shift_t = load_stat(partials_ptr, 2, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
-        chunk_sum_s = load_stat(partials_ptr, 1, size, at, mask, 0.0)
-        chunk_sum_t = load_stat(partials_ptr, 3, size, at, mask, 0.0)
-        sum_s += chunk_sum_s * math.exp2(shift_s)
-        sum_t += chunk_sum_t * math.exp2(shift_t)
-        if RESCALE_FN is not None:
-            chunk_loss_sum = load_stat(partials_ptr, 4, size, at, mask, 0.0)
-            loss_sum += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
+        shift_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
+        shift_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
+        chunk_sum_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0)
+        chunk_sum_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0)
+        sums_s += chunk_sum_s * math.exp2(shift_s)
+        sums_t += chunk_sum_t * math.exp2(shift_t)
+        if not TWO_PASS:
+            chunk_loss_sum = load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
+            loss_sums += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
         if SEPARATE_CE_LSE:
-            sum_s_T1 += load_stat(partials_ptr, 5, size, at, mask, 0.0) * math.exp2(shift_s * scalars[1])
-    row_sum_s, row_loss_sum = tl.sum(sum_s, axis=1), tl.sum(loss_sum, axis=1)
-    row_sum_s_T1 = tl.sum(sum_s_T1, axis=1) if SEPARATE_CE_LSE else row_sum_s
-    stats = (max_s, row_sum_s, max_t, tl.sum(sum_t, axis=1), row_loss_sum, row_loss_sum, row_sum_s_T1)
-    if losses_ptr is None:
-        _store_stats(stats_ptr, rows, offs_n, mask_n, active, w, stats)
+            chunk_sum_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0)
+            sums_s_T1 += chunk_sum_s_T1 * math.exp2(shift_s * scalars[1])
+    sum_s, sum_t = tl.sum(sums_s, axis=1), tl.sum(sums_t, axis=1)
+    sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_CE_LSE else sum_s
+    if TWO_PASS:
+        store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
+        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
     else:
-        out = (losses_ptr, stats_ptr)
-        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
-
-
-@triton.jit
-def load_stats(stats_ptr, rows, offs_n, active):
-    """Load maximum and sum_exp of student and teacher; 0 and 1 where not active."""
-    max_s = load_stat(stats_ptr, MAX_S, rows, offs_n, active, 0.0)
-    sum_s = load_stat(stats_ptr, SUM_S, rows, offs_n, active, 1.0)
-    max_t = load_stat(stats_ptr, MAX_T, rows, offs_n, active, 0.0)
-    sum_t = load_stat(stats_ptr, SUM_T, rows, offs_n, active, 1.0)
-    return max_s, sum_s, max_t, sum_t
+        loss_sum = tl.sum(loss_sums, axis=1)
+        stats, out = (max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, loss_sum), (losses_ptr, stats_ptr)
+        _finalize_rows(
+            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+        )
 
 
 @row_jit
@@ -280,45 +264,45 @@ def _divergence_second_pass_kernel(
     s,  # (N, V)
     t,  # (N, V)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (6, N, chunks): writes the first two, which are merged already
+    partials_ptr,  # (STATISTICS, N, chunks)
     sizes,
     rows,
     V,
     chunks,
     log2e_over_T: tl.float64,
     beta: tl.float64,
-    TERMS: tl.constexpr,
+    TERMS_FN: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Second pass over a chunk: its sums of terms that need sum_exp of the row."""
+    """Sums of the terms of a chunk of rows, which need sum_exp of the whole row."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
     active = mask_n & (load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0) != 0)
     if tl.max(active.to(tl.int32), axis=0) == 0:
         return
-    stats = load_stats(stats_ptr, rows, offs_n, active)
+    row_stats = load_stats(stats_ptr, rows, offs_n, active, False)
     scalars = (tl.full((), log2e_over_T, ACC_DTYPE), tl.full((), beta, ACC_DTYPE))
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        loss_sum, aux_sum = _tile_terms(s, t, offs_n, offs_v, None, sizes, stats, scalars, TERMS)
+        loss_sum, aux_sum = _tile_sums(s, t, offs_n, offs_v, None, sizes, row_stats, scalars, TERMS_FN)
     else:
         mask = tile_mask(active, offs_v, V)
-        loss_sum, aux_sum = _tile_terms(s, t, offs_n, offs_v, mask, sizes, stats, scalars, TERMS)
+        loss_sum, aux_sum = _tile_sums(s, t, offs_n, offs_v, mask, sizes, row_stats, scalars, TERMS_FN)
     at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-    store_stat(partials_ptr, 0, size, at, loss_sum, active)
-    store_stat(partials_ptr, 1, size, at, aux_sum, active)
+    store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
+    store_stat(partials_ptr, AUX_SUM, size, at, aux_sum, active)
 
 
 @triton.jit
-def _tile_terms(s, t, offs_n, offs_v, mask, sizes, stats, scalars, TERMS: tl.constexpr):
-    """Sums of the terms of a tile, given maximum and sum_exp of its rows."""
-    max_s, sum_s, max_t, sum_t = stats
+def _tile_sums(s, t, offs_n, offs_v, mask, sizes, row_stats, scalars, TERMS_FN: tl.constexpr):
+    """Return loss_sum and aux_sum of each row of a tile. mask None: the tile is full."""
+    max_s, sum_s, max_t, sum_t, _ = row_stats
     log2e_over_T, beta = scalars
     x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    loss_terms, aux_terms = TERMS(z_s, z_t, sum_s, sum_t, beta)
+    loss_terms, aux_terms = TERMS_FN(z_s, z_t, math.exp2(z_s), math.exp2(z_t), sum_s, sum_t, beta)
     return tl.sum(loss_terms, axis=1), tl.sum(aux_terms, axis=1)
 
 
@@ -328,7 +312,7 @@ def _divergence_finalize_kernel(
     labels_ptr,  # (N,), or None
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (2, N, chunks)
+    partials_ptr,  # (STATISTICS, N, chunks)
     labels_strides,
     sizes,
     rows,
@@ -341,27 +325,29 @@ def _divergence_finalize_kernel(
     ce_scale: tl.float64,
     FINALIZE_FN: tl.constexpr,
     HARD: tl.constexpr,
+    SEPARATE_CE_LSE: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Add up the chunks of the second pass, in order."""
+    """Add up the sums of the second pass over the chunks of rows, in order, and store the losses."""
     offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    scalars = _cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
     w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
     active = mask_n & (w != 0)
     size = tl.cast(rows, tl.int64) * chunks
-    loss_sum = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
-    aux_sum = loss_sum
+    loss_sums = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
+    aux_sums = loss_sums
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        loss_sum += load_stat(partials_ptr, 0, size, at, mask, 0.0)
-        aux_sum += load_stat(partials_ptr, 1, size, at, mask, 0.0)
-    max_s, sum_s, max_t, sum_t = load_stats(stats_ptr, rows, offs_n, active)
-    sum_s_T1 = load_stat(stats_ptr, SUM_S_T1, rows, offs_n, active, 1.0)
-    stats = (max_s, sum_s, max_t, sum_t, tl.sum(loss_sum, axis=1), tl.sum(aux_sum, axis=1), sum_s_T1)
+        loss_sums += load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
+        aux_sums += load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0)
+    max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_CE_LSE)
+    stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
     labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
-    _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
+    _finalize_rows(
+        out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+    )
 
 
 @replayable
@@ -420,55 +406,43 @@ def divergence_forward(
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=student.device)
     partials = None
     if tiling.chunks > 1:
-        partials = torch.empty((6, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
-    terms_fn, rescale, finalize = _FORWARD[divergence]
-    hard = hard_label_weight != 0
+        partials = torch.empty((STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
+    fns = DIVERGENCES[divergence]
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
-    common = {"stats_ptr": stats, "partials_ptr": partials, "V": V, "ACC_DTYPE": launch.tl_dtype(dtype)}
-    scalars = {"log2e_over_T": log2e_over_T, "beta": beta}
+    hard = hard_label_weight != 0
+    common = {
+        "stats_ptr": stats,
+        "partials_ptr": partials,
+        "V": V,
+        "log2e_over_T": log2e_over_T,
+        "beta": beta,
+        "ACC_DTYPE": launch.tl_dtype(dtype),
+    }
     finalizing = {
+        **common,
+        "losses_ptr": losses,
         "temperature": temperature,
         "kl_scale": (1 - hard_label_weight) * scale,
         "ce_scale": hard_label_weight,
-        "FINALIZE_FN": finalize,
+        "FINALIZE_FN": fns.finalize,
         "HARD": hard,
-    }
-    first_pass = {
-        "report_ptr": device_errors.buffer(student.device),
-        "ignore_index": ignore_index,
         "SEPARATE_CE_LSE": hard and inv_temperature != 1,
     }
-    launch.run(
-        _divergence_kernel,
-        tiling.grid,
-        tiling.config,
-        **tiling.args("s", "t", "weight", "labels"),
-        **common,
-        **scalars,
+    weighing = {
         **finalizing,
-        **first_pass,
-        losses_ptr=losses,
-        TERMS=terms_fn,
-        TWO_PASS=rescale is None,
-    )
+        "report_ptr": device_errors.buffer(student.device),
+        "ignore_index": ignore_index,
+        "TWO_PASS": fns.rescale is None,
+    }
+    args = tiling.args("s", "t", "weight", "labels")
+    launch.run(_divergence_kernel, tiling.grid, tiling.config, **args, **weighing, TERMS_FN=fns.terms)
     if partials is None:
         return losses, stats
     grid, config = tiling.merging(dtype)
-    launch.run(
-        _divergence_merge_kernel,
-        grid,
-        config,
-        **tiling.args("s", "weight", "labels"),
-        **common,
-        **scalars,
-        **finalizing,
-        **first_pass,
-        losses_ptr=None if rescale is None else losses,
-        RESCALE_FN=rescale,
-    )
-    if rescale is None:
-        second_pass = {**tiling.args("s", "t"), **common, **scalars}
-        launch.run(_divergence_second_pass_kernel, tiling.grid, tiling.config, **second_pass, TERMS=terms_fn)
-        added = {**tiling.args("s", "labels"), **common, **scalars, **finalizing}
-        launch.run(_divergence_finalize_kernel, grid, config, **added, losses_ptr=losses)
+    args = tiling.args("s", "weight", "labels")
+    launch.run(_divergence_merge_kernel, grid, config, **args, **weighing, RESCALE_FN=fns.rescale)
+    if fns.rescale is None:
+        args = tiling.args("s", "t")
+        launch.run(_divergence_second_pass_kernel, tiling.grid, tiling.config, **args, **common, TERMS_FN=fns.terms)
+        launch.run(_divergence_finalize_kernel, grid, config, **tiling.args("s", "labels"), **finalizing)
     return losses, stats

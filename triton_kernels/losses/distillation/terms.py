@@ -1,36 +1,86 @@
-"""The math of each divergence, as jit helpers without loads or stores: loss terms, a row's loss, gradients.
+"""The math of each divergence, as jit helpers: loss terms, a row's loss, gradients. And the layout of row statistics.
 
-Logits of a tile are given in base 2 relative to a maximum of their row, z = log₂e/T·(x − max x). With the row's
-sum_exp = Σ 2^z, the softmax is q = 2^z_s/sum_s of the student and p = 2^z_t/sum_t of the teacher. Each divergence has
+Logits of a tile are given in base 2 relative to a maximum of their row, z = log₂e/T·(x − max x), and e = 2^z. With the
+row's sum_exp = Σ e, the softmax is q = e_s/sum_s of the student and p = e_t/sum_t of the teacher. Each divergence has
 
-    terms      one or two tiles whose sums over a row make its loss
-    rescale    KL only: a chunk's sum, relative to the maxima of the row instead of those of the chunk
+    terms      two tiles, whose sums over a row, loss_sum and aux_sum, make its loss
+    rescale    a chunk's loss_sum, relative to the maxima of the row instead of those of the chunk
     finalize   the row's loss from these sums, and k_s and k_t, which the gradients need
     gradients  to student and teacher logits, from k_s, k_t and g, the upstream gradient of the divergence times 1/T
                and the row's weight
 
-The terms of KL need e = 2^z but not sum_exp, so one pass over the logits is enough; those of JS and total variation
-need sum_exp. Results that a kernel does not use cost nothing in compiled code.
+The terms of KL need no sum_exp, and no second tile, so one pass over the logits is enough. Those of JS and total
+variation need the sum_exp of the whole row; chunks of theirs cannot be rescaled. Arguments and results that a kernel
+does not use cost nothing in compiled code.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from ...jit import math
 from ...jit.math import LN_2, exp2
+from ...jit.tiles import load_stat, store_stat
 
-#: Row statistics that forward saves: weight; maximum and sum_exp of student and teacher; k_s and k_t; the student's
-#: sum_exp at temperature 1.
+#: Statistics of rows, (STATISTICS, N), which forward saves; and of chunks of rows, (STATISTICS, N, chunks): the token's
+#: weight (of rows only); maximum and sum_exp of student and teacher; the student's sum_exp at temperature 1 (only where
+#: it is needed beside the other, for hard labels); and of rows k_s and k_t, of chunks loss_sum and aux_sum.
 STATISTICS = 8
-WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, K_S, K_T, SUM_S_T1 = (tl.constexpr(stat) for stat in range(STATISTICS))
+WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
+LOSS_SUM, AUX_SUM = K_S, K_T
+
+
+class Divergence(NamedTuple):
+    """The jit helpers of a divergence; `rescale` is None where rows of several chunks take a second pass."""
+
+    terms: Any
+    rescale: Any
+    finalize: Any
+    gradients: Any
 
 
 @triton.jit
-def forward_kl_terms(z_s, z_t, e_s, e_t):
+def cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, DTYPE: tl.constexpr):
+    """Round the scalars of a launch, which arrive in float64."""
+    return (
+        tl.full((), log2e_over_T, DTYPE),
+        tl.full((), temperature, DTYPE),
+        tl.full((), beta, DTYPE),
+        tl.full((), kl_scale, DTYPE),
+        tl.full((), ce_scale, DTYPE),
+    )
+
+
+@triton.jit
+def store_stats(ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, mask, SEPARATE_CE_LSE: tl.constexpr):
+    """Store maxima and sum_exps of some rows, or of chunks of rows; `size` is the length of each statistic."""
+    store_stat(ptr, MAX_S, size, at, max_s, mask)
+    store_stat(ptr, SUM_S, size, at, sum_s, mask)
+    store_stat(ptr, MAX_T, size, at, max_t, mask)
+    store_stat(ptr, SUM_T, size, at, sum_t, mask)
+    if SEPARATE_CE_LSE:
+        store_stat(ptr, SUM_S_T1, size, at, sum_s_T1, mask)
+
+
+@triton.jit
+def load_stats(ptr, rows, offs_n, active, SEPARATE_CE_LSE: tl.constexpr):
+    """Load what `store_stats` stored of rows; 0 and 1 where not active."""
+    max_s = load_stat(ptr, MAX_S, rows, offs_n, active, 0.0)
+    sum_s = load_stat(ptr, SUM_S, rows, offs_n, active, 1.0)
+    max_t = load_stat(ptr, MAX_T, rows, offs_n, active, 0.0)
+    sum_t = load_stat(ptr, SUM_T, rows, offs_n, active, 1.0)
+    sum_s_T1 = load_stat(ptr, SUM_S_T1, rows, offs_n, active, 1.0) if SEPARATE_CE_LSE else sum_s
+    return max_s, sum_s, max_t, sum_t, sum_s_T1
+
+
+@triton.jit
+def forward_kl_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
     """2^z_t·(z_t − z_s), 0 where p = 0. With a its sum over the row, KL(p‖q) = log 2·a/sum_t − log(sum_t/sum_s)."""
-    return e_t * tl.where(e_t > 0, z_t - z_s, 0.0)
+    a_terms = e_t * tl.where(e_t > 0, z_t - z_s, 0.0)
+    return a_terms, a_terms  # the second is not used
 
 
 @triton.jit
@@ -42,7 +92,10 @@ def forward_kl_rescale(a, sum_s, sum_t, shift_s, shift_t):
 
 @triton.jit
 def forward_kl_finalize(a, _, sum_s, sum_t, beta):
-    """k is the mean of z_t − z_s. In float64, because a small divergence is a difference of larger numbers."""
+    """k = a/sum_t, the mean of z_t − z_s under p.
+
+    In float64, because a small divergence is a difference of larger numbers.
+    """
     wide_sum_t = sum_t.to(tl.float64)
     # Without a q there is no divergence.
     k = tl.where(sum_s > 0, a.to(tl.float64) / wide_sum_t, float("nan"))
@@ -65,9 +118,9 @@ def forward_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
 
 
 @triton.jit
-def reverse_kl_terms(z_s, z_t, e_s, e_t):
+def reverse_kl_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
     """As forward KL, with the roles exchanged."""
-    return forward_kl_terms(z_t, z_s, e_t, e_s)
+    return forward_kl_terms(z_t, z_s, e_t, e_s, sum_t, sum_s, beta)
 
 
 @triton.jit
@@ -118,7 +171,7 @@ def _mixture(z_s, z_t, sum_s, sum_t, beta):
 
 
 @triton.jit
-def js_terms(z_s, z_t, sum_s, sum_t, beta):
+def js_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
     """beta·p·log₂(p/m) + (1 − beta)·q·log₂(q/m), and q·log₂(q/m)."""
     q, p, log2_qm, log2_pm = _mixture(z_s, z_t, sum_s, sum_t, beta)
     of_student = q * log2_qm
@@ -144,16 +197,15 @@ def js_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
 
 
 @triton.jit
-def total_variation_terms(z_s, z_t, sum_s, sum_t, beta):
+def total_variation_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
     """|q − p|, and q·sign(q − p)."""
-    q, _, diff = _difference(z_s, z_t, sum_s, sum_t)
+    q, _, diff = _difference(e_s, e_t, sum_s, sum_t)
     return tl.abs(diff), _apply_sign(q, diff)
 
 
 @triton.jit
-def _difference(z_s, z_t, sum_s, sum_t):
-    """q, p and q - p, which is 0 where these are equal, also where products and sums are contracted."""
-    e_s, e_t = exp2(z_s), exp2(z_t)
+def _difference(e_s, e_t, sum_s, sum_t):
+    """q, p and q − p, which is 0 where these are equal, also where products and sums are contracted."""
     of_t = 1 / sum_t
     return (
         e_s * (1 / sum_s)[:, None],
@@ -177,6 +229,15 @@ def total_variation_finalize(total, of_student, sum_s, sum_t, beta):
 @triton.jit
 def total_variation_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
     """½·q·(sign(q − p) − Σ q·sign(q − p)), and so to the teacher."""
-    q, p, diff = _difference(z_s, z_t, sum_s, sum_t)
+    q, p, diff = _difference(exp2(z_s), exp2(z_t), sum_s, sum_t)
     half = (0.5 * g)[:, None]
     return half * (_apply_sign(q, diff) - q * k_s[:, None]), half * (p * k_t[:, None] - _apply_sign(p, diff))
+
+
+#: By name in the API.
+DIVERGENCES = {
+    "forward_kl": Divergence(forward_kl_terms, forward_kl_rescale, forward_kl_finalize, forward_kl_gradients),
+    "reverse_kl": Divergence(reverse_kl_terms, reverse_kl_rescale, reverse_kl_finalize, reverse_kl_gradients),
+    "js": Divergence(js_terms, None, js_finalize, js_gradients),
+    "total_variation": Divergence(total_variation_terms, None, total_variation_finalize, total_variation_gradients),
+}
