@@ -12,8 +12,8 @@ float32, or float64 where either is. A reduced forward pass writes one partial s
 order. It reads each element once, but the target twice in blocks with a probability near 1. Backward needs the inputs
 and the upstream gradient, nothing else of the forward pass, and log q only for the gradient to the target.
 
-Kernels number the elements of the broadcast shape 0 to n − 1 (`runtime.strides`); `jit.tiles` says why their bodies are
-compiled twice, without and with a mask.
+Kernels number the elements of the broadcast shape 0 to n − 1, and turn a number into an offset with each operand's
+strides (`runtime.strides`). `jit.tiles` says why their bodies are compiled twice, without and with a mask.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ..runtime.replay import replayable
 
 @triton.jit(do_not_specialize=["n"])
 def _kl_div_kernel(
-    log_q,  # (n,)
-    target,  # (n,), p or log p
-    out_ptr,  # REDUCE: (programs,), else (n,)
+    log_q,  # (pointer, strides), n elements
+    target,  # (pointer, strides), n elements: p or log p
+    out_ptr,  # (programs,) if REDUCE, else (n,)
     inner_sizes,
     n,
     scale: tl.float64,
@@ -54,7 +54,7 @@ def _kl_div_kernel(
     for MASKED in tl.static_range(2):
         if (first + BLOCK * TILES > n) == MASKED:
             acc = tl.zeros((BLOCK,), ACC_DTYPE)
-            p_max = tl.zeros((BLOCK,), ACC_DTYPE)
+            p_max = acc
             for tile in tl.range(TILES, loop_unroll_factor=1 if MASKED else TILES):  # unrolled: loads in flight
                 offs = first + tile * BLOCK + tl.arange(0, BLOCK)
                 mask = offs < n if MASKED else None
@@ -63,7 +63,8 @@ def _kl_div_kernel(
                 loss = math.kl_term(x, y, LOG_TARGET)
                 if REDUCE:
                     acc += loss
-                    p_max = tl.maximum(p_max, y)
+                    if CORRECT:
+                        p_max = tl.maximum(p_max, y)
                 else:
                     if CORRECT:
                         if tl.max(y, axis=0) > math.NEAR_1_FROM:
@@ -129,7 +130,8 @@ def kl_div_forward(
     chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)
     programs = tile_configs.cdiv(coalesced.numel, chunk)
     out = torch.empty((), dtype=dtype, device=x.device) if reduce else coalesced.empty(shape, dtype, x.device)
-    sums = partials.allocate(1, programs, acc_dtype, x.device) if reduce and programs != 1 else out
+    several = reduce and programs != 1  # of no programs the sum is 0
+    sums = partials.allocate(1, programs, acc_dtype, x.device) if several else out
     launch.run(
         _kl_div_kernel,
         (programs,),
@@ -137,22 +139,20 @@ def kl_div_forward(
         log_q=(x, coalesced.strides[0]),
         target=(target, coalesced.strides[1]),
         out_ptr=sums,
-        inner_sizes=coalesced.inner_sizes,
-        n=coalesced.numel,
-        scale=scale if sums is out else 1.0,
+        scale=1.0 if several else scale,
         LOG_TARGET=log_target,
         REDUCE=reduce,
         ACC_DTYPE=launch.tl_dtype(acc_dtype),
-        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(chunk)),
+        **launch.element_args(coalesced, chunk),
     )
-    return out if sums is out else partials.finalize(sums, out, scale)
+    return partials.finalize(sums, out, scale) if several else out
 
 
 @triton.jit(do_not_specialize=["n"])
 def _kl_div_backward_kernel(
-    log_q,  # (n,), or None without dtarget
-    target,  # (n,), p or log p
-    dloss,  # (n,)
+    log_q,  # (pointer, strides), n elements; None without dtarget
+    target,  # (pointer, strides), n elements: p or log p
+    dloss,  # (pointer, strides), n elements
     dx_ptr,  # (n,), or None
     dtarget_ptr,  # (n,), or None
     inner_sizes,
@@ -220,12 +220,10 @@ def kl_div_backward(
     shape = tuple(shape)
     log_q = x if dtarget_dtype is not None else None
     coalesced = strides.coalesce(shape, target, dloss, *(() if log_q is None else (log_q,)))
-    dtypes = [t.dtype for t in (x, target) if t is not None] + [d for d in (dx_dtype, dtarget_dtype) if d is not None]
-    dx, dtarget = (
-        None if dtype is None else coalesced.empty(shape, dtype, target.device) for dtype in (dx_dtype, dtarget_dtype)
-    )
-    itemsize = max(dtype.itemsize for dtype in dtypes)
-    config = tile_configs.pointwise(itemsize, coalesced.numel, coalesced.dims)
+    grad_dtypes = (dx_dtype, dtarget_dtype)
+    dx, dtarget = (None if dtype is None else coalesced.empty(shape, dtype, target.device) for dtype in grad_dtypes)
+    dtypes = [t.dtype for t in (x, target) if t is not None] + [dtype for dtype in grad_dtypes if dtype is not None]
+    config = tile_configs.pointwise(max(dtype.itemsize for dtype in dtypes), coalesced.numel, coalesced.dims)
     launch.run(
         _kl_div_backward_kernel,
         (tile_configs.cdiv(coalesced.numel, config["BLOCK"]),),
@@ -235,11 +233,9 @@ def kl_div_backward(
         dloss=(dloss, coalesced.strides[1]),
         dx_ptr=dx,
         dtarget_ptr=dtarget,
-        inner_sizes=coalesced.inner_sizes,
-        n=coalesced.numel,
         scale=scale,
         LOG_TARGET=log_target,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(*dtypes)),
-        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
+        **launch.element_args(coalesced, config["BLOCK"]),
     )
     return dx, dtarget

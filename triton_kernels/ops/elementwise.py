@@ -231,13 +231,11 @@ def pointwise(
         b=b,
         c=c,
         out_ptr=out,
-        inner_sizes=coalesced.inner_sizes,
-        n=coalesced.numel,
         scalar_f64=float(scalar) if compute.is_floating_point else 0.0,
         scalar_i64=0 if compute.is_floating_point else int(scalar),
         OP=function,
         OPERANDS=count,
         ACC_DTYPE=launch.tl_dtype(compute),
-        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
+        **launch.element_args(coalesced, config["BLOCK"]),
     )
     return out

@@ -86,15 +86,13 @@ def sgd_step(
         param=operands[0],
         grad=operands[1],
         momentum_buffer=(None, None) if buffer is None else operands[2],
-        inner_sizes=coalesced.inner_sizes,
-        n=coalesced.numel,
         lr=lr,
         momentum=momentum,
         dampening=dampening,
         weight_decay=weight_decay,
         NESTEROV=nesterov,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
-        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
+        **launch.element_args(coalesced, config["BLOCK"]),
     )
 
 
@@ -177,8 +175,6 @@ def adam_step(
         grad=operands[1],
         exp_avg=operands[2],
         exp_avg_sq=operands[3],
-        inner_sizes=coalesced.inner_sizes,
-        n=coalesced.numel,
         lr=lr,
         beta1=betas[0],
         beta2=betas[1],
@@ -187,5 +183,5 @@ def adam_step(
         bias_correction1=1 - betas[0] ** step,
         bias_correction2=1 - betas[1] ** step,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(param.dtype)),
-        INDEX_DTYPE=launch.index_dtype(coalesced.max_offset(config["BLOCK"])),
+        **launch.element_args(coalesced, config["BLOCK"]),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from . import backend, tile_configs
+from . import backend, strides, tile_configs
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,12 @@ def index_dtype(max_offset: int) -> tl.dtype:
     Not int64 throughout: offsets of a block take twice the registers then, and divisions ten times the instructions.
     """
     return tl.int64 if max_offset >= 2**31 else tl.int32
+
+
+def element_args(coalesced: strides.Coalesced, chunk: int) -> dict[str, Any]:
+    """Return what kernels over elements share: inner_sizes, n and INDEX_DTYPE; a program has `chunk` elements."""
+    index = index_dtype(coalesced.max_offset(chunk))
+    return {"inner_sizes": coalesced.inner_sizes, "n": coalesced.numel, "INDEX_DTYPE": index}
 
 
 def tl_dtype(dtype: torch.dtype) -> tl.dtype:
