@@ -8,7 +8,7 @@ from . import installation as installation  # isort: split
 
 from .runtime import backend
 
-with backend.decorating():
+with backend.jit_mode():
     from .losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
     from .losses.distillation.backward import divergence_backward
     from .losses.distillation.forward import divergence_forward

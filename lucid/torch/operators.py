@@ -23,7 +23,7 @@ _LIBRARY = torch.library.Library("lucid", "DEF")
 #: The function that each operator calls on real tensors; tests and perf use it to look inside an operator.
 KERNELS: dict[Any, Callable[..., Any]] = {}
 
-_kernels_on_cpu = ThreadLocalFlag(backend.ASKED_FOR)
+_kernels_on_cpu = ThreadLocalFlag(backend.INTERPRETER_REQUESTED)
 
 
 class kernels_on_cpu(FlagScope):

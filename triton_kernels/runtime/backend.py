@@ -1,8 +1,8 @@
-"""Compiled or interpreted: decided once, when this package is imported.
+"""Select compiled or interpreted kernels, once, when this package is imported.
 
-With a CUDA or ROCm device the kernels are compiled and take that device's tensors. Without one, or where the user has
-set ``TRITON_INTERPRET=1``, Triton's interpreter runs them on CPU tensors. Triton may have been imported before, in
-either mode; neither it nor the environment is changed.
+With a CUDA or ROCm device kernels are compiled and take tensors of that device. Without one, or with
+``TRITON_INTERPRET=1``, Triton's interpreter runs them on CPU tensors. Triton may have been imported before in either
+mode; its mode and the environment stay unchanged.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ import triton.language as tl
 
 HAS_GPU: bool = torch.cuda.is_available()
 
-#: Whether the user has asked for Triton's interpreter, now or when triton was imported.
-ASKED_FOR: bool = triton.knobs.runtime.interpret or not isinstance(tl.sum, triton.runtime.JITFunction)
+#: The user requested Triton's interpreter, now or before triton was imported.
+INTERPRETER_REQUESTED: bool = triton.knobs.runtime.interpret or not isinstance(tl.sum, triton.runtime.JITFunction)
 
-#: Whether kernels run in Triton's interpreter, on CPU tensors; ``TRITON_INTERPRET=0`` keeps them compiled everywhere.
-INTERPRETED: bool = ASKED_FOR or (not HAS_GPU and "TRITON_INTERPRET" not in os.environ)
+#: Kernels run in Triton's interpreter, on CPU tensors; never with ``TRITON_INTERPRET=0``.
+INTERPRETED: bool = INTERPRETER_REQUESTED or (not HAS_GPU and "TRITON_INTERPRET" not in os.environ)
 
 if INTERPRETED:
     from . import interpreter
 
-    interpreter.correct()
+    interpreter.apply_workarounds()
 
 
 @contextmanager
-def decorating() -> Iterator[None]:
-    """Let `triton.jit` make what runs here, compiled or interpreted, of the kernels that are imported within."""
+def jit_mode() -> Iterator[None]:
+    """Make `triton.jit` return interpreted functions inside the block if `INTERPRETED`, compiled ones otherwise."""
     if not INTERPRETED:
         yield
         return
-    with interpreter.switched_on():
+    with interpreter.interpreter_enabled():
         yield
 
 
 def default_device() -> torch.device:
-    """The device kernels run on: the current GPU where there is one and they are compiled, else the CPU."""
+    """Return the device that kernels run on: the current GPU, or the CPU without a GPU or in the interpreter."""
     return torch.device("cuda" if HAS_GPU and not INTERPRETED else "cpu")
 
 
 def check_device(device: torch.device) -> None:
-    """Raise a RuntimeError that says what to do where no kernel can run on a tensor of `device`."""
+    """Raise a RuntimeError with a remedy if kernels cannot run on tensors of `device`."""
     if INTERPRETED:
         return
     if not HAS_GPU:
         raise RuntimeError(
-            "there is no GPU here, and TRITON_INTERPRET=0 keeps kernels compiled: unset it before Python starts to run "
+            "no GPU is available, and TRITON_INTERPRET=0 keeps kernels compiled: unset it before Python starts to run "
             "them on the CPU"
         )
     if device.type == "cpu":
         raise RuntimeError(
-            "kernels are compiled for the GPU here and cannot read a CPU tensor: move it with .to('cuda'), or set "
+            "kernels are compiled for the GPU and cannot read a CPU tensor: move it with .to('cuda'), or set "
             "TRITON_INTERPRET=1 before Python starts to run everything on the CPU, slowly"
         )
