@@ -189,7 +189,7 @@ def test_a_layout_that_comes_once_is_not_recorded() -> None:
 
 
 def test_old_recordings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "MOST", 3)
+    monkeypatch.setattr(replay, "MAX_RECORDINGS", 3)
     for n in range(1, 8):
         tk.kl_div_forward(_logits(0, n), _logits(1, n).exp())
     assert len(replay._recordings) == 3
