@@ -192,8 +192,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("the number of rows shapes the compiled code", "variants batch_invariance",
          'for name in ("rows", "chunks", "tiles", "ignore_index")', 'for name in ("chunks", "tiles", "ignore_index")'),
         ("all operands get the first one's row strides", "soft_cross_entropy",
-         "[[t.stride(d) for d in lead] for t in given.values()]",
-         "[[first.stride(d) for d in lead] for t in given.values()]"),
+         "[[t.stride(d) for d in row_dims] for t in given.values()]",
+         "[[first.stride(d) for d in row_dims] for t in given.values()]"),
     ],
     "triton_kernels/runtime/tile_configs.py": [
         ("a GPU's tile of a single row is smaller than that of many", "batch_invariance divergence_semantics",

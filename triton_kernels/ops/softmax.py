@@ -8,7 +8,7 @@ A program takes a tile of rows. A row that fits the tile is read once. A longer 
 statistics, merged in order as in online softmax, and again, last chunk first, for its results: what was read last is
 most likely in the L2 cache. Where such rows are too few to fill the chip, each chunk gets a program of its own, in two
 launches: statistics per chunk, then results, which merge the same statistics in the same order. A row has at most
-`tile_configs.MOST_CHUNKS` chunks, of as many tiles as that takes, so that merging stays cheap. How a row is cut depends
+`tile_configs.MAX_CHUNKS` chunks, of as many tiles as that takes, so that merging stays cheap. How a row is cut depends
 on its length, its stride and the dtype; its result is batch-invariant.
 """
 
@@ -283,7 +283,7 @@ class _Plan:
         self.rows = tiling.rows
         self.chunks, tiles = tile_configs.chunks(self.config, columns)
         self.split = tile_configs.split_rows(self.config, self.rows, columns)
-        blocks = triton.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
+        blocks = tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
         self.grid = (blocks * (self.chunks if self.split else 1),)
         self.args = {**tiling.args(*tensors), "V": columns, "chunks": self.chunks}
         self.args |= {"tiles": tiles if tiles > 1 else None, "MULTI_CHUNK": self.chunks > 1 and not self.split}

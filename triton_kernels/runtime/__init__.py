@@ -1,1 +1,1 @@
-"""Where and how kernels run: the backend, launches, tile sizes, strides, errors of the device."""
+"""Host side of the kernels: backend, launches, tile sizes, strides, replay, device errors."""

@@ -1,7 +1,7 @@
-"""Asynchronous reporting of errors that kernels find in values.
+"""Asynchronous reporting of invalid values that kernels find.
 
-A kernel stores a code, the value and its bound in a small buffer of its device; `raise_pending_errors` turns that into
-an exception when the host next reads values.
+A kernel stores an error code, the value and its bound in a buffer on its device; `raise_pending_errors` raises the
+exception at the next synchronization.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _buffers: dict[torch.device, torch.Tensor] = {}
 def buffer(device: torch.device) -> torch.Tensor:
     """Return the error buffer of `device`: (code, value, bound), int64; a code of −1 is no error."""
     if device not in _buffers:
-        # Outside of a CUDA graph that is being captured: its pool would reuse the memory, its replays fill it again.
+        # During CUDA graph capture, on another stream: the graph's pool would reuse the memory, its replays refill it.
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         stream = torch.cuda.Stream(device) if capturing else None
-        with torch.inference_mode(False), torch.cuda.stream(stream):  # for calls outside of the mode, too
+        with torch.inference_mode(False), torch.cuda.stream(stream):  # later calls may be outside inference mode
             _buffers[device] = torch.full((3,), -1, dtype=torch.int64, device=device)
     return _buffers[device]
 
 
 @triton.jit
 def record(buffer_ptr, CODE: tl.constexpr, value, bound, bad):
-    """Record the bad ones of a tile of int64 values; of several, an arbitrary one is reported."""
+    """Record an error for the values of an int64 tile where `bad`; of several, an arbitrary one is reported."""
     at = buffer_ptr + value * 0
     tl.store(at, value * 0 + CODE, mask=bad)
     tl.store(at + 1, value, mask=bad)
@@ -44,14 +44,12 @@ def record(buffer_ptr, CODE: tl.constexpr, value, bound, bad):
 
 
 def raise_pending_errors(device: torch.device) -> None:
-    """Raise an error that kernels on `device` recorded since the last call; waits for the device.
-
-    Callers call it where they synchronize with the device in any case.
+    """Raise the error that kernels on `device` recorded since the last call; synchronizes with the device.
 
     Raises
     ------
     IndexError
-        If an embedding was asked for a row it does not have, or a loss for a label that is no column.
+        If an index of an embedding or a label of a loss was out of range.
     ValueError
         If a normalizer in device memory was not positive.
     """

@@ -1,4 +1,4 @@
-"""The single entry point of launches, and hooks that see, record or replace them."""
+"""The single entry point of launches, and hooks that observe, record or replace them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import backend, strides, tile_configs
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A launch as hooks get it: kernel, grid, arguments by name, tile sizes and warps."""
+    """Arguments of `run`, as passed to hooks."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -26,19 +26,19 @@ class Launch:
 
 class _State(threading.local):
     def __init__(self) -> None:
-        self.dry_run: Callable[[Launch], None] | None = None  # gets launches instead of the device
-        self.records: list[tuple[Launch, Any]] | None = None  # launches, with what Triton returned
+        self.dry_run: Callable[[Launch], None] | None = None  # called instead of launching
+        self.records: list[tuple[Launch, Any]] | None = None  # with each launch's compiled kernel
 
 
 _state = _State()
 
-#: Get launches of all threads: a backward pass has threads of its own.
+#: Called for launches of all threads: autograd runs backward passes in its own threads.
 _hooks: list[Callable[[Launch], None]] = []
 
 
 @contextmanager
 def launch_hook(hook: Callable[[Launch], None]) -> Iterator[None]:
-    """Call `hook` with every launch made within, by any thread."""
+    """Call `hook` with every launch inside the block, of any thread."""
     _hooks.append(hook)
     try:
         yield
@@ -48,7 +48,7 @@ def launch_hook(hook: Callable[[Launch], None]) -> Iterator[None]:
 
 @contextmanager
 def dry_run(hook: Callable[[Launch], None]) -> Iterator[None]:
-    """Pass launches, with a GPU's tile sizes, to `hook` alone and execute none. Per thread."""
+    """Pass this thread's launches, with GPU tile sizes, to `hook` instead of executing them."""
     before = _state.dry_run
     _state.dry_run = hook
     try:
@@ -60,7 +60,7 @@ def dry_run(hook: Callable[[Launch], None]) -> Iterator[None]:
 
 @contextmanager
 def record_launches() -> Iterator[list[tuple[Launch, Any]]]:
-    """Collect the launches made within by this thread, each with its compiled kernel (None: interpreted)."""
+    """Collect this thread's launches inside the block, each with its compiled kernel (None if interpreted)."""
     before = _state.records
     records: list[tuple[Launch, Any]] = []
     _state.records = records
@@ -86,9 +86,9 @@ def has_hooks() -> bool:
 
 
 def tensor_of(arg: Any) -> torch.Tensor | None:
-    """Return the tensor of a kernel's argument: the argument, or the first element of an operand (tensor, strides, …).
+    """Return the tensor in a kernel's argument: the argument, or the first element of an operand (tensor, strides, …).
 
-    An operand's strides are a tuple, or None where it has a single element.
+    An operand's strides are a tuple, or None if it has a single element.
     """
     if isinstance(arg, torch.Tensor):
         return arg
@@ -118,7 +118,7 @@ def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args:
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """Return the dtype of the arithmetic for floating-point operands: float64 if any is, else float32.
+    """Return the accumulator dtype for floating-point operands: float64 if any is, else float32.
 
     >>> compute_dtype(torch.bfloat16, torch.float16)
     torch.float32
@@ -129,7 +129,7 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
 def index_dtype(max_offset: int) -> tl.dtype:
     """Return the dtype for offsets up to `max_offset`.
 
-    Not int64 throughout: offsets of a block take twice the registers then, and divisions ten times the instructions.
+    int64 offsets take twice the registers, and their divisions ten times the instructions.
     """
     return tl.int64 if max_offset >= 2**31 else tl.int32
 

@@ -1,9 +1,9 @@
-"""How programs divide the rows of tensors, and what specializes their kernels.
+"""Tiling of rows across programs, batch-invariant.
 
-Rows are the leading dimensions in their order, of any strides. A program handles BLOCK_N rows of one chunk of BLOCK_V
-columns; chunks of a row are neighbours in the grid. Tile sizes depend on the number of columns, their stride and the
-dtype, never on the number of rows. Nor does the compiled code, so that results are batch-invariant: a row's bits do
-not depend on how many rows there are, on its place among them, or on its neighbours.
+Rows are indexed by all dimensions but one, with any strides. A program handles BLOCK_N rows of one chunk of BLOCK_V
+columns; the chunks of a row have adjacent program ids. Tile sizes and the compiled code depend on the number of
+columns, their stride and the dtype, never on the number of rows: a row's bits depend neither on the batch size, nor on
+the row's index, nor on other rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import triton
 
 from . import strides, tile_configs
 
-#: Pointers to one element per row or chunk. Their alignment changes with the batch, and wide accesses gain nothing.
+#: Pointers to one element per row or chunk: their alignment changes with the batch, and they need no vectorized access.
 _PER_ROW = ("weight", "labels", "report", "losses", "stats", "partials", "dloss", "dloss_factor", "max", "sum", "sums")
 
 
 def row_jit(fn: Callable[..., Any]) -> Any:
-    """`triton.jit` for a kernel over rows: nothing that changes with the batch specializes it.
+    """`triton.jit` for a kernel over rows, without specialization on anything that changes with the batch.
 
-    Not the number of rows, nor the alignment of what a row has one element of, as in slices of labels. So there is one
-    variant for batches of all sizes, and a row's bits are the same in all of them. These options do not reach into
-    tuples, so what a row has one element of is passed as a pointer and its strides, not as an operand.
+    That is the number of rows, and the alignment of per-row tensors such as slices of labels. So one specialization
+    serves all batch sizes, with the same bits for a row. The options do not reach into tuples, so per-row tensors are
+    passed as a pointer and strides, not as an operand.
     """
     names = inspect.signature(fn).parameters
     counts = [name for name in ("rows", "chunks", "tiles", "ignore_index") if name in names]
@@ -35,27 +35,31 @@ def row_jit(fn: Callable[..., Any]) -> Any:
 
 
 class RowTiling:
-    """Tiling of the rows of tensors whose dimensions are the same but for `dim`, along which rows lie.
+    """Tiling of the rows along `dim` of tensors whose other dimensions are equal.
 
     Parameters
     ----------
     columns
-        Columns to tile.
+        Number of columns to tile.
     tensors
-        Tensors by the names of a kernel's operands.
+        Tensors by operand name of the kernel; None is passed through.
     per_row
-        Tensors of one element per row, which broadcast to the rows, by the names of a kernel's pointers.
+        Tensors that broadcast to one element per row, by name of the kernel's pointer.
     whole_rows
-        Make a row one chunk where it can be.
+        Prefer one chunk per row.
     config
         Tile sizes, by default those of losses of logits.
     in_order
-        Number the rows in their own order, not in that of memory.
+        Index rows in the order of dimensions, not in memory order.
 
     Attributes
     ----------
-    rows, columns, chunks
-        Chunks of a row, of BLOCK_V columns each.
+    rows, columns
+        Number of each.
+    chunks
+        Number of chunks of BLOCK_V columns per row.
+    config
+        Tile sizes and warps.
     """
 
     def __init__(
@@ -71,28 +75,29 @@ class RowTiling:
     ) -> None:
         given = {name: t for name, t in tensors.items() if t is not None}
         first = next(iter(given.values()))
-        lead = [d for d in range(first.dim()) if d != dim % first.dim()]
-        shape = [first.shape[d] for d in lead]
+        row_dims = [d for d in range(first.dim()) if d != dim % first.dim()]
+        shape = [first.shape[d] for d in row_dims]
         per_row = per_row or {}
-        one_each = {name: t.expand(shape) for name, t in per_row.items() if t is not None}
+        expanded = {name: t.expand(shape) for name, t in per_row.items() if t is not None}
         unit = strides.row_unit(list(given.values()), dim)
-        row_strides = [[t.stride(d) for d in lead] for t in given.values()] + [t.stride() for t in one_each.values()]
-        units = [unit] * len(given) + [1] * len(one_each)
-        walk = strides.coalesce_rows(shape, row_strides, units, in_order=in_order)
-        self.rows, self.columns = walk.rows, columns
+        row_strides = [[t.stride(d) for d in row_dims] for t in given.values()]
+        row_strides += [list(t.stride()) for t in expanded.values()]
+        units = [unit] * len(given) + [1] * len(expanded)
+        coalesced = strides.coalesce_rows(shape, row_strides, units, in_order=in_order)
+        self.rows, self.columns = coalesced.rows, columns
         if config is None:
             itemsize = max(t.dtype.itemsize for t in given.values())
             contiguous = all(t.stride(dim) == 1 for t in given.values())
             config = tile_configs.logits(itemsize, self.rows, columns, contiguous, whole_rows)
         self.config = config
-        self.chunks = max(1, triton.cdiv(columns, self.config["BLOCK_V"]))
-        merged = iter(walk.strides)
-        self._args: dict[str, Any] = {"sizes": walk.sizes, "rows": self.rows, "chunks": self.chunks}
+        self.chunks = max(1, tile_configs.cdiv(columns, self.config["BLOCK_V"]))
+        merged = iter(coalesced.strides)
+        self._args: dict[str, Any] = {"sizes": coalesced.sizes, "rows": self.rows, "chunks": self.chunks}
         for name, tensor in tensors.items():
             self._args[name] = None
             if tensor is not None:
                 stride = tensor.stride(dim)
-                # Encoded as strides between rows are: its divisibility by 16 is not to specialize a kernel.
+                # Encoded like row strides, so that its divisibility by 16 does not specialize the kernel.
                 column_stride = None if stride == 1 else 2 * stride - 1
                 self._args[name] = (tensor, next(merged), column_stride, unit)
         for name, tensor in per_row.items():
@@ -101,20 +106,20 @@ class RowTiling:
 
     @property
     def grid(self) -> tuple[int]:
-        """A program for each block of rows and each chunk."""
-        return (triton.cdiv(self.rows, self.config["BLOCK_N"]) * self.chunks,)
+        """Grid with one program per block of rows and chunk."""
+        return (tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) * self.chunks,)
 
     def merging(self, dtype: torch.dtype) -> tuple[tuple[int], tile_configs.Config]:
-        """Grid and configuration of a kernel that merges the chunks' statistics, of `dtype`, of each row."""
+        """Return grid and configuration of a kernel that merges chunk statistics of `dtype` per row."""
         config = tile_configs.merge(dtype.itemsize, self.rows, self.chunks)
-        return (triton.cdiv(self.rows, config["BLOCK_N"]),), config
+        return (tile_configs.cdiv(self.rows, config["BLOCK_N"]),), config
 
     def args(self, *names: str) -> dict[str, Any]:
-        """Return arguments of a launch: row sizes, numbers of rows and chunks, and the operands named.
+        """Return launch arguments: row sizes, numbers of rows and chunks, and the named operands.
 
         An operand of `tensors` is (tensor, row strides, column stride, unit of the row strides): see `jit.tiles`.
         """
-        taken = ["sizes", "rows", "chunks"]
+        selected = ["sizes", "rows", "chunks"]
         for name in names:
-            taken += [name] if name in self._args else [f"{name}_ptr", f"{name}_strides"]
-        return {name: self._args[name] for name in taken}
+            selected += [name] if name in self._args else [f"{name}_ptr", f"{name}_strides"]
+        return {name: self._args[name] for name in selected}

@@ -1,8 +1,8 @@
-"""How kernels walk over strided, broadcast tensors without copying them.
+"""Coalesced iteration over strided, broadcast tensors, as in PyTorch's TensorIterator.
 
-The dimensions of all operands are ordered by memory and merged wherever every operand allows it, so that contiguous
-tensors, and equally permuted ones, become one dimension of stride 1. Kernels number the elements of the merged shape
-and turn a number into an offset per operand with `offsets`; the outermost size is never needed for that.
+Dimensions are sorted by stride and merged where the strides of all operands allow it, so that contiguous tensors, and
+equally permuted ones, become one dimension of stride 1. Kernels index the elements of the merged shape linearly and
+compute an offset per operand with `jit.tiles.offsets`, which does not need the outermost size.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ Strides = tuple[int, ...] | None
 
 
 class Coalesced(NamedTuple):
-    """A merged iteration over operands: sizes but the outermost, a stride tuple per operand, and its extent.
+    """Iteration over operands with merged dimensions: all sizes but the outermost, and a stride tuple per operand.
 
-    The strides of an operand whose every element is the same one in memory are None: it is read once, as a scalar.
+    The strides of an operand of a single element are None: it is loaded once, as a scalar.
     """
 
     inner_sizes: tuple[int, ...]
     strides: tuple[Strides, ...]
     numel: int
-    extent: int  # elements between the first and the last that any operand touches
+    extent: int  # largest offset of an operand, plus 1
     order: tuple[int, ...]  # dimensions of the unmerged shape, outermost in memory first
 
     @property
     def dims(self) -> int:
-        """Dimensions left after merging."""
+        """Number of dimensions after merging."""
         return len(self.inner_sizes) + 1
 
     def max_offset(self, padding: int) -> int:
-        """Return the largest offset, if the last program may number `padding` elements past the end."""
+        """Return the largest offset or index, if the last program's tile may extend `padding` elements past the end."""
         return max(self.numel + padding, self.extent)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """A fresh tensor of the unmerged `shape`, dense in the order of the walk."""
+        """Return an uninitialized tensor of the unmerged `shape`, contiguous in iteration order."""
         return _dense(shape, self.order, dtype, device)
 
 
@@ -50,7 +50,7 @@ def _dense(shape: Sequence[int], order: tuple[int, ...], dtype: torch.dtype, dev
 
 
 def broadcast(first: Sequence[int], *others: Sequence[int]) -> tuple[int, ...]:
-    """The shape that shapes broadcast to; equal ones, the usual case, without torch's dozens of Python calls.
+    """Return the broadcast shape; equal shapes, the usual case, skip `torch.broadcast_shapes`, which is slow.
 
     >>> broadcast((3, 1), (2,))
     (3, 2)
@@ -78,38 +78,38 @@ def coalesce(shape: Sequence[int], *operands: torch.Tensor) -> Coalesced:
 
 
 def fake_output(shape: Sequence[int], operands: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """What ``coalesce(shape, *operands).empty`` makes, where torch's compiler may know sizes only as symbols.
+    """Return ``coalesce(shape, *operands).empty`` of fake tensors, whose sizes may be symbolic.
 
-    A size that depends on data can be compared with nothing. Strides are those of sizes from 2 on, which are right for
-    others as well, since the stride of a size of 1 means nothing.
+    A data-dependent (unbacked) size cannot be compared. The strides are then those for sizes of at least 2, which are
+    right for all sizes, since the stride of a dimension of size 1 has no effect.
     """
     device = operands[0].device
-    if not any(map(_depends_on_data, operands)):
+    if not any(map(_has_unbacked_size, operands)):
         return coalesce(shape, *operands).empty(shape, dtype, device)
     strides = [operand.expand(shape).stride() for operand in operands]
-    return _dense(shape, _memory_order(shape, strides, _is_1_for_any_data, _smaller_for_any_data), dtype, device)
+    return _dense(shape, _memory_order(shape, strides, _is_1_symbolic, _is_smaller_symbolic), dtype, device)
 
 
-def _depends_on_data(operand: torch.Tensor) -> bool:
+def _has_unbacked_size(operand: torch.Tensor) -> bool:
     if not any(isinstance(value, torch.SymInt) for value in (*operand.shape, *operand.stride())):
         return False
-    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # there already, where there are symbols
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # already imported if sizes are symbolic
 
     return bool(free_unbacked_symbols(operand))
 
 
-def _is_1_for_any_data(size: int) -> bool:
+def _is_1_symbolic(size: int) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(size == 1)
 
 
-def _smaller_for_any_data(outer: int, inner: int) -> bool | None:
+def _is_smaller_symbolic(outer: int, inner: int) -> bool | None:
     from torch.fx.experimental.symbolic_shapes import statically_known_true as known
 
     if known(outer == 0) or known(inner == 0) or known(outer == inner):
         return None
-    # A multiple is larger, unless a size is 1.
+    # A multiple of a stride is the larger one, for sizes of at least 2.
     for yes, no in ((outer < inner, outer > inner), (inner % outer == 0, outer % inner == 0)):
         if known(yes) or known(no):
             return known(yes)
@@ -117,14 +117,14 @@ def _smaller_for_any_data(outer: int, inner: int) -> bool | None:
 
 
 def _flat_strides(operand: torch.Tensor, shape: Sequence[int]) -> Strides:
-    """Of an operand that is one dense dimension, or a single element; () for another."""
+    """Return the strides of an operand that is contiguous, or a single element; () for others."""
     if operand.shape == shape:
         return (1,) if operand.is_contiguous() else ()
     return None if operand.numel() == 1 else ()
 
 
 def coalesce_dims(dims: Sequence[int], *operands: torch.Tensor) -> Coalesced:
-    """Merge only the dimensions `dims` of operands of one shape: the rows, or the columns, of a row operation."""
+    """Merge only the dimensions `dims` of operands of equal shape, such as the rows of a row operation."""
     sizes = [operands[0].shape[dim] for dim in dims]
     strides = [tuple(operand.stride(dim) for dim in dims) for operand in operands]
     return _merge(sizes, strides, math.prod(sizes), _memory_order(sizes, strides))
@@ -136,16 +136,16 @@ def walk_in_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> Coa
 
 
 class CoalescedRows(NamedTuple):
-    """A walk over rows whose number and strides do not shape the compiled code; `row_offsets` decodes it.
+    """Iteration over rows, encoded so that their number and strides do not specialize a kernel; see `row_offsets`.
 
-    Triton specializes a kernel on integers: one that is 1 becomes a constant, one divisible by 16 is known to be.
-    What is known of a row's stride decides how wide a thread's accesses are, and that decides the order in which
-    `tl.sum` adds. So sizes and strides are encoded as 2·value − 1, which is never divisible by 16 and is 1 exactly
-    where the value is, and what the compiler may know of alignment is a property of the tensors' layout alone: `unit`.
+    Triton specializes on integer arguments that are 1 or divisible by 16. Divisibility of row strides decides the width
+    of a thread's accesses, and so the order in which `tl.sum` adds. So sizes and strides are encoded as 2·value − 1,
+    which is never divisible by 16, and 1 only if the value is. Alignment of rows comes from `unit`, a compile-time
+    factor of their strides that `row_unit` derives from all tensors.
     """
 
     rows: int
-    extent: int  # elements between the first and the last row's first elements that any operand touches
+    extent: int  # largest offset of a row's first element, plus 1
     sizes: tuple[int, ...]  # encoded sizes of all dimensions but the outermost
     strides: tuple[tuple[int, ...], ...]  # per operand, in units, encoded
 
@@ -155,7 +155,7 @@ def coalesce_rows(
 ) -> CoalescedRows:
     """Merge the dimensions `shape` of rows for operands of these strides, which are multiples of `units`.
 
-    A single row keeps the stride of its innermost dimension, so that it runs the code that many rows run.
+    A single row keeps the stride of its innermost dimension, so that it runs the same specialization as many rows.
 
     >>> coalesce_rows((5,), [(300,)], [1]).strides, coalesce_rows((1,), [(300,)], [1]).strides
     (((599,),), ((599,),))
@@ -163,19 +163,19 @@ def coalesce_rows(
     CoalescedRows(rows=6, extent=97, sizes=(5,), strides=((7, 1),))
     """
     order = tuple(range(len(shape))) if in_order else _memory_order(shape, strides)
-    walk = _merge(shape, strides, math.prod(shape), order)
-    dims = len(walk.inner_sizes) + 1
-    by_operand: list[tuple[int, ...]] = [s or (0,) * dims for s in walk.strides]
+    coalesced = _merge(shape, strides, math.prod(shape), order)
+    by_operand: list[tuple[int, ...]] = [s or (0,) * coalesced.dims for s in coalesced.strides]
     if all(size == 1 for size in shape):
         by_operand = [(s[-1] if s else 0,) for s in strides]
     encoded = tuple(tuple(2 * (stride // unit) - 1 for stride in s) for s, unit in zip(by_operand, units, strict=True))
-    return CoalescedRows(walk.numel, walk.extent, tuple(2 * size - 1 for size in walk.inner_sizes), encoded)
+    sizes = tuple(2 * size - 1 for size in coalesced.inner_sizes)
+    return CoalescedRows(coalesced.numel, coalesced.extent, sizes, encoded)
 
 
 def row_unit(tensors: Sequence[torch.Tensor], dim: int = -1) -> int:
-    """16 where all strides between rows along `dim` of the tensors are multiples of it, else 1.
+    """Return 16 if it divides all strides between rows along `dim` of the tensors, else 1.
 
-    Strides of dimensions of size 1 count: they tell how the rows of a tensor lie in memory, however many there are.
+    Strides of dimensions of size 1 count, so that the result does not depend on the number of rows.
 
     >>> row_unit([torch.empty(5, 32), torch.empty(5, 64)[:, :32]]), row_unit([torch.empty(1, 33)])
     (16, 1)
@@ -205,8 +205,8 @@ def _merge(shape: Sequence[int], strides: Sequence[Sequence[int]], numel: int, o
             for m, s in zip(merged, strides, strict=True):
                 m.append(s[dim])
     extent = 1 + max((_max_offset(sizes, m) for m in merged), default=0)
-    kept = tuple(tuple(m) if any(m) else None for m in merged)
-    return Coalesced(tuple(sizes[1:]), kept, numel, extent, order)
+    by_operand = tuple(tuple(m) if any(m) else None for m in merged)
+    return Coalesced(tuple(sizes[1:]), by_operand, numel, extent, order)
 
 
 def _max_offset(sizes: Sequence[int], strides: Sequence[int]) -> int:
@@ -227,17 +227,17 @@ def _memory_order(
     is_1: Callable[[int], bool] = _is_1,
     smaller: Callable[[int, int], bool | None] = _is_smaller,
 ) -> tuple[int, ...]:
-    """Dimensions with the largest strides first; the first operand that tells two apart decides (0 tells nothing)."""
+    """Sort dimensions by descending stride, of the first operand whose two strides differ and are not 0."""
 
     def should_swap(outer: int, inner: int) -> bool:
         for s in strides:
-            told = smaller(s[outer], s[inner])
-            if told is not None:
-                return told
+            swap = smaller(s[outer], s[inner])
+            if swap is not None:
+                return swap
         return False
 
     order = [dim for dim, size in enumerate(shape) if not is_1(size)]
-    # An insertion sort, because the relation is not transitive where strides are 0 and must keep the given order then.
+    # An insertion sort: with strides of 0 the comparison is not transitive, and the given order must be kept then.
     for i in range(1, len(order)):
         for j in range(i, 0, -1):
             if not should_swap(order[j - 1], order[j]):

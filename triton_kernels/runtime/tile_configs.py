@@ -1,8 +1,8 @@
-"""Tile sizes and warps as data.
+"""Tile sizes and numbers of warps, for GPUs and for the interpreter.
 
-Each table maps (element size, shape class) to a `Config`. The GPU's tables fill 128-bit accesses and hide latency; the
-interpreter's are as large as the data, because there a program costs milliseconds and an element almost nothing. Tile
-sizes never change what an operation means, only the order in which it sums.
+Each function maps an element size and a shape to a `Config`. GPU tiles allow 128-bit accesses and hide latency.
+Interpreter tiles are as large as the data, because a program costs milliseconds there and an element almost nothing.
+Tile sizes change only the order of summation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INTERPRETER_TILE = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Constexpr tile sizes by parameter name, and the warps that share a program."""
+    """Constexpr tile sizes by parameter name, and the number of warps."""
 
     tiles: dict[str, int]
     num_warps: int = 4
@@ -29,7 +29,7 @@ class Config:
 
 
 class _State(threading.local):
-    """The tables in force, per thread."""
+    """Whether this thread uses interpreter tiles."""
 
     def __init__(self) -> None:
         self.interpreted = backend.INTERPRETED
@@ -40,7 +40,7 @@ _state = _State()
 
 @contextmanager
 def use_tile_configs(*, interpreted: bool) -> Iterator[None]:
-    """Use the interpreter's or the GPU's tables within; per thread."""
+    """Use interpreter or GPU tiles inside the block, in this thread."""
     before = _state.interpreted
     _state.interpreted = interpreted
     try:
@@ -50,12 +50,12 @@ def use_tile_configs(*, interpreted: bool) -> Iterator[None]:
 
 
 def interpreted() -> bool:
-    """Whether the interpreter's tables are in force in this thread."""
+    """Return whether this thread uses interpreter tiles."""
     return _state.interpreted
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up.
+    """Return a / b, rounded up; `triton.cdiv` takes 3 µs of host time per call.
 
     >>> cdiv(7, 3)
     3
@@ -64,7 +64,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def next_power_of_2(n: int) -> int:
-    """The least power of two that is at least `n`.
+    """Return the least power of two that is at least `n`; unlike Triton's, 1 for 0.
 
     >>> next_power_of_2(5), next_power_of_2(8), next_power_of_2(0)
     (8, 8, 1)
@@ -73,13 +73,13 @@ def next_power_of_2(n: int) -> int:
 
 
 def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
-    """One tile a program: whole 128-bit accesses for each thread, if the operands' elements are neighbours.
+    """Tiles of pointwise operations: 128-bit accesses for contiguous operands.
 
-    Where offsets are calculated from several dimensions there is less room for elements.
+    Offsets in several dimensions take registers, so the tile is smaller.
     """
     if _state.interpreted:
         return Config({"BLOCK": min(next_power_of_2(numel), INTERPRETER_TILE)})
-    if itemsize > 4:  # divisions and logarithms of float64 are routines, which need the registers
+    if itemsize > 4:  # float64 division and logarithm are software routines, which take registers
         return Config({"BLOCK": 256}, num_warps=4)
     if dims > 1:
         return Config({"BLOCK": 512}, num_warps=4)
@@ -87,9 +87,9 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
 
 
 def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
-    """As `pointwise`, but a program sums several tiles: fewer partial results to add up.
+    """Tiles of pointwise operations with a sum: several per program, for fewer partial sums.
 
-    Tiles are small enough for the running sum that each of their elements has in a register.
+    Each element of the tile has an accumulator in a register.
     """
     if _state.interpreted or dims > 1:
         tile = pointwise(itemsize, numel, dims)
@@ -100,7 +100,7 @@ def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
 
 
 def finalize(partials: int, rows: int = 1) -> Config:
-    """Rows of partial results: a block at a time, the same for rows of all lengths, so that one variant serves all."""
+    """Blocks of partial results to sum; fixed on GPUs, so that one specialization serves all lengths."""
     if _state.interpreted:
         return Config({"BLOCK": min(next_power_of_2(partials), INTERPRETER_TILE)})
     if rows > 1 and partials <= 128:
@@ -109,17 +109,17 @@ def finalize(partials: int, rows: int = 1) -> Config:
 
 
 def token_sum(tokens: int) -> Config:
-    """How many losses a program adds up, a block at a time; up to so many need one program."""
+    """Blocks of token losses to sum; BLOCK·TILES per program."""
     if _state.interpreted:
         return Config({"BLOCK": min(next_power_of_2(tokens), INTERPRETER_TILE), "TILES": 1})
     return Config({"BLOCK": 1024, "TILES": 8}, num_warps=4)
 
 
 def rows(itemsize: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
-    """A tile of rows and columns. `contiguous`: neighbours in a row are neighbours in memory.
+    """Tiles of rows and columns; `contiguous` means a column stride of 1.
 
-    The tile does not depend on the number of rows, so that a row's result does not. A row of at most BLOCK_V columns
-    stays on chip between its statistics and its results, `tiles` of it at once.
+    The tile does not depend on the number of rows, so results are batch-invariant. A row of at most BLOCK_V columns
+    stays in registers between its statistics and its results, in `tiles` tensors at once.
     """
     if _state.interpreted:
         return _interpreted_rows(INTERPRETER_TILE, columns)
@@ -128,15 +128,14 @@ def rows(itemsize: int, columns: int, contiguous: bool, tiles: int = 1) -> Confi
     block_v = min(next_power_of_2(columns), limit)
     if not contiguous:
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
-    # 32 elements a thread, so that what a program does once weighs little; 16 where a program has several short rows,
-    # each with an address of its own.
+    # 32 elements per thread amortize per-program work; 16 if a program has several short rows with one address each.
     block_n = max(1, 1024 // (block_v * registers))
     warps = block_n * block_v * registers // (1024 if block_n == 1 else 512)
     return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(1, min(16, warps)))
 
 
 def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
-    """A tile of rows and columns to add up, and how many such tiles of columns a program adds."""
+    """Tiles of rows and columns to sum; TILES of columns per program."""
     if _state.interpreted:
         config = _interpreted_rows(rows, columns)
         return Config({**config.tiles, "TILES": 1})
@@ -151,10 +150,10 @@ def _interpreted_rows(rows: int, columns: int) -> Config:
 
 
 def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows: bool) -> Config:
-    """A tile of rows and one chunk of columns, for losses of rows of logits.
+    """Tiles of rows and one chunk of columns, for losses of logits.
 
-    A GPU's tile does not depend on the number of rows. With `whole_rows` a row is one chunk where it can be: it needs
-    no merging then, and losses that look at it twice read it once.
+    GPU tiles do not depend on the number of rows. With `whole_rows` a row is one chunk if it fits: it needs no merging
+    then, and two-pass losses load it once.
     """
     if _state.interpreted:
         return _interpreted_rows(rows, columns)
@@ -162,17 +161,17 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
     if not contiguous:
         block_v = min(next_power_of_2(columns), 16 if wide else 32)
         return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=max(4, block_v if wide else block_v // 4))
-    if wide:  # special functions of float64 are routines, which need the registers
+    if wide:  # float64 exponentials and logarithms are software routines, which take registers
         block_v = min(next_power_of_2(columns), 512)
         return Config({"BLOCK_N": max(1, 128 // block_v), "BLOCK_V": block_v}, num_warps=max(4, block_v // 32))
-    # One row a program, whose statistics are then numbers, and 32 elements a thread to spread over what a program does
-    # once: half the instructions of several rows in a tile.
+    # One row per program, with scalar statistics, and 32 elements per thread to amortize per-program work: half the
+    # instructions of tiles of several rows.
     block_v = min(next_power_of_2(columns), 8192 if whole_rows and columns <= 8192 else 4096)
     return Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=max(1, block_v // 1024))
 
 
 def merge(itemsize: int, rows: int, chunks: int) -> Config:
-    """Rows and chunks of partial statistics; a GPU's tile does not depend on the number of rows."""
+    """Tiles of rows and chunks of partial statistics; on GPUs independent of the number of rows."""
     if _state.interpreted:
         block_c = min(next_power_of_2(chunks), INTERPRETER_TILE)
         return Config({"BLOCK_N": max(1, min(next_power_of_2(rows), INTERPRETER_TILE // block_c)), "BLOCK_C": block_c})
@@ -181,27 +180,27 @@ def merge(itemsize: int, rows: int, chunks: int) -> Config:
     return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
 
 
-#: Chunks of a row of softmax: every program of a row that is split merges the statistics of all of them.
-MOST_CHUNKS = 64
+#: Maximal chunks of a row in softmax: each program of a split row merges the statistics of all its chunks.
+MAX_CHUNKS = 64
 
 
 def chunks(config: Config, columns: int) -> tuple[int, int]:
-    """Chunks of a row of so many columns, and tiles of a chunk.
+    """Return the number of chunks of a row of softmax, and of tiles per chunk.
 
     >>> chunks(Config({"BLOCK_V": 64}), 1000), chunks(Config({"BLOCK_V": 64}), 1_000_000)
     ((16, 1), (64, 245))
     """
     tiles = cdiv(columns, config["BLOCK_V"])
-    of_chunk = max(1, cdiv(tiles, MOST_CHUNKS))
-    return cdiv(tiles, of_chunk), of_chunk
+    tiles_per_chunk = max(1, cdiv(tiles, MAX_CHUNKS))
+    return cdiv(tiles, tiles_per_chunk), tiles_per_chunk
 
 
-#: Programs below which a long row is worth splitting over several (a few for each of a large chip's processors).
+#: With fewer programs than this (a few per multiprocessor of a large GPU) long rows are split across programs.
 SPLIT_BELOW = 512
 
 
 def split_rows(config: Config, rows: int, columns: int) -> bool:
-    """Whether rows longer than a tile should be shared out, a tile a program, because there are too few of them."""
+    """Return whether to split rows across programs, one per chunk: if they are longer than a tile, and few."""
     return columns > config["BLOCK_V"] and cdiv(rows, config["BLOCK_N"]) < SPLIT_BELOW
 
 
@@ -225,7 +224,7 @@ def embedding(itemsize: int, width: int) -> Config:
 
 
 def embedding_gradient(itemsize: int, tokens: int, rows: int, width: int) -> Config:
-    """Tiles of table rows, of tokens looked through at a time, and of the embedding's width."""
+    """Tiles of table rows, of tokens, and of the embedding's width."""
     if _state.interpreted:
         bound = {"BLOCK_R": (rows, 512), "BLOCK_N": (tokens, 4096), "BLOCK_D": (width, 512)}
         return Config({name: max(16, min(next_power_of_2(size), most)) for name, (size, most) in bound.items()})
