@@ -61,7 +61,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("kl_div's gradient to a zero target is infinite", "kl_div_semantics",
          "return tl.where(zero & (log_q == log_q), 0.0, grad)", "return grad"),
         ("exp errs by the rounding of x·log₂e", "operators",
-         "tl.fma(y, rest * LN_2, y)", "y"),
+         "tl.fma(y, error * LN_2, y)", "y"),
         ("expm1 cancels near 0", "operators",
          "tl.where(tl.abs(x) < 1, near, u - 1)", "u - 1"),
         ("softmax is NaN where a part of a row is masked", "softmax",

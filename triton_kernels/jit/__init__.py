@@ -1,1 +1,1 @@
-"""Device code that several kernels share."""
+"""Jit functions that several kernels share."""

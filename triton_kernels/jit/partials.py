@@ -1,7 +1,7 @@
-"""Partial results and the kernel that sums them in a fixed order.
+"""Deterministic second stage of reductions.
 
-A reduction writes one partial sum per program, as a row per result; `finalize` adds a row from left to right, a block
-at a time, and multiplies by a host-side factor. The same order every time makes results bitwise repeatable.
+A reduction writes one partial sum per program, in a row per result; `finalize` sums each row in a fixed order and
+multiplies by a host-side factor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..runtime import launch, tile_configs
 
 
 def allocate(rows: int, programs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Uninitialised partial results, (rows, programs)."""
+    """Return uninitialized partial results, (rows, programs)."""
     return torch.empty((rows, programs), dtype=dtype, device=device)
 
 
@@ -38,7 +38,7 @@ def _finalize_kernel(
 
 
 def finalize(partials: torch.Tensor, out: torch.Tensor, scale: float) -> torch.Tensor:
-    """Write scale · Σ of each row of `partials` (rows, columns), a dense tensor, to the dense `out` (rows elements)."""
+    """Write scale · Σ of each row of `partials` (rows, columns) to `out` (rows elements); both contiguous."""
     rows, columns = partials.shape
     launch.run(
         _finalize_kernel,

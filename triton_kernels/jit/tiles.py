@@ -1,8 +1,8 @@
-"""Offsets, loads and stores of operands, and what losses of rows of logits share.
+"""Offsets, loads and stores of operands, and jit functions that the losses of logits share.
 
-Kernels over n elements compile their bodies twice (``for MASKED in tl.static_range(2)``): without a mask for whole
-blocks, and with one for the last. n is not specialized, so that one variant serves all batch sizes; with a mask whose
-alignment is unknown, loads and stores are of one element each, where whole blocks have 128-bit accesses.
+Kernels over n elements compile their bodies twice (``for MASKED in tl.static_range(2)``): without a mask for full
+blocks, and with one for the last. n is not specialized, so one specialization serves all batch sizes. A mask of unknown
+alignment makes loads and stores scalar; full blocks have 128-bit accesses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import math
 
 @triton.jit
 def offsets(index, inner_sizes, strides):
-    """Offsets of an operand's elements from their numbers in a coalesced iteration."""
+    """Return offsets of an operand's elements from their linear indices in a coalesced iteration."""
     result = tl.zeros_like(index)
     for i in tl.static_range(len(inner_sizes), 0, -1):
         result += (index % inner_sizes[i - 1]) * strides[i]
@@ -26,9 +26,9 @@ def offsets(index, inner_sizes, strides):
 
 @triton.jit
 def load(operand, offs, mask, inner_sizes, OTHER: tl.constexpr, DTYPE: tl.constexpr):
-    """Load elements of an operand (pointer, strides) and upcast them; masked ones are OTHER, undefined if that is None.
+    """Load and upcast elements of an operand (pointer, strides); OTHER, or undefined values if None, where masked.
 
-    Without a mask all are loaded. Strides are None where the operand has a single element.
+    mask is None if all are in bounds. Strides are None if the operand has a single element.
     """
     ptr = operand[0]
     if operand[1] is None:
@@ -46,7 +46,7 @@ def load(operand, offs, mask, inner_sizes, OTHER: tl.constexpr, DTYPE: tl.conste
 
 @triton.jit
 def store(operand, offs, mask, inner_sizes, value):
-    """Round values once and store them to an operand (pointer, strides)."""
+    """Store values to an operand (pointer, strides), rounded once to its dtype."""
     ptr = operand[0]
     if operand[1] is None:
         at = ptr + offs
@@ -63,7 +63,7 @@ def _decode(value):
 
 @triton.jit
 def row_offsets(index, sizes, strides, unit):
-    """Return offsets of rows, for sizes and strides that `coalesce_rows` encoded; strides are in units of elements."""
+    """Return offsets of rows, for sizes and strides that `coalesce_rows` encoded; strides in multiples of `unit`."""
     result = tl.zeros_like(index)
     for i in tl.static_range(len(sizes), 0, -1):
         size = _decode(sizes[i - 1])
@@ -74,18 +74,16 @@ def row_offsets(index, sizes, strides, unit):
 
 @triton.jit
 def program_tile(rows, chunks, BLOCK_N: tl.constexpr):
-    """Rows of a program, in 64 bits; their in-bounds mask; the number of its chunk. A row's chunks are neighbours."""
+    """Return the program's rows, int64, their in-bounds mask, and its chunk; a row's chunks have adjacent programs."""
     pid = tl.program_id(0)
     offs_n = (pid // chunks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     return offs_n, offs_n < rows, pid % chunks
 
 
 @triton.jit
-def place(rows, chunks, BLOCK_N: tl.constexpr, WIDE: tl.constexpr):
-    """The rows of a program, which of them there are, and the number of its chunk."""
-    pid = tl.program_id(0)
-    if WIDE:
-        pid = pid.to(tl.int64)
+def program_rows(rows, chunks, BLOCK_N: tl.constexpr, INDEX_DTYPE: tl.constexpr):
+    """Return the program's rows, of INDEX_DTYPE, their in-bounds mask, and its chunk."""
+    pid = tl.program_id(0).to(INDEX_DTYPE)
     offs_n = pid // chunks * BLOCK_N + tl.arange(0, BLOCK_N)
     return offs_n, offs_n < rows, pid % chunks
 
@@ -98,19 +96,19 @@ def load_row(operand, offs_n, sizes, mask_n, OTHER, DTYPE: tl.constexpr):
 
 @triton.jit
 def _first_column(chunk, V, BLOCK_V: tl.constexpr):
-    # Of V's type, which has 64 bits only where V needs them: 64 bits for all take registers and so occupancy.
+    # In V's dtype, int64 only if V needs it: int64 columns take registers, and so occupancy.
     return (chunk + (V - V)) * BLOCK_V
 
 
 @triton.jit
 def tile_columns(chunk, V, BLOCK_V: tl.constexpr):
-    """Columns of the tile of a chunk."""
+    """Return the columns of a chunk's tile."""
     return _first_column(chunk, V, BLOCK_V) + tl.arange(0, BLOCK_V)
 
 
 @triton.jit
 def column_offsets(offs_v, stride_v):
-    """Columns to offsets in a row; the column stride is encoded as those of rows are, None if it is 1."""
+    """Return offsets of columns in a row; the column stride is encoded like row strides, None if it is 1."""
     if stride_v is None:
         result = offs_v
     else:
@@ -120,14 +118,14 @@ def column_offsets(offs_v, stride_v):
 
 @triton.jit
 def tile_pointers(operand, offs_n, offs_v, sizes):
-    """Pointers to a tile of an operand (pointer, row strides, column stride, unit of the row strides)."""
+    """Return pointers to a tile of an operand (pointer, row strides, column stride, unit of the row strides)."""
     row_ptr = operand[0] + row_offsets(offs_n, sizes, operand[1], operand[3])
     return row_ptr[:, None] + column_offsets(offs_v, operand[2])[None, :]
 
 
 @triton.jit
 def load_column(operand, offs_n, column, sizes, mask_n, OTHER, DTYPE: tl.constexpr):
-    """Load and upcast one element of each row of a tile's operand, from a column of its own."""
+    """Load and upcast one element of each row of an operand, at the column that `column` has for the row."""
     at = operand[0] + row_offsets(offs_n, sizes, operand[1], operand[3]) + column_offsets(column, operand[2])
     return tl.load(at, mask=mask_n, other=OTHER).to(DTYPE)
 
@@ -136,9 +134,9 @@ def load_column(operand, offs_n, column, sizes, mask_n, OTHER, DTYPE: tl.constex
 def load_tile(
     operand, offs_n, offs_v, sizes, mask, OTHER: tl.constexpr, DTYPE: tl.constexpr, EVICT_FIRST: tl.constexpr = None
 ):
-    """Load and upcast a tile, OTHER in masked lanes; mask None: the tile is full.
+    """Load and upcast a tile, OTHER where masked; mask is None if the tile is full.
 
-    EVICT_FIRST, of masked loads: whether the L2 cache is to drop the tile first, or last (False); None for neither.
+    EVICT_FIRST selects the eviction policy of masked loads: evict_first (True), evict_last (False) or none (None).
     """
     EVICTION: tl.constexpr = "" if EVICT_FIRST is None else "evict_first" if EVICT_FIRST else "evict_last"
     at = tile_pointers(operand, offs_n, offs_v, sizes)
@@ -151,14 +149,14 @@ def load_tile(
 
 @triton.jit
 def store_tile(operand, offs_n, offs_v, sizes, value, mask):
-    """Round a tile once and store it."""
+    """Store a tile, rounded once to the operand's dtype."""
     at = tile_pointers(operand, offs_n, offs_v, sizes)
     tl.store(at, value.to(operand[0].dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def store_gradient(operand, offs_n, offs_v, sizes, value, mask, mask_n, columns):
-    """Store a tile's gradient; 0 where `mask` is false, in rows of `mask_n` and the first `columns` columns."""
+    """Store a tile of a gradient with 0 where `mask` is false; in bounds are rows of `mask_n` and `columns` columns."""
     if mask is None:
         store_tile(operand, offs_n, offs_v, sizes, value, None)
     else:
@@ -170,17 +168,16 @@ def store_gradient(operand, offs_n, offs_v, sizes, value, mask, mask_n, columns)
 def tile_is_full(active, chunk, V, BLOCK_V: tl.constexpr):
     """Return whether all rows of a tile are active and all its columns in bounds.
 
-    Kernels then call the body of the tile without a mask, so it is compiled twice. What that buys, in instructions per
-    element of the bf16 gradient of forward KL on sm_90: 16.0 instead of 18.9 where V is divisible by 16; 17.8 instead
-    of 27.3 where V is odd; 15.3 instead of 28.3, and 128-bit instead of 16-bit loads, where rows are aligned and only
-    `vocab_size` is odd.
+    Kernels run full tiles without a mask, so the body is compiled twice. Instructions per element of the bf16 gradient
+    of forward KL on sm_90: 16.0 instead of 18.9 for V divisible by 16; 17.8 instead of 27.3 for odd V; 15.3 instead of
+    28.3, and 128-bit instead of 16-bit loads, for aligned rows with an odd `vocab_size`.
     """
     return (_first_column(chunk, V, BLOCK_V) <= V - BLOCK_V) & (tl.min(active.to(tl.int32), axis=0) > 0)
 
 
 @triton.jit
 def tile_mask(active, offs_v, V):
-    """Mask of the active rows and in-bounds columns of a tile."""
+    """Return the mask of a tile's active rows and in-bounds columns."""
     return active[:, None] & (offs_v < V)[None, :]
 
 
@@ -196,7 +193,7 @@ def token_weights(
     V,
     DTYPE: tl.constexpr,
 ):
-    """Load the weight of each token, 0 where it is skipped. A label that is no column is reported, and weighs NaN."""
+    """Load token weights, 0 for ignored labels. Labels out of range are reported, and have weight NaN."""
     if weight_operand[0] is None:
         weight = mask_n.to(DTYPE)
     else:
@@ -212,32 +209,32 @@ def token_weights(
 
 @triton.jit
 def valid_labels(label, V):
-    """Labels of V's type, to compare with columns in as few bits; −1 if not a column."""
+    """Return labels in V's dtype, for narrow comparisons with columns; −1 if out of range."""
     return tl.where((label >= 0) & (label < V), label, -1).to((tl.zeros((), tl.int32) + (V - V)).dtype)
 
 
 @triton.jit
 def store_stat(ptr, STAT: tl.constexpr, size, at, value, mask):
-    """Store statistic STAT of some rows, or of chunks of rows; `size` is the length of each statistic."""
+    """Store statistic STAT of rows, or of chunks, at offsets `at`; `size` is the length of each statistic."""
     tl.store(ptr + tl.cast(size, at.dtype) * STAT + at, value, mask=mask)
 
 
 @triton.jit
 def load_stat(ptr, STAT: tl.constexpr, size, at, mask, OTHER: tl.constexpr):
-    """Load statistic STAT of some rows, or of chunks of rows; `size` is the length of each statistic."""
+    """Load statistic STAT of rows, or of chunks, at offsets `at`; `size` is the length of each statistic."""
     return tl.load(ptr + tl.cast(size, at.dtype) * STAT + at, mask=mask, other=OTHER)
 
 
 @triton.jit
 def chunk_block(offs_n, active, start, chunks, BLOCK_C: tl.constexpr):
-    """Offsets and mask, (BLOCK_N, BLOCK_C), of a block of rows' chunks among partial statistics (…, rows, chunks)."""
+    """Return offsets and mask (BLOCK_N, BLOCK_C) of a block of chunks in partial statistics (…, rows, chunks)."""
     offs_c = start + tl.arange(0, BLOCK_C)
     return (offs_n * chunks)[:, None] + offs_c[None, :], active[:, None] & (offs_c < chunks)[None, :]
 
 
 @triton.jit
 def merged_max(partials_ptr, STAT: tl.constexpr, rows, offs_n, active, chunks, BLOCK_C: tl.constexpr):
-    """Maximum over the chunks of each row, −inf in inactive rows."""
+    """Return the maximum over the chunks of each row; −inf for inactive rows."""
     size = tl.cast(rows, tl.int64) * chunks
     row_max = tl.full((offs_n.shape[0], BLOCK_C), float("-inf"), partials_ptr.dtype.element_ty)
     for start in range(0, chunks, BLOCK_C):
@@ -257,7 +254,7 @@ def merge_chunks(
     DTYPE: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Merge a row's chunks, in order: return row_max and sum_exp in base 2, and if WEIGHTED Σ w·z and Σ w."""
+    """Merge a row's chunks in order; return row_max and sum_exp in base 2, and if WEIGHTED Σ w·z and Σ w."""
     row_max = merged_max(partials_ptr, 0, rows, offs_n, active, chunks, BLOCK_C)
     size = tl.cast(rows, tl.int64) * chunks
     sum_exp = tl.zeros((offs_n.shape[0], BLOCK_C), DTYPE)
@@ -275,7 +272,7 @@ def merge_chunks(
 
 @triton.jit
 def load_class_weights(class_ptr, offs_v, V, DTYPE: tl.constexpr):
-    """Load the weights of columns, (1, BLOCK_V): 1 without a pointer, 0 out of bounds."""
+    """Load class weights, (1, BLOCK_V): 1 if class_ptr is None, 0 out of bounds."""
     in_bounds = offs_v < V
     if class_ptr is None:
         weight = in_bounds.to(DTYPE)

@@ -1,7 +1,7 @@
-"""Pointwise arithmetic of one to three operands, broadcast and strided: one kernel, an operation per jit function.
+"""Pointwise operations on one to three operands, broadcast and strided: one kernel, a jit function per operation.
 
-Operands are upcast to the dtype of the arithmetic at the load, the result is rounded once at the store. One operand
-may be a Python number; it travels as float64 (int64 for integer arithmetic), so nothing of it is lost.
+Operands are upcast to the compute dtype when loaded; the result is rounded once, when stored. One operand may be a
+Python number; it is passed as float64 (int64 for integer arithmetic), without rounding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _div(a, b):
 
 @triton.jit
 def _pow(a, b):
-    # In float64: exp(b·log a) multiplies the logarithm's rounding by b·log a.
+    # In float64, because the rounding error of log a is multiplied by b.
     base, exponent = a.to(tl.float64), b.to(tl.float64)
     magnitude = tl.exp(exponent * tl.log(tl.abs(base)))
     half = exponent * 0.5
@@ -55,7 +55,7 @@ def _neg(a):
 
 @triton.jit
 def _exp(a):
-    return math.careful_exp(a)
+    return math.accurate_exp(a)
 
 
 @triton.jit
@@ -146,8 +146,8 @@ _OPS: dict[str, tuple[Any, int]] = {
 @triton.jit(do_not_specialize=["n", "scalar_i64"])
 def _pointwise_kernel(
     a,  # (n,), or (None, None) for the scalar
-    b,  # the same, from 2 operands up
-    c,  # the same, from 3 operands up
+    b,  # the same; None for 1 operand
+    c,  # the same; None for 1 or 2 operands
     out_ptr,  # (n,)
     inner_sizes,
     n,
@@ -189,7 +189,7 @@ def _load_or_scalar(operand, offs, mask, inner_sizes, scalar):
 def pointwise(
     op: str, *operands: torch.Tensor | float, dtype: torch.dtype, compute: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Apply the operation `op` element by element.
+    """Apply the pointwise operation `op`.
 
     Parameters
     ----------
@@ -199,9 +199,9 @@ def pointwise(
     operands
         Tensors that broadcast together, any strides; at most one may be a Python number.
     dtype
-        Of the result.
+        Dtype of the result.
     compute
-        Of the arithmetic; by default `dtype`, or float32 where that is narrower.
+        Dtype of the arithmetic; by default `dtype`, at least float32 if that is floating.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Rows of a table by index, and the gradient to the table.
+"""Embedding lookup and its gradient to the table.
 
 The gradient of a row is the sum over the tokens with its index, as the product of a one-hot matrix with the tokens'
-gradients: deterministic, in token order, without atomics. A program owns a tile of rows, reads all indices and
-multiplies only where one falls into its tile, so that every token's gradient is read once.
+gradients: deterministic, in token order, without atomics. A program computes a tile of rows. It reads all indices, and
+loads and multiplies only blocks of tokens with an index in its tile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..jit.tiles import place
+from ..jit.tiles import program_rows
 from ..runtime import device_errors, launch, tile_configs
 
 
@@ -24,11 +24,11 @@ def _embedding_kernel(
     tokens,
     rows,
     width,
-    WIDE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    offs_n, mask_n, pid_d = place(tokens, tl.cdiv(width, BLOCK_D), BLOCK_N, WIDE)
+    offs_n, mask_n, pid_d = program_rows(tokens, tl.cdiv(width, BLOCK_D), BLOCK_N, INDEX_DTYPE)
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
     row = tl.load(index_ptr + offs_n, mask=mask_n, other=0).to(tl.int64)
@@ -41,13 +41,13 @@ def _embedding_kernel(
 
 
 def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """table[indices].
+    """Return table[indices].
 
     Parameters
     ----------
     indices
-        int32 or int64, any shape and strides. An index outside the table gives NaN, reads nothing, and is reported by
-        the next `raise_pending_errors`.
+        int32 or int64, any shape and strides. An index out of range gives NaN, and is reported by the next
+        `raise_pending_errors`.
     table
         (rows, width), floating dtype, any strides.
 
@@ -77,7 +77,7 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
         tokens=tokens,
         rows=rows,
         width=width,
-        WIDE=(tokens + config["BLOCK_N"]) * width >= 2**31,
+        INDEX_DTYPE=launch.index_dtype((tokens + config["BLOCK_N"]) * width),
     )
     return out
 
@@ -91,12 +91,12 @@ def _embedding_backward_kernel(
     rows,
     width,
     ACC_DTYPE: tl.constexpr,
-    WIDE: tl.constexpr,
+    INDEX_DTYPE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    offs_r, mask_r, pid_d = place(rows, tl.cdiv(width, BLOCK_D), BLOCK_R, WIDE)
+    offs_r, mask_r, pid_d = program_rows(rows, tl.cdiv(width, BLOCK_D), BLOCK_R, INDEX_DTYPE)
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < width
     stride_n, stride_d = dout[1]
@@ -115,7 +115,7 @@ def _embedding_backward_kernel(
 
 
 def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> torch.Tensor:
-    """Gradient of `embedding_forward` to the table: (rows, width), of dout's dtype; deterministic.
+    """Return the gradient of `embedding_forward` to the table: (rows, width), of dout's dtype; deterministic.
 
     Examples
     --------
@@ -128,6 +128,7 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
     tokens = flat.numel()
     dtable = torch.empty((rows, width), dtype=dout.dtype, device=dout.device)
     config = tile_configs.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
+    extents = ((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1))
     launch.run(
         _embedding_backward_kernel,
         (tile_configs.cdiv(rows, config["BLOCK_R"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
@@ -139,6 +140,6 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
         rows=rows,
         width=width,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(dout.dtype)),
-        WIDE=max((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1)) >= 2**31,
+        INDEX_DTYPE=launch.index_dtype(max(extents)),
     )
     return dtable

@@ -1,4 +1,4 @@
-"""Matrix products with full-precision accumulation: out = a @ b (+ bias)."""
+"""Matrix product with float32 or float64 accumulation: out = a @ b (+ bias)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _matmul_kernel(
 ):
     stride_am, stride_ak = a[1]
     stride_bk, stride_bn = b[1]
-    # One dimension of the grid: CUDA refuses more than 65,535 programs along the others.
+    # A 1-d grid: CUDA allows 65,535 programs along the other dimensions.
     pid = tl.program_id(0).to(INDEX_DTYPE)
     programs_n = tl.cdiv(N, BLOCK_N)
     offs_m = pid // programs_n * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -40,7 +40,7 @@ def _matmul_kernel(
         b_ptrs = b[0] + (offs_k * stride_bk)[:, None] + (offs_n * stride_bn)[None, :]
         tile_a = tl.load(a_ptrs, mask=mask_m[:, None] & mask_k[None, :], other=0)
         tile_b = tl.load(b_ptrs, mask=mask_k[:, None] & mask_n[None, :], other=0)
-        # Products of float32 operands are taken in float32, not in the matrix units' narrower tf32.
+        # ieee: float32 operands are not rounded to tf32.
         acc = tl.dot(tile_a, tile_b, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
     if bias is not None:
         acc += tl.load(bias[0] + offs_n * bias[1][0], mask=mask_n, other=0).to(ACC_DTYPE)[None, :]
@@ -49,12 +49,12 @@ def _matmul_kernel(
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """a @ b, plus a bias on each row.
+    """Return a @ b, plus a bias on each row.
 
     Parameters
     ----------
     a, b, bias
-        (M, K), (K, N) and (N,), of one floating dtype, any strides. The sum is taken in float32 (float64 for float64).
+        (M, K), (K, N) and (N,), of one floating dtype, any strides. Accumulation is in float32 (float64 for float64).
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Optimizer steps in place, one launch per parameter.
+"""In-place optimizer steps, one launch per parameter.
 
-State (momentum, moments) is kept in float32, float64 for float64 parameters, whatever the parameter's dtype.
+State (momentum buffers, moments) is float64 for float64 parameters, float32 for all others.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """One step of stochastic gradient descent on `param`, in place.
+    """Update `param` in place by one step of stochastic gradient descent.
 
     g ← g + weight_decay·param;   buffer ← momentum·buffer + (1 − dampening)·g;
-    param ← param − lr·(buffer, or g + momentum·buffer for Nesterov's variant, or g without a buffer)
+    param ← param − lr·(buffer; g + momentum·buffer if `nesterov`; g without a buffer)
 
     Examples
     --------
@@ -153,7 +153,9 @@ def adam_step(
     eps: float,
     weight_decay: float = 0.0,
 ) -> None:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) on `param` and its moments m and v, in place; `step` is from 1.
+    """Update `param` and its moments m and v in place by one step of Adam (Kingma & Ba 2015, algorithm 1).
+
+    `step` counts from 1.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Sums over any dimensions, deterministic and batch-invariant.
 
-The kept dimensions are rows, the others columns; a program adds a chunk of columns of a tile of rows from left to
-right, and `partials.finalize` adds the chunks of longer rows. The chunks of a row depend on its length only.
+The kept dimensions are rows, the reduced ones columns. A program sums a chunk of columns of a tile of rows, tile by
+tile; `partials.finalize` sums the chunks of longer rows. The chunks of a row depend on its length only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..jit import partials
-from ..jit.tiles import offsets, place, row_offsets
+from ..jit.tiles import offsets, program_rows, row_offsets
 from ..runtime import launch, strides, tile_configs
 
 
@@ -23,21 +23,21 @@ def _sum_kernel(
     out_ptr,  # (rows, programs of a row)
     row_sizes,
     column_sizes,
-    column_strides,  # of x, None where a row is one element
+    column_strides,  # of x, None if a row is a single element in memory
     rows,
     columns,
     programs,  # of a row
     scale: tl.float64,
     ACC_DTYPE: tl.constexpr,
-    UNIT: tl.constexpr,  # of the strides between rows
-    WIDE: tl.constexpr,
+    UNIT: tl.constexpr,  # common factor of row strides
+    INDEX_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    TILES: tl.constexpr,  # of columns, for one program
+    TILES: tl.constexpr,  # of columns per program
 ):
-    offs_n, mask_n, chunk = place(rows, programs, BLOCK_N, WIDE)
+    offs_n, mask_n, chunk = program_rows(rows, programs, BLOCK_N, INDEX_DTYPE)
     row_offs = row_offsets(offs_n, row_sizes, x[1], UNIT)
-    whole_n = tl.max(offs_n, axis=0) < rows
+    rows_full = tl.max(offs_n, axis=0) < rows
     acc = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
     first = chunk * TILES
     for tile in range(first, tl.minimum(first + TILES, tl.cdiv(columns, BLOCK_V))):
@@ -47,8 +47,8 @@ def _sum_kernel(
         else:
             column_offs = offsets(offs_v, column_sizes, column_strides)
         at = x[0] + row_offs[:, None] + column_offs[None, :]
-        # Whole tiles without a mask: sizes are not specialized, and a mask of unknown sizes makes accesses narrow.
-        if whole_n and (tile + 1) * BLOCK_V <= columns:
+        # Full tiles without a mask: sizes are not specialized, so a mask would make accesses scalar.
+        if rows_full and (tile + 1) * BLOCK_V <= columns:
             value = tl.load(at)
         else:
             value = tl.load(at, mask=mask_n[:, None] & (offs_v < columns)[None, :], other=0)
@@ -60,18 +60,18 @@ def _sum_kernel(
 def sum(
     x: torch.Tensor, dims: Sequence[int], *, keepdim: bool = False, scale: float = 1.0, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """scale · Σ x over `dims`.
+    """Return scale · Σ x over `dims`.
 
     Parameters
     ----------
     x
         Any shape and strides. Floating dtypes are summed in float32 (float64 for float64), others in int64.
     dims
-        Dimensions to sum over; with none the result is a copy.
+        Dimensions to sum over; if empty, the result is a copy.
     keepdim
         Keep them with size 1.
     dtype
-        Of the result; by default that of x, int64 for integers and bool.
+        Dtype of the result; by default that of x, int64 for integers and bool.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def sum(
     config = tile_configs.sums(x.dtype.itemsize, rows, columns, column_strides is not None and column_strides[-1] == 1)
     chunk = config["BLOCK_V"] * config["TILES"]
     programs = max(1, tile_configs.cdiv(columns, chunk))
-    # Contiguous in the order of the rows, whatever the order of the dimensions.
+    # Contiguous in the order of rows, which is memory order.
     out = kept_dims.empty([x.shape[dim] for dim in kept], dtype, x.device)
     sums = partials.allocate(rows, programs, acc_dtype, x.device) if programs > 1 else out
     launch.run(
@@ -110,7 +110,7 @@ def sum(
         scale=scale if sums is out else 1.0,
         ACC_DTYPE=launch.tl_dtype(acc_dtype),
         UNIT=unit,
-        WIDE=max((rows + config["BLOCK_N"]) * programs, columns + chunk, extent) >= 2**31,
+        INDEX_DTYPE=launch.index_dtype(max((rows + config["BLOCK_N"]) * programs, columns + chunk, extent)),
     )
     if sums is not out:
         partials.finalize(sums, out, scale)

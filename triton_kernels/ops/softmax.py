@@ -4,12 +4,12 @@
     with row_max = max x and sum_exp = Σ exp(x − row_max) of a row
     dx = y·(dy − Σ dy·y)   and, from log y,   dx = dy − exp(log y)·Σ dy
 
-A program takes a tile of rows. A row that fits the tile is read once. A longer one is read chunk by chunk for its
-statistics, merged in order as in online softmax, and again, last chunk first, for its results: what was read last is
-most likely in the L2 cache. Where such rows are too few to fill the chip, each chunk gets a program of its own, in two
-launches: statistics per chunk, then results, which merge the same statistics in the same order. A row has at most
-`tile_configs.MAX_CHUNKS` chunks, of as many tiles as that takes, so that merging stays cheap. How a row is cut depends
-on its length, its stride and the dtype; its result is batch-invariant.
+A program handles a tile of rows. A row that fits the tile is loaded once. A longer one is loaded chunk by chunk for
+statistics, merged in order as in online softmax, and again, last chunk first, for results: what was loaded last is most
+likely in the L2 cache. If such rows are too few to fill the GPU, each chunk has its own program, in two launches:
+statistics per chunk, then results, which merge the same statistics in the same order. A row has at most
+`tile_configs.MAX_CHUNKS` chunks, of one or several tiles, so merging stays cheap. The chunks of a row depend on its
+length, its stride and the dtype only, so results are batch-invariant.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def _softmax_kernel(
     rows,
     V,
     chunks,
-    tiles,  # of a chunk; None for one
+    tiles,  # per chunk, or None: 1
     LOG: tl.constexpr,
-    MULTI_CHUNK: tl.constexpr,  # a program takes all chunks of a row
-    STATS_ONLY: tl.constexpr,  # write what merging needs of the program's chunk
+    MULTI_CHUNK: tl.constexpr,  # the program handles all chunks of its rows
+    STATS_ONLY: tl.constexpr,  # store the chunk's statistics only
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -84,7 +84,7 @@ def _softmax(x, row_max, sum_exp, LOG: tl.constexpr):
 
 @triton.jit
 def _chunk_stats(x, offs_n, mask_n, sizes, chunk, tiles, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
-    """row_max and sum_exp of one chunk of each row: of its tiles, merged in order."""
+    """Return row_max and sum_exp of one chunk of each row: of its tiles, merged in order."""
     if tiles is None:
         row_max, sum_exp = _tile_stats(x, offs_n, mask_n, sizes, chunk, V, DTYPE, BLOCK_V)
     else:
@@ -119,16 +119,16 @@ def _chunk_results(
 
 @replayable
 def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
-    """Softmax, or log-softmax, of `x` along `dim`.
+    """Return the softmax or log-softmax of `x` along `dim`.
 
     Parameters
     ----------
     x
         Floating dtype, any shape and strides.
     dim
-        A dimension of x; a 0-d x counts as one row of one column.
+        A dimension of x; a 0-d x is one row of one column.
     log
-        log-softmax.
+        Return the log-softmax.
 
     Returns
     -------
@@ -164,10 +164,10 @@ def _softmax_backward_kernel(
     rows,
     V,
     chunks,
-    tiles,  # of a chunk; None for one
+    tiles,  # per chunk, or None: 1
     LOG: tl.constexpr,
-    MULTI_CHUNK: tl.constexpr,  # a program takes all chunks of a row
-    STATS_ONLY: tl.constexpr,  # write what merging needs of the program's chunk
+    MULTI_CHUNK: tl.constexpr,  # the program handles all chunks of its rows
+    STATS_ONLY: tl.constexpr,  # store the chunk's statistics only
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -217,7 +217,7 @@ def _input_gradient(y, dy, total, LOG: tl.constexpr):
 def _chunk_sum(
     y, dy, offs_n, mask_n, sizes, chunk, tiles, V, LOG: tl.constexpr, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr
 ):
-    """Σ dy·y (or Σ dy) of one chunk of each row: of its tiles, in order."""
+    """Return Σ dy·y (or Σ dy) of one chunk of each row: of its tiles, in order."""
     total = tl.zeros(mask_n.shape, DTYPE)
     for i in range(0, 1 if tiles is None else tiles):
         offs_v = tile_columns(chunk if tiles is None else chunk * tiles + i, V, BLOCK_V)
@@ -243,7 +243,7 @@ def _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunk, tiles, V, total, LO
 
 @replayable
 def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
-    """Gradient of `softmax_forward` to its input, from its output `y` and that output's gradient `dy` (y's shape).
+    """Return the gradient of `softmax_forward` to its input, from its output `y` and the upstream gradient `dy`.
 
     Returns
     -------
