@@ -111,13 +111,13 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "triton_kernels/losses/reduction.py": [
         ("weights that cancel are taken for tokens that do not count", "divergence_semantics",
-         "none_counts = (tl.max(counting.to(tl.int32), axis=0) == 0)", "none_counts = (tl.sum(weights, axis=0) == 0)"),
+         "none_active = (tl.max(active.to(tl.int32), axis=0) == 0)", "none_active = (tl.sum(weights, axis=0) == 0)"),
         ("weights that cancel within a program are taken for tokens that do not count", "divergence",
-         "weights, counting = sums[1], sums[2]", "weights, counting = sums[1], sums[1]"),
+         "weights, active = sums[1], sums[2]", "weights, active = sums[1], sums[1]"),
         ("a mean over no token has a factor that is no number", "divergence",
-         "factor = tl.where(none_counts, 0.0, factor)", "factor = factor * 1.0"),
+         "factor = tl.where(none_active, 0.0, factor)", "factor = factor * 1.0"),
         ("a normalizer of 0 is reported where no token counts", "divergence_semantics",
-         "bad = ((denominator > 0) == 0) & (none_counts == 0)", "bad = (denominator > 0) == 0"),
+         "bad = ((denominator > 0) == 0) & (none_active == 0)", "bad = (denominator > 0) == 0"),
     ],
     "triton_kernels/losses/distillation/terms.py": [
         ("forward KL is NaN where both sides are masked", "divergence_semantics",

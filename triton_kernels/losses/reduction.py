@@ -1,9 +1,9 @@
-"""Reduction of losses of tokens: their sum, or their mean by weight, in a fixed order.
+"""Deterministic reduction of token losses: sum or weighted mean.
 
     loss = scale·Σ losses / denominator      factor = scale / denominator, the gradient of loss to each of the losses
 
-The denominator is a number, one in device memory, or the sum of the tokens' weights. A token counts unless its weight
-is 0. Where none counts, loss and factor are 0, whatever the denominator.
+The denominator is 1, a scalar in device memory, or the sum of the tokens' weights. A token is active unless its weight
+is 0. Without an active token, loss and factor are 0 for any denominator.
 """
 
 from __future__ import annotations
@@ -21,70 +21,70 @@ from ..runtime.replay import replayable
 def _token_sum_kernel(
     losses_ptr,  # (n,)
     weights_ptr,  # (n,), or None
-    sums_ptr,  # (3, programs): losses, weights, and whether a token counts
+    sums_ptr,  # (3, programs): sums of losses and of weights, and whether a token is active
     n,
-    COMPUTE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
     TILES: tl.constexpr,
 ):
     pid = tl.program_id(0).to(tl.int64)
-    losses = tl.zeros((BLOCK,), COMPUTE)
-    weights = tl.zeros((BLOCK,), COMPUTE)
-    counting = tl.zeros((BLOCK,), tl.int1)
+    losses = tl.zeros((BLOCK,), ACC_DTYPE)
+    weights = tl.zeros((BLOCK,), ACC_DTYPE)
+    active = tl.zeros((BLOCK,), tl.int1)
     for tile in range(TILES):
         offs = (pid * TILES + tile) * BLOCK + tl.arange(0, BLOCK)
         losses += tl.load(losses_ptr + offs, mask=offs < n, other=0)
         if weights_ptr is not None:
             weight = tl.load(weights_ptr + offs, mask=offs < n, other=0)
             weights += weight
-            counting |= weight != 0
+            active |= weight != 0
     programs = tl.num_programs(0)
     tl.store(sums_ptr + pid, tl.sum(losses, axis=0))
     tl.store(sums_ptr + programs + pid, tl.sum(weights, axis=0))
-    tl.store(sums_ptr + 2 * programs + pid, tl.max(counting.to(tl.int32), axis=0))
+    tl.store(sums_ptr + 2 * programs + pid, tl.max(active.to(tl.int32), axis=0))
 
 
 @triton.jit(do_not_specialize=["n"])
 def _token_mean_kernel(
-    losses_ptr,  # (n,), or sums of them
-    weights_ptr,  # (n,), or sums of them, or None
-    counting_ptr,  # (n,), whether tokens count, or None where weights say so
+    losses_ptr,  # (n,), losses or partial sums
+    weights_ptr,  # (n,), weights or partial sums, or None
+    active_ptr,  # (n,), nonzero where a token is active, or None: where its weight is nonzero
     denominator_ptr,  # 0-d, or None
     report_ptr,
     out_ptr,  # 0-d
     factor_ptr,  # 0-d
     n,
     scale: tl.float64,
-    COMPUTE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     offs = tl.arange(0, BLOCK)
-    losses = tl.zeros((BLOCK,), COMPUTE)
-    weights = tl.zeros((BLOCK,), COMPUTE)
-    counting = tl.zeros((BLOCK,), tl.int1)
+    losses = tl.zeros((BLOCK,), ACC_DTYPE)
+    weights = tl.zeros((BLOCK,), ACC_DTYPE)
+    active = tl.zeros((BLOCK,), tl.int1)
     for start in range(0, n, BLOCK):
         mask = start + offs < n
         losses += tl.load(losses_ptr + start + offs, mask=mask, other=0)
         if weights_ptr is not None:
             weight = tl.load(weights_ptr + start + offs, mask=mask, other=0)
             weights += weight
-            if counting_ptr is not None:
-                weight = tl.load(counting_ptr + start + offs, mask=mask, other=0)
-            counting |= weight != 0
+            if active_ptr is not None:
+                weight = tl.load(active_ptr + start + offs, mask=mask, other=0)
+            active |= weight != 0
     total = tl.sum(losses, axis=0)
-    factor = tl.full((), scale, COMPUTE)
-    # Not told from the sum of the weights, as weights of either sign may add up to 0 while tokens count.
-    none_counts = (tl.max(counting.to(tl.int32), axis=0) == 0) & (weights_ptr is not None)
+    factor = tl.full((), scale, ACC_DTYPE)
+    # Not from the sum of the weights: weights of both signs may add up to 0.
+    none_active = (tl.max(active.to(tl.int32), axis=0) == 0) & (weights_ptr is not None)
     if denominator_ptr is not None:
-        denominator = tl.load(denominator_ptr).to(COMPUTE)
-        bad = ((denominator > 0) == 0) & (none_counts == 0)
+        denominator = tl.load(denominator_ptr).to(ACC_DTYPE)
+        bad = ((denominator > 0) == 0) & (none_active == 0)
         one = tl.arange(0, 1).to(tl.int64)
         device_errors.record(report_ptr, device_errors.NORMALIZER, one, 1, (one == 0) & bad)
         factor = tl.where(bad, float("nan"), math.div(factor, denominator))
     elif weights_ptr is not None:
         factor = math.div(factor, tl.sum(weights, axis=0))
-    factor = tl.where(none_counts, 0.0, factor)
-    total = tl.where(none_counts, 0.0, total * factor)
+    factor = tl.where(none_active, 0.0, factor)
+    total = tl.where(none_active, 0.0, total * factor)
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty))
     tl.store(factor_ptr, factor)
 
@@ -98,25 +98,25 @@ def token_mean(
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """scale·Σ losses, over `denominator` or else over the sum of `weights`, where one is given.
+    """Return scale·Σ losses, divided by `denominator`, else by the sum of `weights`, if given.
 
     Parameters
     ----------
     losses
-        float32 or float64, dense.
+        float32 or float64, contiguous.
     weights
-        As many, dense, of the same dtype. Where all are 0, or there is none, result and factor are 0. Where they add up
-        to 0 by their signs, the mean is a quotient by 0: infinite or NaN.
+        One per loss, contiguous, of the same dtype. If all are 0, or there are no losses, result and factor are 0. If
+        weights of both signs add up to 0, the mean is infinite or NaN.
     denominator
-        0-d, of any dtype; read on the device. One that is not positive makes both NaN, and is reported by the next
-        `raise_pending_errors`, unless weights are given and all are 0.
+        0-d, of any dtype; read on the device. If it is not positive, result and factor are NaN, and the next
+        `raise_pending_errors` raises, unless weights are given and all are 0.
     dtype
-        Of the result; by default that of the losses.
+        Dtype of the result; by default that of the losses.
 
     Returns
     -------
     tuple
-        The result, and the factor that each loss has in it, of the losses' dtype; both 0-d.
+        The result, and its gradient to each loss, of the losses' dtype; both 0-d.
 
     Examples
     --------
@@ -124,8 +124,8 @@ def token_mean(
     >>> [x.item() for x in token_mean(losses, weights=weights)]
     [3.0, 0.5]
     """
-    compute = launch.tl_dtype(losses.dtype)
-    n, counting = losses.numel(), None
+    acc_dtype = launch.tl_dtype(losses.dtype)
+    n, active = losses.numel(), None
     config = tile_configs.token_sum(n)
     chunk = config["BLOCK"] * config["TILES"]
     if n > chunk:
@@ -139,10 +139,10 @@ def token_mean(
             weights_ptr=weights,
             sums_ptr=sums,
             n=n,
-            COMPUTE=compute,
+            ACC_DTYPE=acc_dtype,
         )
         if weights is not None:
-            weights, counting = sums[1], sums[2]
+            weights, active = sums[1], sums[2]
         losses, n = sums[0], programs
     out = torch.empty((), dtype=dtype or losses.dtype, device=losses.device)
     factor = torch.empty((), dtype=losses.dtype, device=losses.device)
@@ -152,13 +152,13 @@ def token_mean(
         tile_configs.finalize(n),
         losses_ptr=losses,
         weights_ptr=weights,
-        counting_ptr=counting,
+        active_ptr=active,
         denominator_ptr=denominator,
         report_ptr=device_errors.buffer(losses.device),
         out_ptr=out,
         factor_ptr=factor,
         n=n,
         scale=scale,
-        COMPUTE=compute,
+        ACC_DTYPE=acc_dtype,
     )
     return out, factor
