@@ -1,1 +1,1 @@
-"""Traces, ahead-of-time compilation and cost models: for tests and `perf`, not imported by the rest."""
+"""Launch traces, ahead-of-time compilation and roofline costs, for tests and `perf` only."""

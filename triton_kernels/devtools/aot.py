@@ -1,7 +1,7 @@
-"""Compile launches for GPUs that are not there, and read what the compiler made of them.
+"""Ahead-of-time compilation of launches for any GPU, and reports of registers, spills and access widths.
 
-`describe` turns a launch into plain data, equal for launches that Triton would compile to the same code; `compile_for`
-turns that into machine code with Triton's own argument specialisation, in a process where the interpreter is off:
+`describe` turns a launch into JSON data, equal for launches that Triton compiles to the same code. `compile_for`
+compiles it with Triton's own argument specialization, in a process where the interpreter is off:
 
     TRITON_INTERPRET=0 python -m triton_kernels.devtools.aot < descriptions.jsonl > reports.jsonl
 """
@@ -34,16 +34,18 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
 
 
 def describe(launched: launch.Launch) -> dict[str, Any]:
-    """A launch as plain data: kernel, arguments as far as they shape the code, tile sizes, warps."""
+    """Return a launch as JSON data: kernel, specialization of the arguments, tile sizes, warps."""
     kernel = launched.kernel
     function = kernel.fn
     constexprs = {name for name, kind in function.__annotations__.items() if "constexpr" in str(kind)}
-    general = _not_specialised(kernel, "do_not_specialize")
-    unaligned = _not_specialised(kernel, "do_not_specialize_on_alignment")
+    unspecialized = _params_with(kernel, "do_not_specialize")
+    unaligned = _params_with(kernel, "do_not_specialize_on_alignment")
     args = {}
     for name, value in {**launched.args, **launched.config.tiles}.items():
-        known = name not in unaligned
-        args[name] = _exact(value) if name in constexprs else _as_specialised(value, name in general, known)
+        if name in constexprs:
+            args[name] = _constexpr_value(value)
+        else:
+            args[name] = _representative(value, name in unspecialized, name not in unaligned)
     return {
         "kernel": f"{function.__module__}:{function.__name__}",
         "args": dict(sorted(args.items())),
@@ -51,13 +53,14 @@ def describe(launched: launch.Launch) -> dict[str, Any]:
     }
 
 
-def _not_specialised(kernel: Any, option: str) -> set[str]:
+def _params_with(kernel: Any, option: str) -> set[str]:
+    """Return the names of the parameters that an option of `triton.jit` lists."""
     if isinstance(kernel, triton.runtime.JITFunction):
         return {param.name for param in kernel.params if getattr(param, option)}
     return set(kernel.kwargs.get(option) or [])
 
 
-def _exact(value: Any) -> Any:
+def _constexpr_value(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, tl.dtype):
@@ -65,23 +68,25 @@ def _exact(value: Any) -> Any:
     return {"function": f"{value.fn.__module__}:{value.fn.__name__}"}
 
 
-def _as_specialised(value: Any, general: bool, aligned: bool = True) -> Any:
-    """A representative of all values for which Triton compiles the same code.
+def _representative(value: Any, unspecialized: bool, aligned: bool = True) -> Any:
+    """Return a representative of all values for which Triton compiles the same code.
 
-    It specializes on the dtype and 16-byte alignment of tensors, and on integers: equal to 1, divisible by 16, wider
-    than 32 bits. `general`: only on the width (do_not_specialize). Not `aligned`: neither on alignment nor on
-    divisibility (do_not_specialize_on_alignment). Neither option reaches elements of tuples.
+    Triton specializes on the dtype and 16-byte alignment of tensors, and on integers: equal to 1, divisible by 16,
+    wider than 32 bits. With `unspecialized` (do_not_specialize) only the width matters. Without `aligned`
+    (do_not_specialize_on_alignment) alignment and divisibility do not matter. Both options ignore elements of tuples.
     """
     if isinstance(value, tuple):
-        return {"tuple": [_as_specialised(item, False) for item in value]}
+        return {"tuple": [_representative(item, False) for item in value]}
     if isinstance(value, torch.Tensor):
-        known = aligned and value.data_ptr() % 16 == 0
-        return {"tensor": str(value.dtype).removeprefix("torch."), "aligned": known}
+        return {
+            "tensor": str(value.dtype).removeprefix("torch."),
+            "aligned": aligned and value.data_ptr() % 16 == 0,
+        }
     if isinstance(value, float):
         return 0.5
     if isinstance(value, int) and not isinstance(value, bool):
         base = 2**32 if value >= 2**31 else 32
-        if general:
+        if unspecialized:
             return base
         return 1 if value == 1 else base if aligned and value % 16 == 0 else base + 1
     return value
@@ -89,10 +94,10 @@ def _as_specialised(value: Any, general: bool, aligned: bool = True) -> Any:
 
 @dataclass
 class Report:
-    """What the compiler made of a launch for a target.
+    """Resources of a compiled kernel.
 
-    `spills` are bytes of memory that stand in for registers, stack on cuda and scratch on hip; `loads` and `stores` map
-    the width of a global memory access in bytes, by a thread, to how many there are in the code (cuda only).
+    `spills` are bytes per thread of spilled registers, in stack and local memory (cuda) or scratch (hip). `loads` and
+    `stores` map the bytes of a thread's global memory access to the number of such instructions (cuda only).
     """
 
     target: str
@@ -104,14 +109,14 @@ class Report:
 
 
 def compile_for(description: dict[str, Any], target: str) -> Any:
-    """Triton's compiled kernel of a described launch for one of `TARGETS`; the interpreter must be off."""
+    """Compile a described launch for one of `TARGETS`; the interpreter must be off."""
     kernel = _resolve(description["kernel"])
     args = {name: _rebuild(value) for name, value in description["args"].items()}
     return _warm_up(kernel, target, {**args, "num_warps": description["num_warps"]})
 
 
 def report(compiled: Any, target: str) -> Report:
-    """What the compiler says of what it made for a target."""
+    """Return the resources of a kernel that was compiled for a target."""
     return _read_hip(compiled, target) if TARGETS[target][0] == "hip" else _read_cuda(compiled, target)
 
 
@@ -129,11 +134,11 @@ def _rebuild(value: Any) -> Any:
         return tl.dtype(value["dtype"])
     if "function" in value:
         return _resolve(value["function"])
-    return _StandIn(getattr(torch, value["tensor"]), value["aligned"])
+    return _FakeTensor(getattr(torch, value["tensor"]), value["aligned"])
 
 
-class _StandIn:
-    """What the specialisation looks at in a tensor."""
+class _FakeTensor:
+    """The attributes of a tensor that Triton specializes on."""
 
     def __init__(self, dtype: torch.dtype, aligned: bool) -> None:
         self.dtype = dtype
@@ -144,7 +149,7 @@ class _StandIn:
 
 
 class _Driver:
-    """Says to Triton that the current device is the target: its number is the target's place in `TARGETS`."""
+    """Report the target to Triton as the current device, with its index in `TARGETS` as the device number."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -170,7 +175,7 @@ def _read_hip(compiled: Any, target: str) -> Report:
     def last(name: str) -> int:
         return int(re.findall(rf"\.{name}:\s+(\d+)", assembly)[-1])
 
-    # Not counted are scalar registers that are kept in lanes of vector registers: that takes no memory.
+    # Scalar registers that spill to lanes of vector registers do not count: they take no memory.
     spills = last("private_segment_fixed_size")
     return Report(target, last("vgpr_count"), spills, compiled.metadata.shared, {}, {})
 
@@ -196,9 +201,9 @@ def _read_cuda(compiled: Any, target: str) -> Report:
 
 
 def main() -> None:
-    """Compile each description on standard input for its targets; a report, or an error, a line.
+    """Compile each line of standard input for its targets; print a report or an error per line.
 
-    "targets" beside what `describe` says of a launch are names of `TARGETS`; without it, all are meant.
+    A line is a description by `describe`, with an optional "targets": names of `TARGETS`, by default all.
     """
     for line in sys.stdin:
         description = json.loads(line)
@@ -206,7 +211,7 @@ def main() -> None:
             answer: dict[str, Any] = {"description": description, "target": target}
             try:
                 answer["report"] = asdict(report(compile_for(description, target), target))
-            except Exception as error:  # whatever a compiler raises is the finding
+            except Exception as error:  # any exception of the compiler is the result
                 answer["error"] = f"{type(error).__name__}: {error}"
             print(json.dumps(answer), flush=True)
 

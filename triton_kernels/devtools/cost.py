@@ -1,9 +1,8 @@
-"""The least that an op must move and do, whoever does it: bytes of memory and floating-point operations.
+"""Roofline lower bounds per op: bytes of memory traffic and floating-point operations.
 
-Every distinct byte that a result depends on is read once, every byte of a result is written once, and nothing else is
-moved. An exponential, a logarithm, a comparison and a division count one operation each, as an addition does; factors
-that are the same for all elements count none. Tensors are looked at for shape, strides and dtype only, so those of the
-meta device will do.
+Every distinct byte that a result depends on is read once and every byte of a result is written once. Exponential,
+logarithm, comparison and division count one operation each, like an addition; factors that are the same for all
+elements count none. Only shapes, strides and dtypes of tensors matter, so they may be on the meta device.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        """Bytes moved."""
+        """Bytes read and written."""
         return self.read + self.written
 
     def __add__(self, other: Cost) -> Cost:
@@ -32,7 +31,7 @@ class Cost:
 
 
 def distinct_bytes(tensor: torch.Tensor) -> int:
-    """The bytes of memory a tensor's elements lie in: those of an expanded dimension count once.
+    """Return the bytes of memory that a tensor's elements occupy; those of an expanded dimension count once.
 
     >>> distinct_bytes(torch.zeros(3, 1, dtype=torch.float16).expand(3, 5))
     6
@@ -42,7 +41,7 @@ def distinct_bytes(tensor: torch.Tensor) -> int:
 
 
 def kl_div_forward(x: torch.Tensor, target: torch.Tensor, *, reduce: bool = True) -> Cost:
-    """Pointwise KL(target ‖ exp x): both operands read; one result written, or one per element.
+    """Cost of pointwise KL(target ‖ exp x): both operands read; one result written, or one per element.
 
     >>> x = torch.empty(41, 1271, dtype=torch.bfloat16, device="meta")
     >>> kl_div_forward(x, x)
@@ -64,7 +63,7 @@ def kl_div_backward(
     to_x: bool = True,
     to_target: bool = False,
 ) -> Cost:
-    """Its gradients: the target and dloss read, x only for the target's gradient; each gradient written once.
+    """Cost of the gradients of pointwise KL: target and dloss read, x only for the target's; gradients written.
 
     >>> x, one = torch.empty(41, 1271, device="meta"), torch.empty((), device="meta")
     >>> kl_div_backward(x, x, one)
@@ -79,7 +78,7 @@ def kl_div_backward(
 
 
 def softmax_forward(x: torch.Tensor) -> Cost:
-    """Softmax or log-softmax: read once, written once.
+    """Cost of softmax or log-softmax: read once, written once.
 
     >>> softmax_forward(torch.empty(8, 32000, device="meta"))
     Cost(read=1024000, written=1024000, flops=1280000)
@@ -89,7 +88,7 @@ def softmax_forward(x: torch.Tensor) -> Cost:
 
 
 def softmax_backward(y: torch.Tensor, dy: torch.Tensor) -> Cost:
-    """Gradient of softmax or log-softmax, from their result: two operands read, one gradient written.
+    """Cost of the gradient of softmax or log-softmax, from the output: two operands read, one gradient written.
 
     >>> y = torch.empty(8, 32000, dtype=torch.float16, device="meta")
     >>> softmax_backward(y, y)
@@ -100,21 +99,21 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor) -> Cost:
 
 
 def divergence_forward(student: torch.Tensor, teacher: torch.Tensor, *, reduce: bool = True) -> Cost:
-    """A divergence of rows of logits: both read once; one loss written, or one per row, in float32 (or float64).
+    """Cost of a divergence of logits: both read once; one loss written, or one per row, in float32 (or float64).
 
     >>> logits = torch.empty(8, 32000, dtype=torch.bfloat16, device="meta")
     >>> divergence_forward(logits, logits)
     Cost(read=1024000, written=4, flops=2560000)
     """
     itemsize = 8 if torch.float64 in (student.dtype, teacher.dtype) else 4
-    # of each softmax: maximum, difference, exponential, sum; then a difference and a product with p, added up
+    # per softmax: maximum, difference, exponential, sum; then a difference, and a product with p, added up
     flops = 10 * student.numel()
     written = itemsize * (1 if reduce else math.prod(student.shape[:-1]))
     return Cost(distinct_bytes(student) + distinct_bytes(teacher), written, flops)
 
 
 def cross_entropy_forward(x: torch.Tensor, labels: torch.Tensor, *, reduce: bool = True) -> Cost:
-    """Cross-entropy of rows of logits with labels: both read once; one loss written, or one per row.
+    """Cost of cross-entropy with labels: logits and labels read once; one loss written, or one per row.
 
     >>> logits, labels = torch.empty(8, 32000, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
     >>> cross_entropy_forward(logits, labels)
@@ -127,7 +126,7 @@ def cross_entropy_forward(x: torch.Tensor, labels: torch.Tensor, *, reduce: bool
 
 
 def cross_entropy_backward(x: torch.Tensor, labels: torch.Tensor, dloss: torch.Tensor) -> Cost:
-    """Gradient of the cross-entropy to the logits: logits, labels and dloss read once, one gradient written.
+    """Cost of the gradient of cross-entropy: logits, labels and dloss read once, one gradient written.
 
     >>> logits, labels = torch.empty(8, 32000, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
     >>> cross_entropy_backward(logits, labels, torch.empty((), device="meta"))
@@ -139,12 +138,12 @@ def cross_entropy_backward(x: torch.Tensor, labels: torch.Tensor, dloss: torch.T
 
 
 def divergence_backward(student: torch.Tensor, teacher: torch.Tensor, dloss: torch.Tensor) -> Cost:
-    """Its gradient to the student: both logits and dloss read once, one gradient written.
+    """Cost of a divergence's gradient to the student: both logits and dloss read once, one gradient written.
 
     >>> logits, one = torch.empty(8, 32000, dtype=torch.bfloat16, device="meta"), torch.empty((), device="meta")
     >>> divergence_backward(logits, logits, one)
     Cost(read=1024004, written=512000, flops=1536000)
     """
     read = distinct_bytes(student) + distinct_bytes(teacher) + distinct_bytes(dloss)
-    # of each softmax: difference, exponential; then a difference and a product
+    # per softmax: difference, exponential; then a difference and a product
     return Cost(read, student.numel() * student.dtype.itemsize, 6 * student.numel())

@@ -14,24 +14,24 @@ from triton_kernels.runtime import backend, launch
 
 @contextmanager
 def launches() -> Iterator[list[launch.Launch]]:
-    """Collect the launches made within.
+    """Collect the launches inside the block, of all threads.
 
     Examples
     --------
     >>> x = torch.zeros(8).to(DEVICE)
-    >>> with launches() as made:
+    >>> with launches() as traced:
     ...     _ = triton_kernels.sum(x, [0])
-    >>> [launched.kernel.__name__ for launched in made]
+    >>> [launched.kernel.__name__ for launched in traced]
     ['_sum_kernel']
     """
-    made: list[launch.Launch] = []
-    with launch.launch_hook(made.append):
-        yield made
+    traced: list[launch.Launch] = []
+    with launch.launch_hook(traced.append):
+        yield traced
 
 
 @dataclass
 class Traffic:
-    """Bytes of global memory read and written by kernels, and the number of launches."""
+    """Bytes that kernels read from and write to global memory, and the number of launches."""
 
     read: int = 0
     written: int = 0
@@ -40,14 +40,14 @@ class Traffic:
 
 @contextmanager
 def traffic() -> Iterator[Traffic]:
-    """Count the global memory traffic of launches made within, to the byte; in the interpreter only.
+    """Count the bytes of global memory traffic of launches inside the block; in the interpreter only.
 
-    Masked-out elements do not count, an element read twice counts twice. No caches are modelled.
+    Masked-out elements do not count; an element loaded twice counts twice. Caches are not modelled.
 
     Raises
     ------
     RuntimeError
-        If kernels are compiled here.
+        If kernels are compiled.
 
     Examples
     --------
