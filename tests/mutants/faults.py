@@ -69,7 +69,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "triton_kernels/losses/kl_div.py": [
         ("kl_div does not add what the logarithm lacks near 1", "kl_div",
-         "acc += p * math.log_rest(p)", "acc += 0 * p * math.log_rest(p)"),
+         "acc += p * math.log_correction(p)", "acc += 0 * p * math.log_correction(p)"),
         ("kl_div adds the elements that a last tile does not have", "kl_div properties traffic",
          'float("-inf") if LOG_TARGET else 0.0  #', 'float("-inf") if LOG_TARGET else 0.5  #'),
         ("kl_div applies the factor of a sum in several programs twice", "kl_div",

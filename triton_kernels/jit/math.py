@@ -1,8 +1,8 @@
 """Jit functions without loads or stores. Arguments are in the accumulator dtype.
 
 In float32, logarithms and exponentials are those of the special-function unit, in base 2: one instruction instead of
-twenty. Its logarithm has an error of 2⁻²², relative, but absolute between ½ and 2; `log_rest` corrects it there. In
-float64 they are Triton's own.
+twenty. Its logarithm has an error of 2⁻²², relative, but absolute between ½ and 2; `log_correction` corrects it there.
+In float64 they are Triton's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 #: Low part of log₂e: log₂e minus its float32 rounding.
 _LOG2_E_LO = tl.constexpr(1.92596299e-8)
 
-#: `log_rest` is 0 outside this interval: there the logarithm is large enough for an absolute error of 2⁻²².
+#: `log_correction` is 0 outside this interval: there the logarithm is large enough for an absolute error of 2⁻²².
 NEAR_1_FROM = tl.constexpr(0.625)
 NEAR_1_TO = tl.constexpr(1.5625)
 #: Minimax polynomial on w = (p − 1)²/p ≤ 0.225, relative error 2⁻²⁸: 2·asinh(√w/2)/√w = 1 + w·(C1 + w·(C2 + w·C3)).
@@ -80,7 +80,7 @@ def rsqrt_approx(x):
 
 
 @triton.jit
-def log_rest(p):
+def log_correction(p):
     """Return log p − fast_log2(p)·log 2 for a float32 p near 1, else 0; with it the logarithm is good to a few ulp."""
     return tl.where((p > NEAR_1_FROM) & (p < NEAR_1_TO), _log_near_1(p) - fast_log2(p) * LN_2, 0.0)
 
@@ -97,7 +97,7 @@ def _log_near_1(p):
 def kl_term(log_q, target, LOG_TARGET: tl.constexpr):
     """Return p·(log p − log q); the target is p, or log p with LOG_TARGET.
 
-    The term is 0 if p = 0, unless log q is NaN. For a float32 p near 1, add p·log_rest(p).
+    The term is 0 if p = 0, unless log q is NaN. For a float32 p near 1, add p·log_correction(p).
     """
     if LOG_TARGET:
         p = exp(target)

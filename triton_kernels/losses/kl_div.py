@@ -68,7 +68,7 @@ def _kl_div_kernel(
                 else:
                     if CORRECT:
                         if tl.max(y, axis=0) > math.NEAR_1_FROM:
-                            loss += y * math.log_rest(y)
+                            loss += y * math.log_correction(y)
                     tl.store(out_ptr + offs, loss * scale, mask=mask)
             if REDUCE:
                 total = tl.sum(acc, axis=0)
@@ -78,7 +78,7 @@ def _kl_div_kernel(
                         for i in range(TILES):
                             offs = first + i * BLOCK + tl.arange(0, BLOCK)
                             p = load(target, offs, offs < n if MASKED else None, inner_sizes, P_0, ACC_DTYPE)
-                            acc += p * math.log_rest(p)
+                            acc += p * math.log_correction(p)
                         total += tl.sum(acc, axis=0)
                 tl.store(out_ptr + pid, total * scale)
 
