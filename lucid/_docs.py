@@ -108,7 +108,8 @@ SECTIONS = {
     "inplace_gradient": """
         inplace_gradient : bool
             Write the student's gradient over its logits in backward, which then allocates nothing of that size. To use
-            the values of the logits after that is an error. Default: False.""",
+            the values of the logits after that is an error, and so are logits that are a leaf, such as a parameter.
+            Without effect where the student gets no gradient, as within ``no_grad()``. Default: False.""",
     "distillation_returns": """
         Tensor
             0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient

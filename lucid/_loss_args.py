@@ -304,8 +304,11 @@ def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: st
         raise ValueError(f"ignore_index is of labels alone, got {ignored} with class probabilities: leave it out")
 
 
-def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
-    """That a gradient can be written over the student's logits and nothing else."""
+def check_writable(student: torch.Tensor, teacher: torch.Tensor, *, leaf: bool) -> None:
+    """Raise a RuntimeError unless a gradient can be written over the student's logits and nothing else.
+
+    `leaf` says whether autograd has the logits for a leaf, or a view of one.
+    """
     if student.is_neg():
         raise RuntimeError(
             "student_logits must be its memory's values for inplace_gradient=True, but has torch's negative bit: pass "
@@ -325,6 +328,11 @@ def check_writable(student: torch.Tensor, teacher: torch.Tensor) -> None:
         raise RuntimeError(
             "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "
             "out"
+        )
+    if leaf:
+        raise RuntimeError(
+            "student_logits must not be a leaf that requires grad, or a view of one, for inplace_gradient=True, which "
+            "would overwrite it: pass a model's output, or leave inplace_gradient out"
         )
 
 

@@ -252,7 +252,7 @@ class TestInPlaceGradients:
     @pytest.mark.parametrize("optimizer", [lucid.optim.SGD, lucid.optim.Adam])
     def test_are_no_step_from_logits_that_are_gone(self, optimizer: Any) -> None:
         student = nn.Parameter(lucid.randn(5, 7))
-        F.distillation_loss(student, lucid.zeros(5, 7), inplace_gradient=True).backward()
+        F.distillation_loss(student.reshape(7, 5), lucid.zeros(7, 5), inplace_gradient=True).backward()
         for change in (
             optimizer([student], lr=0.1).step,
             lambda: _module(student).load_state_dict({"weight": student}),
@@ -297,6 +297,13 @@ class TestInPlaceGradients:
         both = _leaf(4, 7) * 1
         with pytest.raises(RuntimeError, match="must share no memory"):
             F.distillation_loss(both[:2], both[2:], inplace_gradient=True)
+
+    def test_are_refused_to_a_leaf_unless_nothing_is_recorded(self) -> None:
+        leaf = _leaf(5, 7)
+        with pytest.raises(RuntimeError, match="student_logits must not be a leaf that requires grad"):
+            F.distillation_loss(leaf, lucid.zeros(5, 7), inplace_gradient=True)
+        with lucid.no_grad():
+            F.distillation_loss(leaf, lucid.zeros(5, 7), inplace_gradient=True)
 
 
 @pytest.mark.parametrize("loss", ["distillation", "cross-entropy"])

@@ -235,6 +235,21 @@ class TestGradientInPlace:
         with pytest.raises(RuntimeError, match="must share no memory with teacher_logits"):
             lucid.torch.distillation_loss(x, x.detach(), inplace_gradient=True)
 
+    def test_a_leaf_is_refused_and_a_view_of_one_unless_nothing_is_recorded(self) -> None:
+        x, y = _inputs()
+        loss = lucid.torch.DistillationLoss(inplace_gradient=True)
+        for logits in (x, x.view_as(x), x.view(-1).view_as(x)):
+            with pytest.raises(RuntimeError, match="student_logits must not be a leaf that requires grad, or a view"):
+                loss(logits, y)
+            with torch.no_grad():
+                loss(logits, y)
+
+    def test_transforms_of_functions_refuse_it(self) -> None:
+        x, y = (t.detach() for t in _inputs())
+        loss = lucid.torch.DistillationLoss(inplace_gradient=True)
+        with pytest.raises(RuntimeError, match="inplace_gradient must be False within transforms of torch.func"):
+            torch.func.grad(lambda s: loss(s * 1, y))(x)
+
     def test_without_a_gradient_nothing_is_written(self) -> None:
         x, y = (t.detach() for t in _inputs())
         lucid.torch.distillation_loss(x, y.requires_grad_(), inplace_gradient=True).backward()

@@ -78,6 +78,7 @@ def test_the_gradient_becomes_the_leafs_without_a_copy(name: str) -> None:
 
 def test_a_gradient_in_place_allocates_nothing() -> None:
     s, t = _inputs(torch.bfloat16)
+    s = s * 1  # no leaf
     loss = lucid.torch.distillation_loss(s, t, inplace_gradient=True)
     with Allocations(s, t, loss) as backward:
         torch.autograd.grad(loss, s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lucid import _loss_args, ops
 from lucid._docs import documented
+from lucid.autograd import is_grad_enabled
 from lucid.nn.checks import LUCID
 from lucid.tensor import Tensor
 from lucid.typing import Divergence, LabelReduction, Reduction
@@ -92,8 +93,8 @@ def distillation_loss(
         vocab_size=vocab_size,
         inplace_gradient=inplace_gradient,
     )
-    if options.inplace_gradient:
-        _loss_args.check_writable(student_logits._buffer, teacher_logits._buffer)
+    if options.inplace_gradient and is_grad_enabled():
+        _loss_args.check_writable(student_logits._buffer, teacher_logits._buffer, leaf=student_logits.is_leaf)
     return ops.distillation_loss(
         student_logits,
         teacher_logits,

@@ -198,9 +198,12 @@ def distillation_loss(
         vocab_size=vocab_size,
         inplace_gradient=inplace_gradient,
     )
-    in_place = options.inplace_gradient and not torch.compiler.is_compiling()
+    in_place = options.inplace_gradient and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if in_place:
-        _loss_args.check_writable(student_logits, teacher_logits)
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError("inplace_gradient must be False within transforms of torch.func, got True")
+        base = student_logits if student_logits._base is None else student_logits._base
+        _loss_args.check_writable(student_logits, teacher_logits, leaf=student_logits.is_leaf or base.is_leaf)
     return distillation_ops.distillation_loss(
         student_logits,
         teacher_logits,
