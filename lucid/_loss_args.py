@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from lucid import typing
@@ -18,6 +19,7 @@ from lucid._arguments import (
     check_int,
     check_real,
     same_shape,
+    type_name,
 )
 
 #: Defaults of `beta` and `ignore_index`.
@@ -216,6 +218,13 @@ def distillation(
         inplace_gradient=bool(inplace_gradient) and student.requires_grad,
     )
     return options, *_reduction(tensors, reduction, normalizer, student)
+
+
+def check_deprecated(name: str, value: Any) -> None:
+    """Raise TypeError unless size_average or reduce is a bool or None; a reduction by position lands there."""
+    if value is not None and not isinstance(value, bool | np.bool_):
+        remedy = f": pass reduction={value!r}" if value in typing.REDUCTIONS else ""
+        raise TypeError(f"{name} must be a bool or None, got {type_name(value)}{remedy}")
 
 
 def check_cross_entropy(*, ignore_index: int, reduction: str, label_smoothing: float) -> tuple[int, float]:

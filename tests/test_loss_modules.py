@@ -57,6 +57,28 @@ def test_a_wrong_option_is_an_error_of_the_constructor_and_of_the_call(
         module(*inputs)
 
 
+@pytest.mark.parametrize("name", ["size_average", "reduce"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("batchmean", "got str: pass reduction='batchmean'"), ("avg", "got str$"), (1, "got int$"), ([], "got list$")],
+)
+def test_a_reduction_given_as_another_argument_is_an_error(name: str, value: Any, message: str) -> None:
+    x, target = _inputs("lucid.torch", "KLDivLoss")
+    for make in (
+        lucid.torch.KLDivLoss,
+        lucid.torch.CrossEntropyLoss,
+        lambda **option: lucid.torch.kl_div(x, target, **option),
+        lambda **option: lucid.torch.cross_entropy(x, target, **option),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must be a bool or None, {message}"):
+            make(**{name: value})
+
+
+def test_a_reduction_in_the_place_of_size_average_is_an_error() -> None:
+    with pytest.raises(TypeError, match="size_average must be a bool or None, got str: pass reduction='sum'"):
+        lucid.nn.functional.kl_div(*_inputs("lucid", "KLDivLoss"), "sum")
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_an_ignore_index_without_labels_is_an_error_of_the_call(library: str) -> None:
     module, inputs = LIBRARIES[library].DistillationLoss(ignore_index=1), _inputs(library, "DistillationLoss")

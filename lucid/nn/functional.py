@@ -5,6 +5,7 @@ from __future__ import annotations
 from lucid import ops
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
+from lucid._loss_args import check_deprecated
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
 from lucid.nn.losses import cross_entropy, distillation_loss
@@ -75,6 +76,7 @@ def kl_div(
     >>> f"{F.kl_div(x, target, reduction='batchmean').item():.6f}"
     '0.011704'
     """
+    check_deprecated("size_average", size_average)
     check_choice("reduction", reduction, REDUCTIONS)
     check_bool("log_target", log_target)
     check_floating("x", x)

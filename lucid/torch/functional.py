@@ -313,6 +313,8 @@ def _reduction(reduction: str) -> str:
 
 def _deprecated(size_average: bool | None, reduce: bool | None) -> LabelReduction:
     """Return the reduction that the deprecated arguments stand for."""
+    _loss_args.check_deprecated("size_average", size_average)
+    _loss_args.check_deprecated("reduce", reduce)
     reduction: LabelReduction
     if reduce is not None and not reduce:
         reduction = "none"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
-from lucid._loss_args import DistillationOptions, check_cross_entropy
+from lucid._loss_args import DistillationOptions, check_cross_entropy, check_deprecated
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
@@ -65,6 +65,8 @@ class KLDivLoss(torch.nn.KLDivLoss):
         reduction: Reduction = "mean",
         log_target: bool = False,
     ) -> None:
+        check_deprecated("size_average", size_average)
+        check_deprecated("reduce", reduce)
         super().__init__(size_average, reduce, reduction, check_bool("log_target", log_target))
         check_choice("reduction", self.reduction, REDUCTIONS)
 
@@ -145,6 +147,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         reduction: LabelReduction = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
+        check_deprecated("size_average", size_average)
+        check_deprecated("reduce", reduce)
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         check_cross_entropy(ignore_index=ignore_index, reduction=self.reduction, label_smoothing=label_smoothing)
 
