@@ -64,17 +64,17 @@ class TensorValidator:
                 f"{devices[1]}"
             )
 
-    def check_tokens(self, name: str, value: Any, logits: Any, accepted: str, dtypes: tuple[torch.dtype, ...]) -> None:
-        """Raise unless `value` is None, or has one entry per row of logits, an accepted dtype, and requires no grad."""
+    def check_tokens(self, name: str, value: Any, student: Any, accepted: str, dtypes: tuple[torch.dtype, ...]) -> None:
+        """Raise unless `value` is None, or has one entry per row of logits, an accepted dtype, and no gradient."""
         if value is None:
             return
         self.check(name, value)
         if self.like(value).dtype not in dtypes:
             raise TypeError(f"{name} must be {accepted}, got {value.dtype}")
-        shape = tuple(logits.shape[:-1])
+        shape = tuple(student.shape[:-1])
         if not same_shape(value.shape, shape):
             raise RuntimeError(f"{name} must have shape {shape}, one for each row of logits, got {tuple(value.shape)}")
-        self.check_device(name, value, "logits", logits)
+        self.check_device(name, value, "student_logits", student)
         self.check_constant(name, value)
 
     def check_constant(self, name: str, value: Any) -> None:

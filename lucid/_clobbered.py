@@ -23,6 +23,38 @@ def mark_clobbered(buffer: torch.Tensor) -> torch.Tensor:
     return fresh.set_(buffer.untyped_storage(), buffer.storage_offset(), buffer.shape, buffer.stride())
 
 
+def check_writable(student: torch.Tensor, teacher: torch.Tensor, *, leaf: bool) -> None:
+    """Raise a RuntimeError unless a gradient can be written over the student's logits and nothing else.
+
+    `leaf` says whether autograd has the logits for a leaf, or a view of one.
+    """
+    if student.is_neg():
+        raise RuntimeError(
+            "student_logits must be its memory's values for inplace_gradient=True, but has torch's negative bit: pass "
+            "student_logits.resolve_neg()"
+        )
+    if not student.numel():
+        return
+    reach = 0
+    for stride, size in sorted(zip(student.stride(), student.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            raise RuntimeError(
+                "student_logits must not be expanded, or overlap otherwise, for inplace_gradient=True, got strides "
+                f"{student.stride()} for shape {tuple(student.shape)}"
+            )
+        reach += (size - 1) * stride
+    if student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
+        raise RuntimeError(
+            "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "
+            "out"
+        )
+    if leaf:
+        raise RuntimeError(
+            "student_logits must not be a leaf that requires grad, or a view of one, for inplace_gradient=True, which "
+            "would overwrite it: pass a model's output, or leave inplace_gradient out"
+        )
+
+
 def check_valid(buffer: torch.Tensor) -> torch.Tensor:
     """Return `buffer`; raise a RuntimeError if its values were overwritten."""
     if _any_clobbered and getattr(_base(buffer), _ATTRIBUTE, False):

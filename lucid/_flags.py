@@ -71,7 +71,7 @@ class check_values(FlagScope):
     >>> with lucid.check_values():
     ...     F.cross_entropy(lucid.tensor([[0.0, 1.0]]), lucid.tensor([2]))
     Traceback (most recent call last):
-    IndexError: labels must lie in 0 to 1, the columns of the logits, or be ignore_index, got 2
+    IndexError: target must lie in 0 to 1, the columns of the logits, or be ignore_index, got 2
     """
 
     _flag = _checking

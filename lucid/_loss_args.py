@@ -281,7 +281,7 @@ def cross_entropy(
     elif same_shape(target.shape, x.shape):
         raise TypeError(f"target of {name}'s shape is class probabilities, which must be floating, got {target.dtype}")
     else:
-        tensors.check_tokens("target", target, logits, "int32 or int64", INTEGERS)
+        _check_labels(tensors, target, x, name, classes)
     if weight is not None:
         tensors.check_floating("weight", weight)
         tensors.check_device("weight", weight, name, x)
@@ -302,6 +302,21 @@ def _classes_last(x: Any) -> Any:
     return x if x.ndim <= 2 else x.permute(0, *range(2, x.ndim), 1)
 
 
+def _check_labels(tensors: TensorValidator, target: Any, x: Any, name: str, classes: int) -> None:
+    shape, got = tuple(x.shape), tuple(target.shape)
+    expected = shape[:classes] + shape[classes + 1 :]
+    if not same_shape(got, expected):
+        remedy = ""
+        if len(got) > 1 and got == shape[:-1]:
+            order = 0, len(got), *range(1, len(got))
+            remedy = f": where the classes are last pass {name}.permute{order}"
+        raise RuntimeError(
+            f"target must have shape {expected}, that of {name} {shape} without dimension {classes}, the classes, got "
+            f"{got}{remedy}"
+        )
+    tensors.check_device("target", target, name, x)
+
+
 def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: str, ignored: int) -> None:
     if not same_shape(target.shape, x.shape):
         raise RuntimeError(
@@ -311,38 +326,6 @@ def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: st
     tensors.check_device("target", target, name, x)
     if ignored != DEFAULT_IGNORED:
         raise ValueError(f"ignore_index is of labels alone, got {ignored} with class probabilities: leave it out")
-
-
-def check_writable(student: torch.Tensor, teacher: torch.Tensor, *, leaf: bool) -> None:
-    """Raise a RuntimeError unless a gradient can be written over the student's logits and nothing else.
-
-    `leaf` says whether autograd has the logits for a leaf, or a view of one.
-    """
-    if student.is_neg():
-        raise RuntimeError(
-            "student_logits must be its memory's values for inplace_gradient=True, but has torch's negative bit: pass "
-            "student_logits.resolve_neg()"
-        )
-    if not student.numel():
-        return
-    reach = 0
-    for stride, size in sorted(zip(student.stride(), student.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            raise RuntimeError(
-                "student_logits must not be expanded, or overlap otherwise, for inplace_gradient=True, got strides "
-                f"{student.stride()} for shape {tuple(student.shape)}"
-            )
-        reach += (size - 1) * stride
-    if student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
-        raise RuntimeError(
-            "student_logits must share no memory with teacher_logits for inplace_gradient=True, but they do: leave it "
-            "out"
-        )
-    if leaf:
-        raise RuntimeError(
-            "student_logits must not be a leaf that requires grad, or a view of one, for inplace_gradient=True, which "
-            "would overwrite it: pass a model's output, or leave inplace_gradient out"
-        )
 
 
 def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:

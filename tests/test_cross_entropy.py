@@ -195,6 +195,17 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "target": ({"target": None}, TypeError, "target must be a lucid.Tensor, got NoneType"),
     "target bool": ({"target": Y > 0}, TypeError, "target must be labels, int32 or int64, or class .* got lucid.bool"),
     "target shape": ({"target": lucid.tensor([1])}, RuntimeError, r"target must have shape \(4,\), .* got \(1,\)"),
+    "target device": (
+        {"target": lucid.Tensor._wrap(torch.zeros(4, dtype=torch.int64, device="meta"))},
+        RuntimeError,
+        "target and x must be on one device, got target on meta",
+    ),
+    "classes last": (
+        {"x": lucid.zeros(2, 3, 50), "target": lucid.zeros(2, 3, dtype="int64")},
+        RuntimeError,
+        r"target must have shape \(2, 50\), that of x \(2, 3, 50\) without dimension 1, the classes, got \(2, 3\): "
+        r"where the classes are last pass x.permute\(0, 2, 1\)$",
+    ),
     "weight shape": ({"weight": lucid.ones(4)}, RuntimeError, r"weight must have shape \(6,\), .* got \(4,\)"),
     "weight grad": ({"weight": lucid.ones(6, requires_grad=True)}, RuntimeError, "weight must not require grad"),
     "ignore_index": ({"ignore_index": "no"}, TypeError, "ignore_index must be an int, got str"),

@@ -30,7 +30,7 @@ class TestLabelsOutOfRange:
         labels = lucid.tensor([1, bad, -100])
         with pytest.raises(IndexError, match=f"labels must lie in 0 to 8999, .* got {bad}"):
             F.distillation_loss(s, t, labels=labels, hard_label_weight=hard).item()
-        with pytest.raises(IndexError, match=f"got {bad}"):
+        with pytest.raises(IndexError, match=f"must lie in 0 to 8999, .* got {bad}"):
             F.cross_entropy(s, labels).item()
         # It has been reported, and is not a second time.
         assert math.isfinite(F.distillation_loss(s, t).item())
@@ -53,7 +53,7 @@ class TestLabelsOutOfRange:
         with lucid.check_values():
             with pytest.raises(IndexError, match="got 4"):
                 F.distillation_loss(s, s, labels=labels)
-            with pytest.raises(IndexError, match="got 4"):
+            with pytest.raises(IndexError, match=r"target must lie in 0 to 3, .* got 4"):
                 F.cross_entropy(s, labels)
         with pytest.raises(IndexError, match="got 4"):
             lucid.check_values()(F.cross_entropy)(s, labels)
@@ -61,9 +61,9 @@ class TestLabelsOutOfRange:
     @pytest.mark.interpreter_only
     def test_are_an_error_of_the_call_itself_on_the_cpu(self) -> None:
         s, labels = lucid.zeros(1, 4), lucid.tensor([4])
-        with pytest.raises(IndexError, match="got 4"):
+        with pytest.raises(IndexError, match=r"labels must lie in 0 to 3, .* got 4"):
             F.distillation_loss(s, s, labels=labels)
-        with pytest.raises(IndexError, match="got 4"):
+        with pytest.raises(IndexError, match=r"target must lie in 0 to 3, .* got 4"):
             F.cross_entropy(s, labels)
 
     def test_of_a_device_that_one_would_wait_for_are_asked_for_only_where_values_are_checked(

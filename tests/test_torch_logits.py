@@ -229,6 +229,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "teacher, columns": ({"teacher_logits": T[:, :2]}, RuntimeError, "equally many columns .* got 5 and 2"),
     "teacher, device": ({"teacher_logits": T.to("meta")}, RuntimeError, "teacher_logits on meta"),
     "weight, rows": ({"weight": T[0]}, RuntimeError, r"weight must have shape \(3,\)"),
+    "weight, device": ({"weight": T[:, 0].to("meta")}, RuntimeError, "weight and student_logits must be on one device"),
+    "labels, device": ({"labels": LABELS.to("meta")}, RuntimeError, "labels and student_logits must be on one device"),
     "weight, integers": ({"weight": LABELS}, TypeError, "weight must be bool or floating, got torch.int64"),
     "weight, gradient": ({"weight": torch.ones(3, device=DEVICE, requires_grad=True)}, RuntimeError, "weight.detach"),
     "labels, floating": ({"labels": T[:, 0]}, TypeError, "labels must be int32 or int64, got torch.float32"),
@@ -261,7 +263,15 @@ def test_bad_input_is_named_before_any_launch(case: str) -> None:
         ((S, T.long()), {}, TypeError, "target of input's shape is class probabilities, which must be floating"),
         ((S, T.to("meta")), {}, RuntimeError, "target and input must be on one device, got target on meta"),
         ((S, T), {"ignore_index": 3}, ValueError, "ignore_index is of labels alone, got 3"),
-        ((S, LABELS[:2]), {}, RuntimeError, r"target must have shape \(3,\)"),
+        ((S, LABELS[:2]), {}, RuntimeError, r"target must have shape \(3,\), that of input .* got \(2,\)$"),
+        (
+            (S[0], LABELS[:1]),
+            {},
+            RuntimeError,
+            r"target must have shape \(\), that of input \(5,\) without dimension 0",
+        ),
+        ((S.expand(2, 4, 3, 5), LABELS.expand(2, 4, 3)), {}, RuntimeError, r"pass input.permute\(0, 3, 1, 2\)$"),
+        ((S, LABELS.to("meta")), {}, RuntimeError, "target and input must be on one device, got target on meta"),
         ((S.int(), LABELS), {}, TypeError, "input must be float16"),
         ((S, LABELS, T[0, :2]), {}, RuntimeError, r"weight must have shape \(5,\), one for each class"),
         ((S, LABELS), {"reduction": "batchmean"}, ValueError, "reduction must be one of"),
@@ -290,12 +300,12 @@ def test_invalid_values_that_kernels_find_are_errors_of_the_call_inside_check_va
     bad = LABELS.clone()
     bad[1] = 5
     with lucid.check_values():
-        for loss in (
-            lambda: lucid.torch.cross_entropy(S, bad),
-            lambda: lucid.torch.distillation_loss(S, T, labels=bad),
-            lambda: torch.compile(lucid.torch.cross_entropy, backend="aot_eager")(S, bad),
+        for name, loss in (
+            ("target", lambda: lucid.torch.cross_entropy(S, bad)),
+            ("labels", lambda: lucid.torch.distillation_loss(S, T, labels=bad)),
+            ("target", lambda: torch.compile(lucid.torch.cross_entropy, backend="aot_eager")(S, bad)),
         ):
-            with pytest.raises(IndexError, match=r"labels must lie in 0 to 4, .* got 5"):
+            with pytest.raises(IndexError, match=f"{name} must lie in 0 to 4, .* got 5"):
                 loss()
         with pytest.raises(ValueError, match="normalizer must be positive"):
             lucid.torch.distillation_loss(S, T, normalizer=torch.tensor(-1.0, device=DEVICE))

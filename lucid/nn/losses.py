@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lucid import _loss_args, ops
+from lucid._clobbered import check_writable
 from lucid._docs import documented
 from lucid.autograd import is_grad_enabled
 from lucid.nn.checks import LUCID
@@ -94,7 +95,7 @@ def distillation_loss(
         inplace_gradient=inplace_gradient,
     )
     if options.inplace_gradient and is_grad_enabled():
-        _loss_args.check_writable(student_logits._buffer, teacher_logits._buffer, leaf=student_logits.is_leaf)
+        check_writable(student_logits._buffer, teacher_logits._buffer, leaf=student_logits.is_leaf)
     return ops.distillation_loss(
         student_logits,
         teacher_logits,

@@ -125,7 +125,7 @@ class HardCrossEntropy(Function):
         weight = None if class_weight is None else class_weight._buffer.contiguous()
         losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
         loss, factor = _reduced(losses, statistics[0], reduction, x._buffer.dtype)
-        raise_device_errors(x._buffer)
+        raise_device_errors(x._buffer, labels="target")
         ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
         return Tensor._wrap(loss)
 

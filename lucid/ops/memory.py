@@ -208,10 +208,16 @@ def kernel_device() -> str:
     return str(tk.backend.default_device())
 
 
-def raise_device_errors(buffer: torch.Tensor) -> None:
-    """Raise pending errors of kernels, if that needs no synchronization or `check_values` asks for one."""
+def raise_device_errors(buffer: torch.Tensor, labels: str = "labels") -> None:
+    """Raise pending errors of kernels, if that needs no synchronization or `check_values` asks for one.
+
+    `labels` is the name of the argument with labels, which kernels do not know.
+    """
     if buffer.device.type == "cpu" or is_checking():
-        tk.raise_pending_errors(buffer.device)
+        try:
+            tk.raise_pending_errors(buffer.device)
+        except IndexError as error:
+            raise IndexError(str(error).replace("labels", labels, 1)) from None
 
 
 def on_host(buffer: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,7 @@ def _forward(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: A
         x, labels, class_weight=_contiguous(class_weight), ignore_index=ignore_index, label_smoothing=label_smoothing
     )
     loss, factor = row_ops.reduce_rows(losses, statistics[0] if mean else None, None, reduce, 1.0, dtype)
-    raise_device_errors(x)
+    raise_device_errors(x, labels="target")
     return loss, statistics, factor
 
 

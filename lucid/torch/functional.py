@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lucid import _loss_args
 from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
+from lucid._clobbered import check_writable
 from lucid._docs import documented
 from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import cross_entropy_ops, distillation_ops, kl_div_ops
@@ -203,7 +204,7 @@ def distillation_loss(
         if torch._C._are_functorch_transforms_active():
             raise RuntimeError("inplace_gradient must be False within transforms of torch.func, got True")
         base = student_logits if student_logits._base is None else student_logits._base
-        _loss_args.check_writable(student_logits, teacher_logits, leaf=student_logits.is_leaf or base.is_leaf)
+        check_writable(student_logits, teacher_logits, leaf=student_logits.is_leaf or base.is_leaf)
     return distillation_ops.distillation_loss(
         student_logits,
         teacher_logits,

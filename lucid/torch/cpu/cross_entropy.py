@@ -57,7 +57,7 @@ def label_weights(x: Tensor, labels: Tensor, class_weight: Tensor | None, ignore
     """Return the weight of each label's class, (rows,), in the dtype of the arithmetic; 0 where it is ignored."""
     flat = labels.reshape(-1)
     valid = flat != ignore_index
-    check_labels(flat[valid], x.shape[-1])
+    check_labels(flat[valid], x.shape[-1], "target")
     compute = tk.launch.compute_dtype(x.dtype)
     if class_weight is None:
         return valid.to(compute)

@@ -232,8 +232,9 @@ def sub_max(x: Tensor, m: Tensor, factor: float, out: Tensor) -> Tensor:
     return torch.sub(x, m, out=out).mul_(factor)
 
 
-def check_labels(labels: Tensor, columns: int) -> None:
-    """Raise an IndexError if a label is no column."""
+def check_labels(labels: Tensor, columns: int, name: str = "labels") -> None:
+    """Raise an IndexError with the argument's name if a label is no column."""
     bad = (labels < 0) | (labels >= columns)
     if bad.any():
-        raise device_errors.error(device_errors.LABELS.value, int(labels[bad][0]), columns)
+        error = device_errors.error(device_errors.LABELS.value, int(labels[bad][0]), columns)
+        raise IndexError(str(error).replace("labels", name, 1))
