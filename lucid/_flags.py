@@ -9,6 +9,8 @@ from copy import copy
 from types import TracebackType
 from typing import ClassVar, ParamSpec, TypeVar
 
+from lucid._arguments import check_bool
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -26,7 +28,7 @@ class FlagScope:
     _flag: ClassVar[ThreadLocalFlag]
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled = bool(enabled)
+        self._enabled = check_bool("enabled", enabled)
         self._before: list[bool] = []
 
     def __enter__(self) -> None:

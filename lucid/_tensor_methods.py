@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from lucid.device import device as Device
 from lucid.dtype import dtype as DType
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class TensorMethods:
         *args
             A device, a dtype, both, or a Tensor whose device and dtype to use; also as ``device=`` and ``dtype=``.
         """
-        target_device, target_dtype = lazy_import("tensor").parse_to(*args, **kwargs)
+        target_device, target_dtype = parse_to(*args, **kwargs)
         return lazy_import("ops").to(self, target_device, target_dtype)
 
     def float(self) -> Tensor:
@@ -198,3 +201,33 @@ class TensorMethods:
     def contiguous(self) -> Tensor:
         """Return the tensor itself, or a contiguous copy."""
         return lazy_import("ops").contiguous(self)
+
+
+def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:
+    """Return the device and dtype given by the arguments of `Tensor.to`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither.
+    """
+    unknown = set(kwargs) - {"device", "dtype"}
+    if unknown:
+        raise TypeError(f"to() takes device and dtype, got {', '.join(sorted(unknown))}")
+    target_device = None if kwargs.get("device") is None else Device(kwargs["device"])
+    target_dtype = None if kwargs.get("dtype") is None else DType.of(kwargs["dtype"])
+    for arg in args:
+        if isinstance(arg, lazy_import("tensor").Tensor):
+            target_device, target_dtype = arg.device, arg.dtype
+        elif isinstance(arg, Device | torch.device) or (isinstance(arg, str) and arg.startswith(("cpu", "cuda"))):
+            target_device = Device(arg)
+        elif arg is not None:
+            target_dtype = _dtype_argument(arg)
+    return target_device, target_dtype
+
+
+def _dtype_argument(arg: object) -> DType:
+    try:
+        return DType.of(arg)
+    except TypeError:
+        raise TypeError(f"to() takes a device, a dtype or a Tensor, got {arg!r}") from None

@@ -89,6 +89,8 @@ def set_default_device(spec: str | device) -> None:
     ------
     ValueError
         If there is no such device type.
+    RuntimeError
+        If it is a GPU and there is none.
     """
     global _default
-    _default = device(spec)
+    _default = device(device(spec).torch)  # which raises where there is no GPU

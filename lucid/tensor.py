@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucid._arguments import type_name
+from lucid._arguments import check_bool, type_name
 from lucid._clobbered import check_valid
 from lucid._hooks import RemovableHandle, register
 from lucid._lazy import Deferred, mark_shared, realize, realize_dependents
@@ -245,13 +245,13 @@ class Tensor(TensorMethods):
 
     def requires_grad_(self, flag: bool = True) -> Tensor:
         """Set `requires_grad` of a leaf of a floating dtype; return the tensor."""
+        flag = check_bool("requires_grad", flag)
         if flag and not self.dtype.is_floating_point:
             raise RuntimeError(f"only tensors of a floating dtype can require gradients, got {self.dtype}")
-        if self._node is not None:
-            if flag:
-                return self
+        if self._node is None:
+            self._requires_grad = flag
+        elif not flag:
             raise RuntimeError("requires_grad can be switched off for leaves only; use detach()")
-        self._requires_grad = bool(flag)
         return self
 
     @property
@@ -368,33 +368,3 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
     place = (get_default_device() if target_device is None else Device(target_device)).torch
     native = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy
     return torch.from_numpy(native).to(device=place, dtype=wanted.torch)
-
-
-def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:
-    """Return the device and dtype given by the arguments of `Tensor.to`.
-
-    Raises
-    ------
-    TypeError
-        If an argument is neither.
-    """
-    unknown = set(kwargs) - {"device", "dtype"}
-    if unknown:
-        raise TypeError(f"to() takes device and dtype, got {', '.join(sorted(unknown))}")
-    target_device = None if kwargs.get("device") is None else Device(kwargs["device"])
-    target_dtype = None if kwargs.get("dtype") is None else DType.of(kwargs["dtype"])
-    for arg in args:
-        if isinstance(arg, Tensor):
-            target_device, target_dtype = arg.device, arg.dtype
-        elif isinstance(arg, Device | torch.device) or (isinstance(arg, str) and arg.startswith(("cpu", "cuda"))):
-            target_device = Device(arg)
-        elif arg is not None:
-            target_dtype = _dtype_argument(arg)
-    return target_device, target_dtype
-
-
-def _dtype_argument(arg: object) -> DType:
-    try:
-        return DType.of(arg)
-    except TypeError:
-        raise TypeError(f"to() takes a device, a dtype or a Tensor, got {arg!r}") from None

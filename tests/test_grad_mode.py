@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import lucid
+import lucid.torch
 from lucid.autograd import Function
 from tests.values import Identity, leaf
 
@@ -45,6 +46,29 @@ def test_modes_decorate_and_can_be_used_again() -> None:
     with block, block:
         assert not lucid.is_grad_enabled()
     assert lucid.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("switch", "name"),
+    [
+        (lucid.fusion, "enabled"),
+        (lucid.check_values, "enabled"),
+        (lucid.set_grad_enabled, "mode"),
+        (lucid.ones(1).requires_grad_, "requires_grad"),
+        (lambda flag: lucid.ones(1, requires_grad=flag), "requires_grad"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", 1, None, lambda: 0])
+def test_a_switch_takes_bools_alone(switch: Any, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a bool, got {type(value).__name__}$"):
+        switch(value)
+    assert lucid.is_grad_enabled()
+
+
+@pytest.mark.interpreter_only
+def test_kernels_on_cpu_takes_bools_alone() -> None:
+    with pytest.raises(TypeError, match="enabled must be a bool, got str"):
+        lucid.torch.kernels_on_cpu("x")
 
 
 def test_set_grad_enabled_is_a_switch_and_a_block() -> None:

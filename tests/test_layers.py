@@ -73,6 +73,7 @@ LAYERS = [
         "lucid._arguments",
         "lucid.device",
         "lucid.dtype",
+        "lucid._flags",
         "lucid._lazy",
         "lucid._hooks",
         "lucid._loss_args",
@@ -81,7 +82,7 @@ LAYERS = [
         "lucid._clobbered",
         "lucid.typing",
     ),
-    ("lucid._docs", "lucid._flags"),
+    ("lucid._docs",),
 ]
 
 

@@ -273,9 +273,15 @@ def test_there_are_no_other_devices(spec: Any) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_missed_with_one_sentence() -> None:
     x = lucid.ones(1)
-    for use in (lambda: lucid.ones(1, device="cuda"), lambda: lucid.tensor(1, device="cuda:1"), x.cuda):
+    for use in (
+        lambda: lucid.ones(1, device="cuda"),
+        lambda: lucid.tensor(1, device="cuda:1"),
+        x.cuda,
+        lambda: lucid.set_default_device("cuda"),
+    ):
         with pytest.raises(RuntimeError, match=r"^device 'cuda(:1)?' needs a GPU, and there is none here$"):
             use()
+    assert lucid.get_default_device() == "cpu"
 
 
 def test_new_tensors_are_made_on_the_default_device() -> None:
@@ -322,9 +328,9 @@ def test_a_result_and_a_parameter_show_that_they_require_grad() -> None:
     assert repr(weight * 2) == "tensor([2.], requires_grad=True)"
 
 
-def test_the_device_is_shown_unless_it_is_the_default(on_cpu: None) -> None:
+def test_the_device_is_shown_unless_it_is_the_default(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     x = lucid.tensor([1.0, 2.5], dtype="float64", requires_grad=True)
-    lucid.set_default_device("cuda")
+    monkeypatch.setattr("lucid.printing.get_default_device", lambda: lucid.device("cuda"))
     assert repr(x) == "tensor([1., 2.5], device='cpu', dtype=lucid.float64, requires_grad=True)"
 
 

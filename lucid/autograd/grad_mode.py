@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from lucid._arguments import check_bool
 from lucid._flags import FlagScope, ThreadLocalFlag
 
 _flag = ThreadLocalFlag(True)
@@ -33,8 +34,8 @@ class set_grad_enabled:
     """
 
     def __init__(self, mode: bool) -> None:
-        self._before = _flag.enabled
-        _flag.enabled = bool(mode)
+        mode = check_bool("mode", mode)
+        self._before, _flag.enabled = _flag.enabled, mode
 
     def __enter__(self) -> None:
         pass

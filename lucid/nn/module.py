@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+from lucid._tensor_methods import parse_to
 from lucid.autograd import no_grad
 from lucid.nn._attribute_mixin import _AttributeMixin
 from lucid.nn._hook_mixin import _HookMixin
 from lucid.nn._repr import indented, layout
 from lucid.nn.parameter import Parameter
 from lucid.nn.state import IncompatibleKeys, load_state, named_state
-from lucid.tensor import Tensor, parse_to
+from lucid.tensor import Tensor
 
 __all__ = ["Module"]
 

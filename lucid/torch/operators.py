@@ -56,12 +56,12 @@ class kernels_on_cpu(FlagScope):
     _flag = _kernels_on_cpu
 
     def __init__(self, enabled: bool = True) -> None:
+        super().__init__(enabled)
         if enabled and not backend.INTERPRETED:
             raise RuntimeError(
                 "kernels are compiled for the GPU here: set TRITON_INTERPRET=1 before Python starts to run them on CPU "
                 "tensors"
             )
-        super().__init__(enabled)
 
 
 def launchers(tensor: torch.Tensor) -> Any:
