@@ -1,4 +1,4 @@
-"""Docstring sections that losses of lucid and of `lucid.torch`, functions and modules, have in common.
+"""What `help` and `dir` show: docstring sections that losses have in common, and public names.
 
 `help` shows each option where a user looks for it, and each is written once: a line of a docstring that holds a name in
 braces alone, such as ``{temperature}``, is replaced when the module is imported.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -150,6 +151,11 @@ SECTIONS = {
             0-d, or of the logits' shape without the dimension of classes for 'none'; of the logits' dtype, or that of
             logits and probabilities promoted. 0 where no label counts.""",
 }
+
+
+def listing(names: Iterable[str]) -> Callable[[], list[str]]:
+    """Return the ``__dir__`` of a module with these names, for completion: imports for its own use are left out."""
+    return lambda: sorted(names)
 
 
 def documented(described: T) -> T:

@@ -10,6 +10,12 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from lucid._docs import listing
+
+__all__ = ["DIVERGENCES", "LABEL_REDUCTIONS", "REDUCTIONS", "Divergence", "LabelReduction", "Reduction"]
+
+__dir__ = listing(__all__)
+
 #: Of `kl_div` and `distillation_loss`.
 Reduction = Literal["none", "mean", "sum", "batchmean"]
 #: Of `cross_entropy`.

@@ -12,6 +12,7 @@ import torch
 
 import lucid
 import lucid.torch
+import lucid.typing
 from lucid import _docs
 from lucid.nn import functional
 
@@ -64,6 +65,15 @@ def test_every_section_is_used() -> None:
     assert not [name for name in _docs.SECTIONS if f"{{{name}}}" not in texts]
 
 
-def test_dir_shows_what_is_public() -> None:
-    assert dir(lucid.torch) == sorted(lucid.torch.__all__)
+#: Modules that users import from, but for lucid, whose submodules appear once they are imported.
+PUBLIC = (lucid.autograd, lucid.nn, functional, lucid.nn.init, lucid.ops, lucid.optim, lucid.torch, lucid.typing)
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_dir_shows_what_is_public(module: Any) -> None:
+    assert dir(module) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_dir_of_lucid_has_its_version_and_imported_modules_too() -> None:
     assert dir(lucid) == sorted([*lucid.__all__, "__version__", "torch", "typing"])

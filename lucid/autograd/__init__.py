@@ -1,5 +1,6 @@
 """Automatic differentiation: functions, the engine that runs them backward, and checks against finite differences."""
 
+from lucid._docs import listing
 from lucid.autograd.engine import backward, grad
 from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
@@ -16,3 +17,5 @@ __all__ = [
     "no_grad",
     "set_grad_enabled",
 ]
+
+__dir__ = listing(__all__)

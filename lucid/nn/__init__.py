@@ -1,5 +1,6 @@
 """Modules of neural networks."""
 
+from lucid._docs import listing
 from lucid.nn import functional, init
 from lucid.nn.module import Module
 from lucid.nn.modules import (
@@ -36,3 +37,5 @@ __all__ = [
     "functional",
     "init",
 ]
+
+__dir__ = listing(__all__)

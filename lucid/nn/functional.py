@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lucid import ops
 from lucid._arguments import check_bool, check_choice
-from lucid._docs import documented
+from lucid._docs import documented, listing
 from lucid._loss_args import check_deprecated
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
@@ -24,6 +24,8 @@ __all__ = [
     "softmax",
     "tanh",
 ]
+
+__dir__ = listing(__all__)
 
 
 @documented

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from lucid._arguments import type_name
+from lucid._docs import listing
 from lucid.random import generator
 from lucid.tensor import Tensor
 
 __all__ = ["normal_", "uniform_", "zeros_"]
+
+__dir__ = listing(__all__)
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:

@@ -1,5 +1,6 @@
 """Differentiable operations: each a `Function` over the launchers of `triton_kernels`."""
 
+from lucid._docs import listing
 from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, pow, relu, sqrt, sub, tanh, where
 from lucid.ops.divergence import cross_entropy, distillation_loss
 from lucid.ops.embedding import embedding
@@ -57,3 +58,5 @@ __all__ = [
     "unsqueeze",
     "where",
 ]
+
+__dir__ = listing(__all__)

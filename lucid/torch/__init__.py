@@ -17,6 +17,7 @@ Examples
 '0.011704'
 """
 
+from lucid._docs import listing
 from lucid.torch.functional import cross_entropy, distillation_loss, kl_div
 from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss
 from lucid.torch.operators import kernels_on_cpu
@@ -31,6 +32,4 @@ __all__ = [
     "kl_div",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)
