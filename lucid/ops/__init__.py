@@ -1,7 +1,7 @@
 """Differentiable operations: each a `Function` over the launchers of `triton_kernels`."""
 
 from lucid._docs import listing
-from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, pow, relu, sqrt, sub, tanh, where
+from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, relu, sqrt, sub, tanh, where
 from lucid.ops.divergence import cross_entropy, distillation_loss
 from lucid.ops.embedding import embedding
 from lucid.ops.kl_div import kl_div
@@ -18,6 +18,7 @@ from lucid.ops.memory import (
     transpose,
     unsqueeze,
 )
+from lucid.ops.power import pow
 from lucid.ops.reduction import expand, mean, sum, sum_to
 from lucid.ops.softmax import softmax
 

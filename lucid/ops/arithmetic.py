@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 import triton_kernels as tk
 from lucid._arguments import type_name
 from lucid.autograd.function import Function
-from lucid.dtype import int64
-from lucid.ops.memory import to
 from lucid.ops.promotion import Operand, floating_dtype, resolve_operands, unwrap_numpy_scalar
 from lucid.ops.reduction import sum_to
 from lucid.ops.scaled import scale, unscale
@@ -34,17 +31,19 @@ def meta(operand: Operand) -> _Meta | None:
     return _Meta(operand) if isinstance(operand, Tensor) else None
 
 
-def _save_operands(ctx: Any, *operands: Operand | None) -> None:
+def save_operands(ctx: Any, *operands: Operand | None) -> None:
     """Save tensors for backward, and numbers as attributes."""
     ctx.save_for_backward(*(operand if isinstance(operand, Tensor) else None for operand in operands))
     ctx.numbers = tuple(None if isinstance(operand, Tensor) else operand for operand in operands)
 
 
-def _saved_operands(ctx: Any) -> tuple[Any, ...]:
+def saved_operands(ctx: Any) -> tuple[Any, ...]:
+    """Return the operands that `save_operands` saved."""
     return tuple(n if t is None else t for t, n in zip(ctx.saved_tensors, ctx.numbers, strict=True))
 
 
-def _binary(name: str, a: Operand, b: Operand) -> Tensor:
+def binary(name: str, a: Operand, b: Operand) -> Tensor:
+    """Launch the kernel of an operation on two operands of the promoted dtype."""
     buffers, promoted = resolve_operands(name, a, b)
     compute = None
     if name == "div":
@@ -57,11 +56,12 @@ def _binary(name: str, a: Operand, b: Operand) -> Tensor:
     return Tensor._wrap(tk.pointwise(name, *buffers, dtype=promoted, compute=compute))
 
 
-def _shapes(*operands: Operand) -> tuple[tuple[int, ...] | None, ...]:
+def shapes_of(*operands: Operand) -> tuple[tuple[int, ...] | None, ...]:
+    """Return the operands' shapes; None for a number."""
     return tuple(operand.shape if isinstance(operand, Tensor) else None for operand in operands)
 
 
-def _summed(shapes: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def sum_to_shapes(shapes: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Reduce gradients of the broadcast shape to the operands' shapes."""
     return tuple(None if grad is None else sum_to(grad, shape) for grad, shape in zip(grads, shapes, strict=True))
 
@@ -69,95 +69,63 @@ def _summed(shapes: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | No
 class _Add(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
-        ctx.shapes = _shapes(a, b)
-        return _binary("add", a, b)
+        ctx.shapes = shapes_of(a, b)
+        return binary("add", a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_a, need_b = ctx.needs_input_grad
-        return _summed(ctx.shapes, grad if need_a else None, grad if need_b else None)
+        return sum_to_shapes(ctx.shapes, grad if need_a else None, grad if need_b else None)
 
 
 class _Sub(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
-        ctx.shapes = _shapes(a, b)
-        return _binary("sub", a, b)
+        ctx.shapes = shapes_of(a, b)
+        return binary("sub", a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         need_a, need_b = ctx.needs_input_grad
-        return _summed(ctx.shapes, grad if need_a else None, neg(grad) if need_b else None)
+        return sum_to_shapes(ctx.shapes, grad if need_a else None, neg(grad) if need_b else None)
 
 
 class _Mul(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
         need_a, need_b = ctx.needs_input_grad
-        ctx.shapes = _shapes(a, b)
-        _save_operands(ctx, a if need_b else None, b if need_a else None)
+        ctx.shapes = shapes_of(a, b)
+        save_operands(ctx, a if need_b else None, b if need_a else None)
         scaled = scale(ctx, "mul", a, b)
-        return _binary("mul", a, b) if scaled is None else scaled
+        return binary("mul", a, b) if scaled is None else scaled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled = unscale(ctx, grad)
         if unscaled is not None:
             return unscaled, None
-        a, b = _saved_operands(ctx)
+        a, b = saved_operands(ctx)
         need_a, need_b = ctx.needs_input_grad
-        return _summed(ctx.shapes, mul(grad, b) if need_a else None, mul(grad, a) if need_b else None)
+        return sum_to_shapes(ctx.shapes, mul(grad, b) if need_a else None, mul(grad, a) if need_b else None)
 
 
 class _Div(Function):
     @staticmethod
     def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
-        ctx.shapes = _shapes(a, b)
-        _save_operands(ctx, a if ctx.needs_input_grad[1] else None, b)
+        ctx.shapes = shapes_of(a, b)
+        save_operands(ctx, a if ctx.needs_input_grad[1] else None, b)
         scaled = scale(ctx, "div", a, b)
-        return _binary("div", a, b) if scaled is None else scaled
+        return binary("div", a, b) if scaled is None else scaled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled = unscale(ctx, grad)
         if unscaled is not None:
             return unscaled, None
-        a, b = _saved_operands(ctx)
+        a, b = saved_operands(ctx)
         need_a, need_b = ctx.needs_input_grad
         da = div(grad, b)
-        return _summed(ctx.shapes, da if need_a else None, neg(mul(da, div(a, b))) if need_b else None)
-
-
-class _Pow(Function):
-    """a^b, with the gradients b·a^(b − 1), 0 where b = 0, and a^b·log a, 0 where a = 0."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Operand, b: Operand) -> Tensor:
-        ctx.shapes = _shapes(a, b)
-        _save_operands(ctx, a, b)
-        return _binary("pow", a, b)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = _saved_operands(ctx)
-        need_a, need_b = ctx.needs_input_grad
-        da = mul(grad, mul(pow(a, _exponent_minus_one(b)), b)) if need_a else None
-        db = mul(grad, mul(pow(a, b), _log_or_zero(a))) if need_b else None
-        return _summed(ctx.shapes, da, db)
-
-
-def _exponent_minus_one(exponent: Any) -> Any:
-    """One less, but 0 for 0: its power is multiplied by 0, and must be finite then."""
-    if isinstance(exponent, Tensor):
-        return where(compare("eq", exponent, 0), 0, sub(exponent, 1))
-    return exponent - 1 if exponent else 0
-
-
-def _log_or_zero(base: Any) -> Any:
-    """The logarithm, but 0 for 0: it is multiplied by a power that is 0 then."""
-    if isinstance(base, Tensor):
-        return log(where(compare("eq", base, 0), 1, base))
-    return math.log(base) if base > 0 else 0.0 if base == 0 else math.nan
+        return sum_to_shapes(ctx.shapes, da if need_a else None, neg(mul(da, div(a, b))) if need_b else None)
 
 
 class _Unary(Function):
@@ -218,7 +186,7 @@ def _sign(x: Tensor) -> Tensor:
 class _Where(Function):
     @staticmethod
     def forward(ctx: Any, condition: Tensor, a: Operand, b: Operand) -> Tensor:
-        ctx.shapes = _shapes(condition, a, b)
+        ctx.shapes = shapes_of(condition, a, b)
         ctx.save_for_backward(condition)
         buffers, promoted = resolve_operands("where", condition, a, b)
         return Tensor._wrap(tk.pointwise("where", *buffers, dtype=promoted))
@@ -228,7 +196,7 @@ class _Where(Function):
         (condition,) = ctx.saved_tensors
         _, need_a, need_b = ctx.needs_input_grad
         da = where(condition, grad, 0) if need_a else None
-        return _summed(ctx.shapes, None, da, where(condition, 0, grad) if need_b else None)
+        return sum_to_shapes(ctx.shapes, None, da, where(condition, 0, grad) if need_b else None)
 
 
 def add(a: Operand, b: Operand) -> Tensor:
@@ -249,40 +217,6 @@ def mul(a: Operand, b: Operand) -> Tensor:
 def div(a: Operand, b: Operand) -> Tensor:
     """a / b; integers become float32."""
     return _Div.apply(a, b)
-
-
-def pow(a: Operand, b: Operand) -> Tensor:
-    """a to the power of b; of integers only with a non-negative Python integer b."""
-    a, b = unwrap_numpy_scalar(a), unwrap_numpy_scalar(b)
-    if _is_integer(a) and _is_integer(b):
-        return _integer_pow(a, b)
-    return _Pow.apply(a, b)
-
-
-def _is_integer(operand: Any) -> bool:
-    if isinstance(operand, Tensor):
-        return not operand.dtype.is_floating_point
-    return isinstance(operand, numbers.Integral)
-
-
-def _integer_pow(base: Any, exponent: Any) -> Tensor:
-    """By repeated squaring: exact, or wrapped as products of integers are."""
-    if isinstance(exponent, Tensor) or exponent < 0 or not isinstance(base, Tensor):
-        got = "a Tensor" if isinstance(exponent, Tensor) else exponent
-        raise TypeError(
-            f"pow of integers takes a Tensor and a non-negative Python integer as exponent, got {got}; "
-            "convert a Tensor with .float() for others"
-        )
-    power = to(base, None, int64) if base._buffer.dtype is torch.bool else base
-    result = Tensor._wrap(torch.ones_like(power._buffer))
-    left = int(exponent)
-    while left:
-        if left & 1:
-            result = mul(result, power)
-        left >>= 1
-        if left:
-            power = mul(power, power)
-    return result
 
 
 def neg(x: Tensor) -> Tensor:

@@ -348,10 +348,12 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          'if buffer.device.type == "cpu" or is_checking():', "if is_checking():"),
     ],
     "lucid/ops/arithmetic.py": [
-        ("the gradient of a power of 0 is NaN", "operator_gradients",
-         "return exponent - 1 if exponent else 0", "return exponent - 1"),
         ("a number is compared in more digits than the elements have", "operators",
          "_rounded(v, promoted) for v in buffers", "float(v) for v in buffers"),
+    ],
+    "lucid/ops/power.py": [
+        ("the gradient of a power of 0 is NaN", "operator_gradients",
+         "return exponent - 1 if exponent else 0", "return exponent - 1"),
     ],
     "lucid/ops/divergence.py": [
         ("a wrong label is no error of the call where values are checked", "divergence_bad_input",
