@@ -215,7 +215,8 @@ def distillation(
     if ignore_index is not None and labels is None:
         raise ValueError(f"labels must be given for an ignore_index of {ignore_index}, got None: or leave both out")
     options = DistillationConfig(
-        divergence=divergence,
+        # Of weight 0 where alpha is 1: one that is never infinite.
+        divergence="total_variation" if alpha == 1 else divergence,
         beta=beta,
         inv_temperature=1 / temperature,
         scale=temperature * temperature if temperature_squared else 1.0,

@@ -104,6 +104,17 @@ def test_a_skipped_token_may_hold_anything_and_gets_a_zero_gradient(kind: str, r
         assert leaf.grad.numpy()[[0, 3]].any()
 
 
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_an_infinite_divergence_does_not_count_where_hard_labels_have_all_the_weight(kind: str) -> None:
+    student = lucid.tensor([[0.0, -INF, 1.0]], requires_grad=True)
+    teacher, labels = lucid.tensor([[-INF, 1.0, 1.0]], requires_grad=True), lucid.tensor([0])
+    loss = F.distillation_loss(student, teacher, divergence=kind, labels=labels, hard_label_weight=1)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.e), rel=1e-6)
+    np.testing.assert_allclose(student.grad.numpy(), [[1 / (1 + math.e) - 1, 0, math.e / (1 + math.e)]], rtol=1e-6)
+    assert not teacher.grad.numpy().any()
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_without_a_valid_token_loss_and_gradients_are_zero_and_the_graph_is_there(kind: str, reduction: str) -> None:
