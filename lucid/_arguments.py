@@ -45,7 +45,8 @@ class TensorValidator:
         """Raise TypeError unless `value` is a tensor of the class."""
         if not isinstance(value, self.kind):
             remedy = next(
-                (f": pass {how.format(name)}" for kind, how in self.others.items() if isinstance(value, kind)), ""
+                (f": pass {how.format(name)}" for kind, how in self.others.items() if isinstance(value, kind)),
+                f": pass {name}.logits" if hasattr(value, "logits") else "",  # the output of a model of transformers
             )
             raise TypeError(f"{name} must be {self.name}, got {type_name(value)}{remedy}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,14 @@ def test_a_tensor_of_another_library_is_named_with_what_converts_it(name: str) -
         with trace.launches() as made, pytest.raises(TypeError, match=re.escape(message)):
             _call(name, change, functions, of)
         assert not made
+
+
+def test_a_models_output_in_place_of_its_logits_is_named_with_them() -> None:
+    output = types.SimpleNamespace(logits=X)
+    with pytest.raises(TypeError, match=r"student_logits must be a torch.Tensor, .*: pass student_logits.logits$"):
+        lucid.torch.distillation_loss(output, X)
+    with pytest.raises(TypeError, match=r"target must be a lucid.Tensor, got SimpleNamespace: pass target.logits$"):
+        F.kl_div(lucid.from_torch(X), output)
 
 
 def _jagged(x: torch.Tensor) -> torch.Tensor:
