@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def tensor(data: Any, dtype: DType = None, device: Device = None, requires_grad:
 
 
 def from_torch(source: torch.Tensor) -> Tensor:
-    """A tensor on the memory of a torch tensor, outside torch's graph.
+    """A tensor on the memory of a torch tensor, outside torch's graph. It does not require grad, even where that does.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def from_numpy(source: np.ndarray) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor on the memory of anything that speaks DLPack.
+    """A tensor on the memory of anything that speaks DLPack; it does not require grad.
 
     Raises
     ------
@@ -208,24 +209,30 @@ def full(
     return _made(torch.full(_shape((shape,)), value, **_place(kind, device)), requires_grad)
 
 
+def _checked(other: Tensor) -> Tensor:
+    if not isinstance(other, Tensor):
+        raise TypeError(f"other must be a lucid.Tensor, got {type_name(other)}")
+    return other
+
+
 def empty_like(other: Tensor) -> Tensor:
     """As `empty`, with the shape, dtype and device of another tensor."""
-    return empty(other.shape, dtype=other.dtype, device=other.device)
+    return empty(_checked(other).shape, dtype=other.dtype, device=other.device)
 
 
 def zeros_like(other: Tensor) -> Tensor:
     """As `zeros`, with the shape, dtype and device of another tensor."""
-    return zeros(other.shape, dtype=other.dtype, device=other.device)
+    return zeros(_checked(other).shape, dtype=other.dtype, device=other.device)
 
 
 def ones_like(other: Tensor) -> Tensor:
     """As `ones`, with the shape, dtype and device of another tensor."""
-    return ones(other.shape, dtype=other.dtype, device=other.device)
+    return ones(_checked(other).shape, dtype=other.dtype, device=other.device)
 
 
 def full_like(other: Tensor, value: float) -> Tensor:
     """As `full`, with the shape, dtype and device of another tensor."""
-    return full(other.shape, value, dtype=other.dtype, device=other.device)
+    return full(_checked(other).shape, value, dtype=other.dtype, device=other.device)
 
 
 def arange(
@@ -238,7 +245,7 @@ def arange(
     TypeError
         If one is no number.
     ValueError
-        If `step` is 0.
+        If one is not finite, or `step` is 0.
 
     Examples
     --------
@@ -250,6 +257,8 @@ def arange(
     for name, value in (("start", first), ("end", last), ("step", step)):
         if not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a number, got {type_name(value)}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
     if step == 0:
         raise ValueError("step must not be 0")
     values = np.arange(first, last, step)

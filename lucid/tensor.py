@@ -211,7 +211,7 @@ class Tensor(TensorMethods):
     # Sharing memory
 
     def to_torch(self) -> torch.Tensor:
-        """Return a torch tensor on the same memory, detached from the graph."""
+        """Return a torch tensor on the same memory, detached from the graph; it does not require grad."""
         return mark_shared(self._buffer).detach()
 
     def __dlpack__(self, **kwargs: Any) -> Any:

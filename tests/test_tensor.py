@@ -166,7 +166,7 @@ def test_arange_counts_as_torchs(args: tuple[float, ...]) -> None:
 
 def test_random_numbers_repeat_after_the_same_seed() -> None:
     draws = []
-    for seed in (5, 5, 6):
+    for seed in (5, np.int64(5), 6):
         lucid.manual_seed(seed)
         draws.append((lucid.rand(4).tolist(), lucid.randn(4).tolist()))
     assert draws[0] == draws[1] != draws[2]
@@ -191,6 +191,10 @@ def test_rand_is_even_below_one_and_randn_standard_normal(name: str) -> None:
         (lambda: lucid.full((2,), "a"), TypeError, "value must be a number, got str"),
         (lambda: lucid.arange("a"), TypeError, "end must be a number, got str"),
         (lambda: lucid.arange(0, 1, 0), ValueError, "step must not be 0"),
+        (lambda: lucid.arange(math.inf), ValueError, "end must be finite, got inf"),
+        (lambda: lucid.arange(math.nan, 1), ValueError, "start must be finite, got nan"),
+        (lambda: lucid.zeros_like([1.0]), TypeError, "other must be a lucid.Tensor, got list"),
+        (lambda: lucid.full_like(torch.ones(1), 2), TypeError, "other must be a lucid.Tensor, got torch.Tensor"),
         (lambda: lucid.rand(2, dtype="int64"), TypeError, "dtype must be a floating dtype, got lucid.int64"),
         (lambda: lucid.randn(2, dtype="bool"), TypeError, "dtype must be a floating dtype, got lucid.bool_"),
         (lambda: lucid.zeros(2, device="tpu"), ValueError, "device must be 'cpu', 'cuda' or 'cuda:<index>', got 'tpu'"),
