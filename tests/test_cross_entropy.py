@@ -136,6 +136,15 @@ def test_long_rows_are_true_with_the_tiles_of_a_gpu(dtype: torch.dtype, smoothin
         _check(_draw((2, 20000), dtype), _labels((2,), 20000), weight, label_smoothing=smoothing)
 
 
+@pytest.mark.parametrize("mask", [-1e10, -1e30])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_long_rows_may_be_masked_for_whole_chunks(smoothing: float, mask: float) -> None:
+    x = _draw((2, 20000))
+    x[:, 3000:17000] = mask
+    with tk.tile_configs.use_tile_configs(interpreted=False):
+        _check(x, _labels((2,), 3000), label_smoothing=smoothing)
+
+
 @pytest.mark.parametrize("shift", [1e4, -1e4])
 def test_a_shift_of_all_logits_costs_no_accuracy(shift: float) -> None:
     x = torch.randn(4, 1000) + shift

@@ -1,7 +1,8 @@
 """Jit functions without loads or stores. Arguments are in the accumulator dtype.
 
 In float32, logarithms and exponentials are those of the special-function unit, in base 2: one instruction instead of
-twenty. Its logarithm has an error of 2⁻²², relative, but absolute between ½ and 2; `log_correction` corrects it there.
+twenty. Its logarithm has an error of 2⁻²², relative, but absolute between ½ and 2; `log_correction` corrects it where
+that matters.
 In float64 they are Triton's own.
 """
 
@@ -172,6 +173,17 @@ def tile_exp2(x, factor):
 def shifted(x, factor, row_max):
     """Return factor·x − row_max of a tile, rounded once; factor·x in a row whose maximum is −inf."""
     return tl.fma(x, factor, -neg_inf_to_zero(row_max)[:, None])
+
+
+@triton.jit
+def rescaled(sum_exp, shift):
+    """sum_exp·2^shift of a chunk whose maximum is that of its row plus shift; 0 where 2^shift is.
+
+    Then sum_exp may be infinite: in a chunk of large negative logits z has the rounding error of row_max, which is
+    large, too.
+    """
+    factor = exp2(shift)
+    return tl.where((factor == 0) & (sum_exp == float("inf")), 0.0, sum_exp * factor)
 
 
 @triton.jit

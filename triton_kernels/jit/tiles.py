@@ -262,7 +262,7 @@ def merge_chunks(
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
         shift = load_stat(partials_ptr, 0, size, at, mask, float("-inf")) - math.neg_inf_to_zero(row_max)[:, None]
-        sum_exp += load_stat(partials_ptr, 1, size, at, mask, 0.0) * math.exp2(shift)
+        sum_exp += math.rescaled(load_stat(partials_ptr, 1, size, at, mask, 0.0), shift)
         if WEIGHTED:
             weight = load_stat(partials_ptr, 3, size, at, mask, 0.0)
             weighted_sum += load_stat(partials_ptr, 2, size, at, mask, 0.0) + tl.where(weight != 0, weight * shift, 0.0)

@@ -41,18 +41,18 @@ _WEIGHT, _MAX, _SUM, _C = (tl.constexpr(stat) for stat in range(STATISTICS))
 
 @row_jit
 def _cross_entropy_kernel(
-    x,  # (N, V): (pointer, row strides, column stride, unit)
+    x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     labels_ptr,  # (N,)
     class_ptr,  # (V,), contiguous, or None
-    report_ptr,
+    report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (4, N, chunks): written instead where rows have several chunks; else None
-    labels_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    labels_strides,
     ignore_index,
     log2e: tl.float64,
     smoothing: tl.float64,
@@ -136,15 +136,15 @@ def _cross_entropy_merge_kernel(
     x,  # (N, V): only the labels' columns are read
     labels_ptr,  # (N,)
     class_ptr,  # (V,), contiguous, or None
-    report_ptr,
+    report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (4, N, chunks)
-    labels_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    labels_strides,
     ignore_index,
     log2e: tl.float64,
     smoothing: tl.float64,
@@ -227,19 +227,19 @@ def cross_entropy_forward(
 
 @row_jit
 def _cross_entropy_backward_kernel(
-    x,  # (N, V): (pointer, row strides, column stride, unit)
+    x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     labels_ptr,  # (N,)
     class_ptr,  # (V,), contiguous, or None
     stats_ptr,  # (STATISTICS, N)
     dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
     dx,  # (N, V)
-    labels_strides,
-    dloss_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    labels_strides,
+    dloss_strides,
     ignore_index,
     log2e: tl.float64,
     smoothing: tl.float64,

@@ -10,7 +10,8 @@ With log q, and as the target p or, where LOG_TARGET, log p:
 log q and the target have any shapes that broadcast, any strides and any mixture of floating dtypes; the arithmetic is
 float32, or float64 where either is. A reduced forward pass writes one partial sum per program and adds those in a fixed
 order. It reads each element once, but the target twice in blocks with a probability near 1. Backward needs the inputs
-and the upstream gradient, nothing else of the forward pass, and log q only for the gradient to the target.
+and the upstream gradient, nothing else of the forward pass, and log q only for the gradient with
+respect to the target.
 
 Kernels number the elements of the broadcast shape 0 to n − 1, and turn a number into an offset with each operand's
 strides (`runtime.strides`). `jit.tiles` says why their bodies are compiled twice, without and with a mask.
@@ -35,7 +36,7 @@ def _kl_div_kernel(
     log_q,  # (pointer, strides), n elements
     target,  # (pointer, strides), n elements: p or log p
     out_ptr,  # (programs,) if REDUCE, else (n,)
-    inner_sizes,
+    inner_sizes,  # of the merged dimensions but the outermost: runtime.strides
     n,
     scale: tl.float64,
     LOG_TARGET: tl.constexpr,
@@ -55,7 +56,7 @@ def _kl_div_kernel(
         if (first + BLOCK * TILES > n) == MASKED:
             acc = tl.zeros((BLOCK,), ACC_DTYPE)
             p_max = acc
-            for tile in tl.range(TILES, loop_unroll_factor=1 if MASKED else TILES):  # unrolled: loads in flight
+            for tile in tl.range(TILES, loop_unroll_factor=1 if MASKED else TILES):  # unrolled for loads in flight
                 offs = first + tile * BLOCK + tl.arange(0, BLOCK)
                 mask = offs < n if MASKED else None
                 x = load(log_q, offs, mask, inner_sizes, 0.0, ACC_DTYPE)
@@ -75,8 +76,8 @@ def _kl_div_kernel(
                 if CORRECT:
                     if tl.max(p_max, axis=0) > math.NEAR_1_FROM:
                         acc = tl.zeros((BLOCK,), ACC_DTYPE)
-                        for i in range(TILES):
-                            offs = first + i * BLOCK + tl.arange(0, BLOCK)
+                        for tile in range(TILES):
+                            offs = first + tile * BLOCK + tl.arange(0, BLOCK)
                             p = load(target, offs, offs < n if MASKED else None, inner_sizes, P_0, ACC_DTYPE)
                             acc += p * math.log_correction(p)
                         total += tl.sum(acc, axis=0)
@@ -103,7 +104,7 @@ def kl_div_forward(
     reduce
         Sum over all elements, in a fixed order.
     scale
-        Factor on the result. A sum over no elements is 0, and 0·inf is NaN.
+        Factor on the result. A mean passes 1/n: inf for n = 0, so that it is NaN.
     dtype
         Of the result; by default the promoted one.
 
@@ -127,11 +128,12 @@ def kl_div_forward(
     config = (tile_configs.pointwise_sum if reduce else tile_configs.pointwise)(
         max(x.dtype.itemsize, target.dtype.itemsize), coalesced.numel, dims
     )
-    chunk = config["BLOCK"] * config.tiles.setdefault("TILES", 1)
+    config.tiles.setdefault("TILES", 1)
+    chunk = config["BLOCK"] * config["TILES"]
     programs = tile_configs.cdiv(coalesced.numel, chunk)
     out = torch.empty((), dtype=dtype, device=x.device) if reduce else coalesced.empty(shape, dtype, x.device)
-    several = reduce and programs != 1  # of no programs the sum is 0
-    sums = partials.allocate(1, programs, acc_dtype, x.device) if several else out
+    two_launches = reduce and programs != 1  # also for no programs: `finalize` writes the 0
+    sums = partials.allocate(1, programs, acc_dtype, x.device) if two_launches else out
     launch.run(
         _kl_div_kernel,
         (programs,),
@@ -139,13 +141,13 @@ def kl_div_forward(
         log_q=(x, coalesced.strides[0]),
         target=(target, coalesced.strides[1]),
         out_ptr=sums,
-        scale=1.0 if several else scale,
+        scale=1.0 if two_launches else scale,
         LOG_TARGET=log_target,
         REDUCE=reduce,
         ACC_DTYPE=launch.tl_dtype(acc_dtype),
         **launch.element_args(coalesced, chunk),
     )
-    return partials.finalize(sums, out, scale) if several else out
+    return partials.finalize(sums, out, scale) if two_launches else out
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -155,7 +157,7 @@ def _kl_div_backward_kernel(
     dloss,  # (pointer, strides), n elements
     dx_ptr,  # (n,), or None
     dtarget_ptr,  # (n,), or None
-    inner_sizes,
+    inner_sizes,  # of the merged dimensions but the outermost: runtime.strides
     n,
     scale: tl.float64,
     LOG_TARGET: tl.constexpr,
@@ -189,7 +191,7 @@ def kl_div_backward(
     dx_dtype: torch.dtype | None = None,
     dtarget_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of `kl_div_forward` to x and to the target, in one launch.
+    """Gradients of `kl_div_forward` with respect to x and the target, in one launch.
 
     Parameters
     ----------
@@ -216,13 +218,14 @@ def kl_div_backward(
     [-0.25, -0.75]
     """
     if dtarget_dtype is not None and x is None:
-        raise ValueError("x must be given for the gradient to the target, got None")
+        raise ValueError("x must be given for the gradient with respect to the target, got None")
     shape = tuple(shape)
     log_q = x if dtarget_dtype is not None else None
+    # log_q comes last, as it may be absent.
     coalesced = strides.coalesce(shape, target, dloss, *(() if log_q is None else (log_q,)))
     grad_dtypes = (dx_dtype, dtarget_dtype)
     dx, dtarget = (None if dtype is None else coalesced.empty(shape, dtype, target.device) for dtype in grad_dtypes)
-    dtypes = [t.dtype for t in (x, target) if t is not None] + [dtype for dtype in grad_dtypes if dtype is not None]
+    dtypes = [t.dtype for t in (log_q, target) if t is not None] + [dtype for dtype in grad_dtypes if dtype is not None]
     config = tile_configs.pointwise(max(dtype.itemsize for dtype in dtypes), coalesced.numel, coalesced.dims)
     launch.run(
         _kl_div_backward_kernel,

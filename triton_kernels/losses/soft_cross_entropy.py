@@ -41,13 +41,13 @@ _MAX, _SUM, _W = (tl.constexpr(stat) for stat in range(STATISTICS))
 
 @row_jit
 def _soft_cross_entropy_kernel(
-    x,  # (N, V): (pointer, row strides, column stride, unit)
+    x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     y,  # (N, V)
     class_ptr,  # (V,), contiguous, or None
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (4, N, chunks): written instead where rows have several chunks; else None
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
@@ -184,7 +184,7 @@ def soft_cross_entropy_forward(
 
 @row_jit
 def _soft_cross_entropy_backward_kernel(
-    x,  # (N, V): (pointer, row strides, column stride, unit)
+    x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     y,  # (N, V); read for dx only
     class_ptr,  # (V,), contiguous, or None
     stats_ptr,  # (STATISTICS, N)
@@ -193,7 +193,7 @@ def _soft_cross_entropy_backward_kernel(
     dx,  # (N, V), or None
     dy,  # (N, V), or None
     dloss_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,

@@ -62,7 +62,7 @@ def kl_div_backward(
     """Compute `triton_kernels.kl_div_backward` with torch's operators."""
     shape = tuple(shape)
     if dtarget_dtype is not None and x is None:
-        raise ValueError("x must be given for the gradient to the target, got None")
+        raise ValueError("x must be given for the gradient with respect to the target, got None")
     given = (target, dloss) if dtarget_dtype is None or x is None else (target, dloss, x)
     walk = tk.strides.coalesce(shape, *given)
     compute = tk.launch.compute_dtype(target.dtype, *(d for d in (dx_dtype, dtarget_dtype) if d), *_dtypes(x))

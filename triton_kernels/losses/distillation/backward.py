@@ -1,4 +1,4 @@
-"""Gradients of `divergence_forward` to the logits of student and teacher, from the statistics of its rows.
+"""Gradients of `divergence_forward` with respect to the logits of student and teacher, from the statistics of rows.
 
     forward KL       ds = q − p                                   dt = p·(log p − log q − KL)
     reverse KL       ds = q·(log q − log p − KL)                  dt = p − q
@@ -38,7 +38,7 @@ from .terms import DIVERGENCES, K_S, K_T, WEIGHT, cast_scalars, load_stats
 
 @row_jit
 def _divergence_backward_kernel(
-    s,  # (N, V): (pointer, row strides, column stride, unit)
+    s,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     t,  # (N, V)
     labels_ptr,  # (N,), or None
     stats_ptr,  # (STATISTICS, N)
@@ -46,24 +46,24 @@ def _divergence_backward_kernel(
     dloss_factor_ptr,  # a scalar, or None
     ds,  # (N, columns_s), or None
     dt,  # (N, columns_t), or None
-    labels_strides,
-    dloss_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     columns_s,  # V or more; gradients of columns from V on are 0
     columns_t,
     chunks,
+    labels_strides,
+    dloss_strides,
     log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    grad_scale: tl.float64,
+    divergence_scale: tl.float64,  # (1 − α)·scale/T
     ce_scale: tl.float64,
     GRADIENTS_FN: tl.constexpr,
-    TO_S: tl.constexpr,  # with ds
+    TO_S: tl.constexpr,  # with ds: Triton 3.6 cannot compare a tuple with None
     TO_T: tl.constexpr,  # with dt
     HARD: tl.constexpr,  # with hard labels
-    SEPARATE_CE_LSE: tl.constexpr,  # hard labels have a sum_exp of their own, at temperature 1
+    SEPARATE_SUM_T1: tl.constexpr,  # hard labels and T ≠ 1: sum_s_T1 is a statistic beside sum_s
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -74,18 +74,19 @@ def _divergence_backward_kernel(
     g = w * load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
         g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
-    row_stats = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_CE_LSE)
+    row_stats = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
     k_s = load_stat(stats_ptr, K_S, rows, offs_n, active, 0.0)
     k_t = load_stat(stats_ptr, K_T, rows, offs_n, active, 0.0)
     label = offs_n  # not used unless HARD
     if HARD:
         label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, grad_scale, ce_scale, ACC_DTYPE)
-    gradient_stats = (k_s, k_t, g * scalars[3], g * scalars[4], label)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
+    _, _, _, divergence_scale, ce_scale = scalars
+    of_rows = (k_s, k_t, g * divergence_scale, g * ce_scale, label)
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(active, chunk, V, BLOCK_V):
         to_s, to_t = _tile_gradients(
-            s, t, offs_n, offs_v, None, sizes, row_stats, gradient_stats, scalars, GRADIENTS_FN, HARD, SEPARATE_CE_LSE
+            s, t, offs_n, offs_v, sizes, None, row_stats, of_rows, scalars, GRADIENTS_FN, HARD, SEPARATE_SUM_T1
         )
         if TO_S:
             store_tile(ds, offs_n, offs_v, sizes, to_s, None)
@@ -94,7 +95,7 @@ def _divergence_backward_kernel(
     else:
         mask = tile_mask(active, offs_v, V)
         to_s, to_t = _tile_gradients(
-            s, t, offs_n, offs_v, mask, sizes, row_stats, gradient_stats, scalars, GRADIENTS_FN, HARD, SEPARATE_CE_LSE
+            s, t, offs_n, offs_v, sizes, mask, row_stats, of_rows, scalars, GRADIENTS_FN, HARD, SEPARATE_SUM_T1
         )
         if TO_S:
             store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, columns_s)
@@ -108,25 +109,25 @@ def _tile_gradients(
     t,
     offs_n,
     offs_v,
-    mask,  # None: the tile is full
     sizes,
+    mask,  # None: the tile is full
     row_stats,
-    gradient_stats,
+    of_rows,
     scalars,
     GRADIENTS_FN: tl.constexpr,
     HARD: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    SEPARATE_SUM_T1: tl.constexpr,
 ):
-    """Return the gradients to s and t of a tile, in the dtype of the arithmetic."""
+    """Return the gradients with respect to s and t of a tile, in the dtype of the arithmetic."""
     max_s, sum_s, max_t, sum_t, sum_s_T1 = row_stats
-    k_s, k_t, g, g_ce, label = gradient_stats
+    k_s, k_t, g_divergence, g_ce, label = of_rows
     log2e_over_T, temperature, beta, _, _ = scalars
     x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
     z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g)
+    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g_divergence)
     if HARD:
-        e_T1 = math.exp2(z_s * temperature) if SEPARATE_CE_LSE else math.exp2(z_s)
+        e_T1 = math.exp2(z_s * temperature) if SEPARATE_SUM_T1 else math.exp2(z_s)
         to_s += e_T1 * (g_ce / sum_s_T1)[:, None]
         to_s -= tl.where(offs_v[None, :] == label[:, None], g_ce[:, None], 0.0)
     return to_s, to_t
@@ -151,7 +152,7 @@ def divergence_backward(
     dteacher_dtype: torch.dtype | None = None,
     student_out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of `divergence_forward` to student and teacher logits, in one launch.
+    """Gradients of `divergence_forward` with respect to student and teacher logits, in one launch.
 
     Parameters
     ----------
@@ -209,13 +210,13 @@ def divergence_backward(
         log2e_over_T=log2e_over_T,
         temperature=temperature,
         beta=beta,
-        grad_scale=(1 - hard_label_weight) * scale * inv_temperature,
+        divergence_scale=(1 - hard_label_weight) * scale * inv_temperature,
         ce_scale=hard_label_weight,
         GRADIENTS_FN=DIVERGENCES[divergence].gradients,
         TO_S=ds is not None,
         TO_T=dt is not None,
         HARD=hard_label_weight != 0,
-        SEPARATE_CE_LSE=hard_label_weight != 0 and inv_temperature != 1,
+        SEPARATE_SUM_T1=hard_label_weight != 0 and inv_temperature != 1,
         ACC_DTYPE=launch.tl_dtype(dtype),
     )
     return ds, dt

@@ -1,6 +1,6 @@
 """Divergences of rows of student logits s and teacher logits t, forward; `backward` has the gradients.
 
-With p = softmax(t/T), q = softmax(s/T), in base 2 with the factor log₂e/T, of each row of either
+p = softmax(t/T) and q = softmax(s/T) are calculated in base 2. With x a row of either:
 
     row_max = log₂e/T·max x,   z = log₂e/T·x − row_max,   sum_exp = Σ 2^z        so that q = 2^z/sum_exp
     KL(p‖q) = log 2·a/sum_t − log(sum_t/sum_s)   with a = Σ 2^z_t·(z_t − z_s)
@@ -62,31 +62,31 @@ from .terms import (
 
 @row_jit
 def _divergence_kernel(
-    s,  # (N, V): (pointer, row strides, column stride, unit)
+    s,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     t,  # (N, V)
     weight_ptr,  # (N,), or None
     labels_ptr,  # (N,), or None
-    report_ptr,
+    report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (STATISTICS, N, chunks): written instead where rows have several chunks; else None
-    weight_strides,
-    labels_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    weight_strides,
+    labels_strides,
     ignore_index,
     log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    kl_scale: tl.float64,
+    divergence_scale: tl.float64,
     ce_scale: tl.float64,
     TERMS_FN: tl.constexpr,
     FINALIZE_FN: tl.constexpr,
     TWO_PASS: tl.constexpr,  # the terms of rows of several chunks are left to a second pass
     HARD: tl.constexpr,  # with hard labels
-    SEPARATE_CE_LSE: tl.constexpr,  # hard labels need a sum_exp of their own, at temperature 1
+    SEPARATE_SUM_T1: tl.constexpr,  # hard labels and T ≠ 1: sum_s_T1 is a statistic beside sum_s
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -102,23 +102,23 @@ def _divergence_kernel(
             tl.store(losses_ptr + offs_n, tl.zeros_like(w), mask=mask_n)
             store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
         return
-    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     WITH_TERMS: tl.constexpr = WHOLE_ROW or not TWO_PASS
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        stats = _tile_stats(s, t, offs_n, offs_v, None, sizes, scalars, TERMS_FN, WITH_TERMS, SEPARATE_CE_LSE)
+        stats = _tile_stats(s, t, offs_n, offs_v, sizes, None, scalars, TERMS_FN, WITH_TERMS, SEPARATE_SUM_T1)
     else:
         mask = tile_mask(active, offs_v, V)
-        stats = _tile_stats(s, t, offs_n, offs_v, mask, sizes, scalars, TERMS_FN, WITH_TERMS, SEPARATE_CE_LSE)
+        stats = _tile_stats(s, t, offs_n, offs_v, sizes, mask, scalars, TERMS_FN, WITH_TERMS, SEPARATE_SUM_T1)
     if WHOLE_ROW:
         out = (losses_ptr, stats_ptr)
         _finalize_rows(
-            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
         )
     else:
         max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
         at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
+        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
         if WITH_TERMS:
             store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
 
@@ -129,12 +129,12 @@ def _tile_stats(
     t,
     offs_n,
     offs_v,
-    mask,  # None: the tile is full
     sizes,
+    mask,  # None: the tile is full
     scalars,
     TERMS_FN: tl.constexpr,
     WITH_TERMS: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    SEPARATE_SUM_T1: tl.constexpr,
 ):
     """Return max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum and aux_sum of each row of a tile."""
     log2e_over_T, temperature, beta, _, _ = scalars
@@ -144,7 +144,7 @@ def _tile_stats(
     max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
     sum_s, sum_t = tl.sum(e_s, axis=1), tl.sum(e_t, axis=1)
     sum_s_T1, loss_sum, aux_sum = sum_s, sum_s, sum_s  # placeholders
-    if SEPARATE_CE_LSE:
+    if SEPARATE_SUM_T1:
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
     if WITH_TERMS:
         loss_terms, aux_terms = TERMS_FN(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
@@ -167,23 +167,23 @@ def _finalize_rows(
     scalars,
     FINALIZE_FN: tl.constexpr,
     HARD: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    SEPARATE_SUM_T1: tl.constexpr,
 ):
     """Store the losses of rows, and what backward needs."""
-    log2e_over_T, temperature, beta, kl_scale, ce_scale = scalars
+    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
     max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum = stats
     active = mask_n & (w != 0)
     loss, k_s, k_t = FINALIZE_FN(loss_sum, aux_sum, sum_s, sum_t, beta)
-    loss *= kl_scale
+    loss *= divergence_scale
     if HARD:
         label = valid_labels(load_row(labels, offs_n, sizes, active, -1, tl.int64), V)
         x = load_column(s, offs_n, label, sizes, label >= 0, 0, beta.dtype)
-        z = tl.fma(x, log2e_over_T, -math.neg_inf_to_zero(max_s)) * temperature
+        z = tl.fma(x, log2e_over_T, -math.neg_inf_to_zero(max_s)) * temperature  # at T = 1
         loss += (math.log(sum_s_T1) - z * math.LN_2) * ce_scale
     losses_ptr, stats_ptr = out
     tl.store(losses_ptr + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
     store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
+    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
     store_stat(stats_ptr, K_S, rows, offs_n, k_s, active)
     store_stat(stats_ptr, K_T, rows, offs_n, k_t, active)
 
@@ -193,27 +193,27 @@ def _divergence_merge_kernel(
     s,  # (N, V): only the labels' columns are read
     weight_ptr,  # (N,), or None
     labels_ptr,  # (N,), or None
-    report_ptr,
+    report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (STATISTICS, N, chunks)
-    weight_strides,
-    labels_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    weight_strides,
+    labels_strides,
     ignore_index,
     log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    kl_scale: tl.float64,
+    divergence_scale: tl.float64,
     ce_scale: tl.float64,
     RESCALE_FN: tl.constexpr,
     FINALIZE_FN: tl.constexpr,
     TWO_PASS: tl.constexpr,
     HARD: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    SEPARATE_SUM_T1: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -224,12 +224,13 @@ def _divergence_merge_kernel(
     """
     offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
     active = mask_n & (w != 0)
     max_s = merged_max(partials_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
     max_t = merged_max(partials_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
     size = tl.cast(rows, tl.int64) * chunks
+    _, temperature, _, _, _ = scalars
     sums_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
     sums_t, sums_s_T1, loss_sums = sums_s, sums_s, sums_s
     for start in range(0, chunks, BLOCK_C):
@@ -238,24 +239,25 @@ def _divergence_merge_kernel(
         shift_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
         chunk_sum_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0)
         chunk_sum_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0)
-        sums_s += chunk_sum_s * math.exp2(shift_s)
-        sums_t += chunk_sum_t * math.exp2(shift_t)
+        sums_s += math.rescaled(chunk_sum_s, shift_s)
+        sums_t += math.rescaled(chunk_sum_t, shift_t)
         if not TWO_PASS:
             chunk_loss_sum = load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
             loss_sums += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
-        if SEPARATE_CE_LSE:
+        if SEPARATE_SUM_T1:
             chunk_sum_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0)
-            sums_s_T1 += chunk_sum_s_T1 * math.exp2(shift_s * scalars[1])
+            sums_s_T1 += math.rescaled(chunk_sum_s_T1, shift_s * temperature)
     sum_s, sum_t = tl.sum(sums_s, axis=1), tl.sum(sums_t, axis=1)
-    sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_CE_LSE else sum_s
+    sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_SUM_T1 else sum_s
     if TWO_PASS:
         store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_CE_LSE)
+        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
     else:
         loss_sum = tl.sum(loss_sums, axis=1)
-        stats, out = (max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, loss_sum), (losses_ptr, stats_ptr)
+        stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, loss_sum)  # KL has no aux_sum
+        out = (losses_ptr, stats_ptr)
         _finalize_rows(
-            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
         )
 
 
@@ -265,7 +267,7 @@ def _divergence_second_pass_kernel(
     t,  # (N, V)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (STATISTICS, N, chunks)
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
@@ -281,21 +283,21 @@ def _divergence_second_pass_kernel(
     active = mask_n & (load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0) != 0)
     if tl.max(active.to(tl.int32), axis=0) == 0:
         return
-    row_stats = load_stats(stats_ptr, rows, offs_n, active, False)
+    row_stats = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1=False)
     scalars = (tl.full((), log2e_over_T, ACC_DTYPE), tl.full((), beta, ACC_DTYPE))
     offs_v = tile_columns(chunk, V, BLOCK_V)
     if tile_is_full(active, chunk, V, BLOCK_V):
-        loss_sum, aux_sum = _tile_sums(s, t, offs_n, offs_v, None, sizes, row_stats, scalars, TERMS_FN)
+        loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, None, row_stats, scalars, TERMS_FN)
     else:
         mask = tile_mask(active, offs_v, V)
-        loss_sum, aux_sum = _tile_sums(s, t, offs_n, offs_v, mask, sizes, row_stats, scalars, TERMS_FN)
+        loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN)
     at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
     store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
     store_stat(partials_ptr, AUX_SUM, size, at, aux_sum, active)
 
 
 @triton.jit
-def _tile_sums(s, t, offs_n, offs_v, mask, sizes, row_stats, scalars, TERMS_FN: tl.constexpr):
+def _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN: tl.constexpr):
     """Return loss_sum and aux_sum of each row of a tile. mask None: the tile is full."""
     max_s, sum_s, max_t, sum_t, _ = row_stats
     log2e_over_T, beta = scalars
@@ -313,26 +315,26 @@ def _divergence_finalize_kernel(
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
     partials_ptr,  # (STATISTICS, N, chunks)
-    labels_strides,
-    sizes,
+    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    labels_strides,
     log2e_over_T: tl.float64,
     temperature: tl.float64,
     beta: tl.float64,
-    kl_scale: tl.float64,
+    divergence_scale: tl.float64,
     ce_scale: tl.float64,
     FINALIZE_FN: tl.constexpr,
     HARD: tl.constexpr,
-    SEPARATE_CE_LSE: tl.constexpr,
+    SEPARATE_SUM_T1: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Add up the sums of the second pass over the chunks of rows, in order, and store the losses."""
     offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, ACC_DTYPE)
+    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
     active = mask_n & (w != 0)
     size = tl.cast(rows, tl.int64) * chunks
@@ -342,11 +344,11 @@ def _divergence_finalize_kernel(
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
         loss_sums += load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
         aux_sums += load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0)
-    max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_CE_LSE)
+    max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
     stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
     labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
     _finalize_rows(
-        out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_CE_LSE
+        out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
     )
 
 
@@ -376,21 +378,21 @@ def divergence_forward(
     inv_temperature
         Positive; logits are multiplied by it.
     scale
-        A factor on the divergence.
+        A factor on the divergence, such as T².
     weight
         Of the leading dimensions' shape, bool or floating. Logits of a row of weight 0 are not read.
     labels
         int32 or int64, of the same shape; `ignore_index` marks rows that are not read either.
     hard_label_weight
-        The part of the cross-entropy of the student, at temperature 1, with the labels.
+        α, the weight of the student's cross-entropy with the labels, at temperature 1.
     vocab_size
-        How many columns count; by default all, which are then as many in both.
+        Only the first `vocab_size` columns count; by default all, and both have equally many.
 
     Returns
     -------
     tuple
         Losses, of the leading dimensions' shape, float32 (float64 where either is); and the rows' statistics,
-        (STATISTICS, rows), for `divergence_backward`. Their first row is what each token counts.
+        (STATISTICS, rows), for `divergence_backward`, of which the first are the weights, 0 where a row is not read.
 
     Examples
     --------
@@ -410,7 +412,7 @@ def divergence_forward(
     fns = DIVERGENCES[divergence]
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     hard = hard_label_weight != 0
-    common = {
+    common = {  # of all kernels
         "stats_ptr": stats,
         "partials_ptr": partials,
         "V": V,
@@ -418,17 +420,17 @@ def divergence_forward(
         "beta": beta,
         "ACC_DTYPE": launch.tl_dtype(dtype),
     }
-    finalizing = {
+    finalizing = {  # of kernels that store losses: all but the second pass
         **common,
         "losses_ptr": losses,
         "temperature": temperature,
-        "kl_scale": (1 - hard_label_weight) * scale,
+        "divergence_scale": (1 - hard_label_weight) * scale,
         "ce_scale": hard_label_weight,
         "FINALIZE_FN": fns.finalize,
         "HARD": hard,
-        "SEPARATE_CE_LSE": hard and inv_temperature != 1,
+        "SEPARATE_SUM_T1": hard and inv_temperature != 1,
     }
-    weighing = {
+    weighing = {  # of kernels that load weights: the first and the merge
         **finalizing,
         "report_ptr": device_errors.buffer(student.device),
         "ignore_index": ignore_index,

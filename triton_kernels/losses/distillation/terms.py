@@ -1,13 +1,14 @@
 """The math of each divergence, as jit helpers: loss terms, a row's loss, gradients. And the layout of row statistics.
 
-Logits of a tile are given in base 2 relative to a maximum of their row, z = log₂e/T·(x − max x), and e = 2^z. With the
-row's sum_exp = Σ e, the softmax is q = e_s/sum_s of the student and p = e_t/sum_t of the teacher. Each divergence has
+Logits of a tile are given in base 2 relative to the maximum of their row, or of a chunk of it: z = log₂e/T·(x − max x),
+and e = 2^z. With the row's sum_exp = Σ e, the softmax is q = e_s/sum_s of the student and p = e_t/sum_t of the teacher.
+Each divergence has
 
     terms      two tiles, whose sums over a row, loss_sum and aux_sum, make its loss
     rescale    a chunk's loss_sum, relative to the maxima of the row instead of those of the chunk
     finalize   the row's loss from these sums, and k_s and k_t, which the gradients need
-    gradients  to student and teacher logits, from k_s, k_t and g, the upstream gradient of the divergence times 1/T
-               and the row's weight
+    gradients  with respect to student and teacher logits, from k_s, k_t and g, the upstream gradient of the divergence
+               times 1/T and the row's weight
 
 The terms of KL need no sum_exp, and no second tile, so one pass over the logits is enough. Those of JS and total
 variation need the sum_exp of the whole row; chunks of theirs cannot be rescaled. Arguments and results that a kernel
@@ -25,9 +26,9 @@ from ...jit import math
 from ...jit.math import LN_2, exp2
 from ...jit.tiles import load_stat, store_stat
 
-#: Statistics of rows, (STATISTICS, N), which forward saves; and of chunks of rows, (STATISTICS, N, chunks): the token's
-#: weight (of rows only); maximum and sum_exp of student and teacher; the student's sum_exp at temperature 1 (only where
-#: it is needed beside the other, for hard labels); and of rows k_s and k_t, of chunks loss_sum and aux_sum.
+#: Statistics of rows, (STATISTICS, N), which forward saves; and of chunks of rows, (STATISTICS, N, chunks). The row's
+#: weight (not of chunks); row_max = log₂e/T·max x and sum_exp of student and teacher; the student's sum_exp at
+#: temperature 1, where hard labels need it beside the other; and k_s and k_t of rows, loss_sum and aux_sum of chunks.
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
 LOSS_SUM, AUX_SUM = K_S, K_T
@@ -43,36 +44,36 @@ class Divergence(NamedTuple):
 
 
 @triton.jit
-def cast_scalars(log2e_over_T, temperature, beta, kl_scale, ce_scale, DTYPE: tl.constexpr):
+def cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, DTYPE: tl.constexpr):
     """Round the scalars of a launch, which arrive in float64."""
     return (
         tl.full((), log2e_over_T, DTYPE),
         tl.full((), temperature, DTYPE),
         tl.full((), beta, DTYPE),
-        tl.full((), kl_scale, DTYPE),
+        tl.full((), divergence_scale, DTYPE),
         tl.full((), ce_scale, DTYPE),
     )
 
 
 @triton.jit
-def store_stats(ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, mask, SEPARATE_CE_LSE: tl.constexpr):
+def store_stats(ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, mask, SEPARATE_SUM_T1: tl.constexpr):
     """Store maxima and sum_exps of some rows, or of chunks of rows; `size` is the length of each statistic."""
     store_stat(ptr, MAX_S, size, at, max_s, mask)
     store_stat(ptr, SUM_S, size, at, sum_s, mask)
     store_stat(ptr, MAX_T, size, at, max_t, mask)
     store_stat(ptr, SUM_T, size, at, sum_t, mask)
-    if SEPARATE_CE_LSE:
+    if SEPARATE_SUM_T1:
         store_stat(ptr, SUM_S_T1, size, at, sum_s_T1, mask)
 
 
 @triton.jit
-def load_stats(ptr, rows, offs_n, active, SEPARATE_CE_LSE: tl.constexpr):
-    """Load what `store_stats` stored of rows; 0 and 1 where not active."""
+def load_stats(ptr, rows, offs_n, active, SEPARATE_SUM_T1: tl.constexpr):
+    """Load what `store_stats` stored of rows; in inactive rows maxima are 0 and sums 1."""
     max_s = load_stat(ptr, MAX_S, rows, offs_n, active, 0.0)
     sum_s = load_stat(ptr, SUM_S, rows, offs_n, active, 1.0)
     max_t = load_stat(ptr, MAX_T, rows, offs_n, active, 0.0)
     sum_t = load_stat(ptr, SUM_T, rows, offs_n, active, 1.0)
-    sum_s_T1 = load_stat(ptr, SUM_S_T1, rows, offs_n, active, 1.0) if SEPARATE_CE_LSE else sum_s
+    sum_s_T1 = load_stat(ptr, SUM_S_T1, rows, offs_n, active, 1.0) if SEPARATE_SUM_T1 else sum_s
     return max_s, sum_s, max_t, sum_t, sum_s_T1
 
 
@@ -92,15 +93,14 @@ def forward_kl_rescale(a, sum_s, sum_t, shift_s, shift_t):
 
 @triton.jit
 def forward_kl_finalize(a, _, sum_s, sum_t, beta):
-    """k = a/sum_t, the mean of z_t − z_s under p.
+    """k_s = k_t = a/sum_t, the mean of z_t − z_s under p.
 
     In float64, because a small divergence is a difference of larger numbers.
     """
     wide_sum_t = sum_t.to(tl.float64)
-    # Without a q there is no divergence.
-    k = tl.where(sum_s > 0, a.to(tl.float64) / wide_sum_t, float("nan"))
-    # k = inf: there is q = 0 where p > 0.
-    loss = tl.where(k == float("inf"), k, k * LN_2 - tl.log(wide_sum_t / sum_s.to(tl.float64))).to(a.dtype)
+    k = a.to(tl.float64) / wide_sum_t
+    # inf where q = 0 and p > 0; NaN where the student's row has no distribution, as sum_s is 0 and k is inf.
+    loss = (k * LN_2 - tl.log(wide_sum_t / sum_s.to(tl.float64))).to(a.dtype)
     k = k.to(a.dtype)
     return loss, k, k
 
@@ -109,9 +109,9 @@ def forward_kl_finalize(a, _, sum_s, sum_t, beta):
 def forward_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
     """To s: q − p. To t: p·(log p − log q − KL), whose logarithms of sum_exp cancel."""
     e_s, e_t = exp2(z_s), exp2(z_t)
-    # One rounding where the student's is as large as the teacher's: 0 if they are equal.
+    # sum_t/sum_s is exactly 1 for equal rows, and an fma rounds the difference once: ds is then exactly 0.
     ds = (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * (g / sum_t)[:, None]
-    # Where p = 0 that is 0, or NaN if KL is infinite or NaN, as k − k is.
+    # Where p = 0 the slope is 0; k − k makes it NaN if KL is infinite or NaN.
     slope = tl.where(e_t > 0, z_t - z_s - k_t[:, None], (k_t - k_t)[:, None])
     dt = e_t * (g / sum_t * LN_2)[:, None] * slope
     return ds, dt
@@ -152,18 +152,20 @@ def _nan_if_degenerate(sum_exp):
 def _mixture(z_s, z_t, sum_s, sum_t, beta):
     """With m = beta·p + (1 − beta)·q: q, p, log₂(q/m) and log₂(p/m), these two finite also where q or p is 0."""
     log2_q, log2_p = z_s - tl.log2(sum_s)[:, None], z_t - tl.log2(sum_t)[:, None]
-    # Where both are 0 there is no ratio, and any will do; `maximum` and `minimum` do not keep a NaN.
+    # Beyond ±2000 its power of 2 is 0 or inf, in float64, too. Where both are 0 there is no ratio, and any will do;
+    # `maximum` and `minimum` do not keep a NaN.
     r = tl.minimum(tl.maximum(log2_q - log2_p, -2000.0), 2000.0)
     # m over the larger of the two, which it is never much less than
     of_larger = tl.where(r > 0, 1 - beta, beta)
     rest = math.fast_log2(of_larger + (1 - of_larger) * exp2(-tl.abs(r)))
     log2_qm, log2_pm = tl.minimum(r, 0.0) - rest, tl.minimum(-r, 0.0) - rest
     if r.dtype == tl.float32:
-        # Special functions are good absolutely, which is too little for p near q: terms of first order cancel in the
-        # sum over a row. So there a series: the cumulants of a Bernoulli variable of mean beta.
-        k = beta * (1 - beta)
-        c2, c3 = k * (-LN_2 / 2), k * (1 - 2 * beta) * (LN_2 * LN_2 / 6)
-        c4 = k * (1 - 6 * k) * (-LN_2 * LN_2 * LN_2 / 24)
+        # The absolute error of the logarithm is small, its relative error is not where p is near q: terms of first
+        # order cancel in the sum over a row. So for |r| < 1/16 a series to r⁴: the cumulants of a Bernoulli variable of
+        # mean beta.
+        variance = beta * (1 - beta)
+        c2, c3 = variance * (-LN_2 / 2), variance * (1 - 2 * beta) * (LN_2 * LN_2 / 6)
+        c4 = variance * (1 - 6 * variance) * (-LN_2 * LN_2 * LN_2 / 24)
         series = r * (beta + r * (c2 + r * (c3 + r * c4)))
         near = tl.abs(r) < 0.0625
         log2_qm, log2_pm = tl.where(near, series, log2_qm), tl.where(near, series - r, log2_pm)
@@ -172,7 +174,7 @@ def _mixture(z_s, z_t, sum_s, sum_t, beta):
 
 @triton.jit
 def js_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
-    """beta·p·log₂(p/m) + (1 − beta)·q·log₂(q/m), and q·log₂(q/m)."""
+    """beta·p·log₂(p/m) + (1 − beta)·q·log₂(q/m), whose parts of first order cancel; and q·log₂(q/m)."""
     q, p, log2_qm, log2_pm = _mixture(z_s, z_t, sum_s, sum_t, beta)
     of_student = q * log2_qm
     return beta * (p * log2_pm) + (1 - beta) * of_student, of_student
@@ -180,7 +182,7 @@ def js_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
 
 @triton.jit
 def js_finalize(total, of_student, sum_s, sum_t, beta):
-    """k are KL(q‖m) and KL(p‖m), base 2."""
+    """k_s = KL(q‖m) and k_t = KL(p‖m), in bits."""
     nan = _nan_if_degenerate(sum_s) + _nan_if_degenerate(sum_t)
     total, of_student = total + nan, of_student + nan
     return total * LN_2, of_student, (total - (1 - beta) * of_student) / beta
@@ -197,20 +199,13 @@ def js_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
 
 
 @triton.jit
-def total_variation_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
-    """|q − p|, and q·sign(q − p)."""
-    q, _, diff = _difference(e_s, e_t, sum_s, sum_t)
-    return tl.abs(diff), _apply_sign(q, diff)
-
-
-@triton.jit
 def _difference(e_s, e_t, sum_s, sum_t):
     """q, p and q − p, which is 0 where these are equal, also where products and sums are contracted."""
-    of_t = 1 / sum_t
+    inv_sum_t = 1 / sum_t
     return (
         e_s * (1 / sum_s)[:, None],
-        e_t * of_t[:, None],
-        (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * of_t[:, None],
+        e_t * inv_sum_t[:, None],
+        (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * inv_sum_t[:, None],
     )
 
 
@@ -220,8 +215,16 @@ def _apply_sign(x, sign):
 
 
 @triton.jit
+def total_variation_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
+    """|q − p|, and q·sign(q − p)."""
+    q, _, diff = _difference(e_s, e_t, sum_s, sum_t)
+    return tl.abs(diff), _apply_sign(q, diff)
+
+
+@triton.jit
 def total_variation_finalize(total, of_student, sum_s, sum_t, beta):
-    """k are Σ q·sign(q − p) and Σ p·sign(q − p)."""
+    """k_s = Σ q·sign(q − p) and k_t = Σ p·sign(q − p)."""
+    # `total` is NaN there already; `_apply_sign` drops a NaN.
     of_student += _nan_if_degenerate(sum_s) + _nan_if_degenerate(sum_t)
     return 0.5 * total, of_student, of_student - total
 
