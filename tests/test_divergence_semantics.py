@@ -209,6 +209,24 @@ def test_long_rows_may_be_masked_for_whole_chunks(kind: str, side: str, mask: fl
             np.testing.assert_allclose(gradient.cpu(), wanted, rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+@pytest.mark.parametrize("largest", [7e8, -7e8])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_rows_of_very_large_logits_are_true(kind: str, largest: float, temperature: float) -> None:
+    largest *= temperature
+    steps = np.random.randint(0, 3, (2, 4, 300)) * np.array([-np.spacing(np.float32(abs(largest))), -4096.0]).reshape(
+        2, 1, 1
+    )
+    s, t = (np.float32(largest) + steps).astype(np.float32).astype(float)
+    truth = row_reference.divergence(s, t, kind, temperature=temperature)
+    losses, ds, dt = kernels.divergence(
+        *(torch.from_numpy(x).float() for x in (s, t)), kind, inv_temperature=1 / temperature
+    )
+    np.testing.assert_allclose(losses.cpu(), truth.loss, rtol=1e-5)
+    for gradient, wanted in ((ds, truth.ds), (dt, truth.dt)):
+        np.testing.assert_allclose(gradient.cpu(), wanted, rtol=1e-3, atol=1e-8)
+
+
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_columns_beyond_the_vocabulary_get_no_gradient_even_from_one_that_is_nan(kind: str) -> None:
     student, teacher = _leaf(3, 9), _leaf(3, 8)
