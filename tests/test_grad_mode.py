@@ -56,6 +56,12 @@ def test_modes_decorate_and_can_be_used_again() -> None:
         (lucid.set_grad_enabled, "mode"),
         (lucid.ones(1).requires_grad_, "requires_grad"),
         (lambda flag: lucid.ones(1, requires_grad=flag), "requires_grad"),
+        (lambda flag: lucid.ones(1).sum(0, flag), "keepdim"),
+        (lambda flag: lucid.ones(1).mean(keepdim=flag), "keepdim"),
+        (lambda flag: lucid.nn.Linear(1, 1).zero_grad(flag), "set_to_none"),
+        (lambda flag: lucid.nn.Linear(1, 1).load_state_dict({}, flag), "strict"),
+        (lambda flag: lucid.optim.Adam([leaf([1.0])]).zero_grad(flag), "set_to_none"),
+        (lambda flag: lucid.optim.SGD([leaf([1.0])], momentum=0.9, nesterov=flag), "nesterov"),
     ],
 )
 @pytest.mark.parametrize("value", ["x", 1, None, lambda: 0])
@@ -69,6 +75,17 @@ def test_a_switch_takes_bools_alone(switch: Any, name: str, value: Any) -> None:
 def test_kernels_on_cpu_takes_bools_alone() -> None:
     with pytest.raises(TypeError, match="enabled must be a bool, got str"):
         lucid.torch.kernels_on_cpu("x")
+
+
+@pytest.mark.parametrize(("decorator", "recorded"), [(lucid.no_grad, False), (lucid.enable_grad, True)])
+def test_modes_decorate_without_parentheses(decorator: Any, recorded: bool) -> None:
+    @decorator
+    def mode(extra: int) -> tuple[bool, int]:
+        return lucid.is_grad_enabled(), extra
+
+    with lucid.set_grad_enabled(not recorded):
+        assert mode(3) == (recorded, 3)
+    assert mode.__name__ == "mode"
 
 
 def test_set_grad_enabled_is_a_switch_and_a_block() -> None:

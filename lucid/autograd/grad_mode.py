@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 from lucid._arguments import check_bool
 from lucid._flags import FlagScope, ThreadLocalFlag
@@ -46,8 +47,16 @@ class set_grad_enabled:
         _flag.enabled = self._before
 
 
-class no_grad(FlagScope):
-    """Record nothing within, as a context manager (``with lucid.no_grad():``) or a decorator (``@lucid.no_grad()``).
+class _GradScope(FlagScope):
+    _flag = _flag
+
+    def __new__(cls, function: Any = None) -> Any:
+        """Return a scope, or a decorated function where the class itself decorates."""
+        return super().__new__(cls) if function is None else cls()(function)
+
+
+class no_grad(_GradScope):
+    """Record nothing within, as a context manager (``with lucid.no_grad():``) or a decorator (``@lucid.no_grad``).
 
     Examples
     --------
@@ -58,13 +67,11 @@ class no_grad(FlagScope):
     False
     """
 
-    _flag = _flag
-
     def __init__(self) -> None:
         super().__init__(False)
 
 
-class enable_grad(FlagScope):
+class enable_grad(_GradScope):
     """Record within, also inside `no_grad`.
 
     Examples
@@ -75,8 +82,6 @@ class enable_grad(FlagScope):
     ...     (x * 2).requires_grad
     True
     """
-
-    _flag = _flag
 
     def __init__(self) -> None:
         super().__init__(True)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+from lucid._arguments import check_bool
 from lucid._tensor_methods import parse_to
 from lucid.autograd import no_grad
 from lucid.nn._attribute_mixin import _AttributeMixin
@@ -220,6 +221,7 @@ class Module(_HookMixin, _AttributeMixin):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters; with ``set_to_none=False`` zero them in place instead."""
+        check_bool("set_to_none", set_to_none)
         for parameter in self.parameters():
             gradient = parameter.grad
             if set_to_none or gradient is None:
@@ -339,7 +341,7 @@ class Module(_HookMixin, _AttributeMixin):
         >>> copy.load_state_dict(model.state_dict())
         <All keys matched successfully>
         """
-        return load_state(self, state_dict, strict)
+        return load_state(self, state_dict, check_bool("strict", strict))
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the parentheses besides the submodules; empty by default."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import triton_kernels as tk
+from lucid._arguments import check_bool
 from lucid.autograd.function import Function
 from lucid.dtype import float32
 from lucid.ops.memory import as_sizes, reshape, to, wrap_dim
@@ -82,5 +83,6 @@ def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
 
 
 def _reduce(x: Tensor, dims: tuple[int, ...], keepdim: bool, scale: float) -> Tensor:
+    keepdim = check_bool("keepdim", keepdim)
     total = _Sum.apply(x, dims, scale)
     return total if keepdim else reshape(total, [size for d, size in enumerate(x.shape) if d not in dims])

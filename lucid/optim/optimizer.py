@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lucid._arguments import type_name
+from lucid._arguments import check_bool, type_name
 from lucid.tensor import Tensor
 
 
@@ -95,6 +95,7 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, or put zeros in their place."""
+        check_bool("set_to_none", set_to_none)
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:

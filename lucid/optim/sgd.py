@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
+from lucid._arguments import check_bool
 from lucid.optim.optimizer import Optimizer, check_number, state_like
 from lucid.tensor import Tensor
 
@@ -58,7 +59,7 @@ class SGD(Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         for name in ("lr", "momentum", "dampening", "weight_decay"):
             check_number(name, group[name])
-        if group["nesterov"] and (not group["momentum"] or group["dampening"]):
+        if check_bool("nesterov", group["nesterov"]) and (not group["momentum"] or group["dampening"]):
             raise ValueError("nesterov needs a momentum above 0 and no dampening")
 
     def _update(self, param: Tensor, grad: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
