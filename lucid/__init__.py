@@ -61,7 +61,7 @@ from lucid.factories import (
 )
 from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
 from lucid.random import manual_seed
-from lucid.tensor import Tensor
+from lucid.tensor import Tensor, eval
 
 set_default_device(ops.memory.kernel_device())
 
@@ -85,6 +85,7 @@ __all__ = [
     "empty",
     "empty_like",
     "enable_grad",
+    "eval",
     "exp",
     "float",
     "float16",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lucid._lazy import realize
 from lucid.device import device as Device
 from lucid.dtype import dtype as DType
 
@@ -56,6 +57,11 @@ class TensorMethods:
     def cuda(self) -> Tensor:
         """Return the tensor on the GPU."""
         return self.to("cuda")
+
+    def eval(self: Any) -> Tensor:
+        """Compute the values if they are deferred; return the tensor."""
+        realize(self._memory)
+        return self
 
     def clone(self) -> Tensor:
         """Return a differentiable copy."""
@@ -209,21 +215,25 @@ def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:
     Raises
     ------
     TypeError
-        If an argument is neither.
+        If an argument is neither, or there are two of a kind.
     """
     unknown = set(kwargs) - {"device", "dtype"}
     if unknown:
         raise TypeError(f"to() takes device and dtype, got {', '.join(sorted(unknown))}")
-    target_device = None if kwargs.get("device") is None else Device(kwargs["device"])
-    target_dtype = None if kwargs.get("dtype") is None else DType.of(kwargs["dtype"])
+    devices = [] if kwargs.get("device") is None else [Device(kwargs["device"])]
+    dtypes = [] if kwargs.get("dtype") is None else [DType.of(kwargs["dtype"])]
     for arg in args:
         if isinstance(arg, lazy_import("tensor").Tensor):
-            target_device, target_dtype = arg.device, arg.dtype
+            devices.append(arg.device)
+            dtypes.append(arg.dtype)
         elif isinstance(arg, Device | torch.device) or (isinstance(arg, str) and arg.startswith(("cpu", "cuda"))):
-            target_device = Device(arg)
+            devices.append(Device(arg))
         elif arg is not None:
-            target_dtype = _dtype_argument(arg)
-    return target_device, target_dtype
+            dtypes.append(_dtype_argument(arg))
+    for name, given in (("device", devices), ("dtype", dtypes)):
+        if len(given) > 1:
+            raise TypeError(f"to() takes one {name}, got two")
+    return next(iter(devices), None), next(iter(dtypes), None)
 
 
 def _dtype_argument(arg: object) -> DType:

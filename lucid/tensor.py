@@ -173,6 +173,9 @@ class Tensor(TensorMethods):
     def __repr__(self) -> str:
         return lazy_import("printing").tensor_repr(self)
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     # Values on the host
 
     def _host(self) -> torch.Tensor:
@@ -330,6 +333,27 @@ class Tensor(TensorMethods):
             raise RuntimeError("retain_grad can be called only on a tensor that requires grad")
         if self._node is not None:
             self._node.retain(self)
+
+
+def eval(*tensors: Tensor) -> Any:
+    """Compute deferred values; return the tensor, or a tuple of several. Without it they are computed when needed.
+
+    Raises
+    ------
+    TypeError
+        If one is no Tensor.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.eval(lucid.ones(2).softmax())
+    tensor([0.5, 0.5])
+    """
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensors must be lucid.Tensors, got {type_name(tensor)}")
+        tensor.eval()
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def check_like(rule: str, tensor: Tensor, model: Tensor) -> None:

@@ -338,6 +338,23 @@ def test_the_device_is_shown_unless_it_is_the_default(on_cpu: None, monkeypatch:
     assert repr(x) == "tensor([1., 2.5], device='cpu', dtype=lucid.float64, requires_grad=True)"
 
 
+def test_one_element_is_formatted_as_its_number() -> None:
+    assert f"{lucid.tensor([2.0], requires_grad=True):.4f} {lucid.tensor(7):03d} {lucid.tensor(1.0)}" == (
+        "2.0000 007 tensor(1.)"
+    )
+    with pytest.raises(RuntimeError, match=r"only one-element tensors .*, got shape \(2,\)"):
+        f"{lucid.ones(2):.4f}"
+
+
+def test_eval_returns_what_it_is_given() -> None:
+    x = lucid.ones(2)
+    assert x.eval() is x
+    assert lucid.eval(x) is x
+    assert lucid.eval(x, y := lucid.ones(1)) == (x, y)
+    with pytest.raises(TypeError, match=r"^tensors must be lucid.Tensors, got int$"):
+        lucid.eval(x, 3)
+
+
 def test_a_large_tensor_is_shown_in_part() -> None:
     shown = repr(lucid.zeros(2000))
     assert shown == "tensor([0., 0., 0., ..., 0., 0., 0.])"

@@ -204,6 +204,20 @@ def test_to_converts_as_torch_does(source: str, target: str) -> None:
         assert made.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs", "name"),
+    [
+        (("cpu",), {"device": "cpu"}, "device"),
+        (("half", "float"), {}, "dtype"),
+        ((lucid.ones(1),), {"dtype": "half"}, "dtype"),
+        ((lucid.ones(1), "cpu"), {}, "device"),
+    ],
+)
+def test_to_takes_a_device_and_a_dtype_once(args: Any, kwargs: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^to\(\) takes one {name}, got two$"):
+        lucid.ones(1).to(*args, **kwargs)
+
+
 def test_to_returns_the_tensor_itself_where_nothing_changes() -> None:
     x = lucid.ones(2)
     same = [x.to("float32"), x.to(lucid.float32), x.to(x.device), x.to(x), x.to(), x.to(None), x.float()]
