@@ -106,6 +106,18 @@ class TensorMethods:
     def __abs__(self) -> Tensor:
         return lazy_import("ops").abs(self)
 
+    def __iadd__(self, other: Any) -> Tensor:
+        return lazy_import("ops").write_result(self, self + other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return lazy_import("ops").write_result(self, self - other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return lazy_import("ops").write_result(self, self * other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return lazy_import("ops").write_result(self, self / other)
+
     def __eq__(self, other: Any) -> Any:
         return lazy_import("ops").compare("eq", self, other)
 
@@ -128,6 +140,9 @@ class TensorMethods:
 
     def __getitem__(self, index: Any) -> Tensor:
         return lazy_import("ops").getitem(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        lazy_import("ops").setitem(self, index, value)
 
     def exp(self) -> Tensor:
         """exp x."""

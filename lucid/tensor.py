@@ -39,6 +39,11 @@ class Tensor(TensorMethods):
     grad : Tensor or None
         The gradient accumulated by `backward`; of the tensor's shape, dtype and device.
 
+    Notes
+    -----
+    ``x += y`` and ``x[i] = y`` write over the memory of x. Where operations are recorded, ``x += y`` makes x a new
+    tensor of the graph, ``x[i] = y`` is an error, and so is either on a leaf that requires grad.
+
     Examples
     --------
     >>> import lucid

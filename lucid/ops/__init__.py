@@ -4,6 +4,7 @@ from lucid._docs import listing
 from lucid.ops.arithmetic import abs, add, compare, div, exp, log, mul, neg, relu, sqrt, sub, tanh, where
 from lucid.ops.divergence import cross_entropy, distillation_loss
 from lucid.ops.embedding import embedding
+from lucid.ops.in_place import setitem, write_result
 from lucid.ops.kl_div import kl_div
 from lucid.ops.linear import linear, matmul
 from lucid.ops.memory import (
@@ -47,6 +48,7 @@ __all__ = [
     "pow",
     "relu",
     "reshape",
+    "setitem",
     "softmax",
     "sqrt",
     "squeeze",
@@ -58,6 +60,7 @@ __all__ = [
     "transpose",
     "unsqueeze",
     "where",
+    "write_result",
 ]
 
 __dir__ = listing(__all__)

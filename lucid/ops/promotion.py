@@ -43,7 +43,7 @@ def resolve_operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]
         kind = torch.float32
         if isinstance(value, numbers.Integral):
             kind = torch.bool if isinstance(value, bool) else torch.int64
-        promoted = max(promoted, kind, key=_rank)
+        promoted = max(promoted, kind, key=rank)
     if not promoted.is_floating_point:
         for value in values:
             if not -(2**63) <= value < 2**63:
@@ -56,7 +56,8 @@ def unwrap_numpy_scalar(operand: Any) -> Any:
     return operand.item() if isinstance(operand, np.generic) else operand
 
 
-def _rank(kind: torch.dtype) -> int:
+def rank(kind: torch.dtype) -> int:
+    """Return the rank of a dtype's kind: bool, integer, float."""
     return 2 if kind.is_floating_point else 0 if kind is torch.bool else 1
 
 
