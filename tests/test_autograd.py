@@ -155,9 +155,9 @@ def test_backward_of_many_elements_needs_a_gradient() -> None:
         (lambda: lucid.ones(3), RuntimeError, r"gradient must have the tensor's shape \(2,\), got \(3,\)"),
         (lambda: lucid.ones(()), RuntimeError, r"gradient must have the tensor's shape \(2,\), got \(\)"),
         (lambda: lucid.ones(2).double(), RuntimeError, "gradient must have the tensor's dtype lucid.float32, got .*64"),
-        (lambda: [1.0, 1.0], TypeError, "gradient must be a Tensor, got list"),
-        (lambda: 1.0, TypeError, "gradient must be a Tensor, got float"),
-        (lambda: torch.ones(2), TypeError, "gradient must be a Tensor, got torch.Tensor"),
+        (lambda: [1.0, 1.0], TypeError, "gradient must be a lucid.Tensor, got list"),
+        (lambda: 1.0, TypeError, "gradient must be a lucid.Tensor, got float"),
+        (lambda: torch.ones(2), TypeError, "gradient must be a lucid.Tensor, got torch.Tensor"),
     ],
 )
 def test_a_gradient_that_does_not_fit_is_refused(gradient: Any, error: type[Exception], message: str) -> None:
@@ -191,7 +191,7 @@ def test_backward_from_several_tensors_goes_once_through_what_they_share() -> No
     assert y.grad.tolist() == [6.0]
     with pytest.raises(RuntimeError, match=r"^grad_tensors must have an entry for each of tensors, 2, got 1$"):
         backward([y * 2, y * 2], [None])
-    with pytest.raises(TypeError, match=r"^tensors must be a Tensor or a sequence of Tensors, got float$"):
+    with pytest.raises(TypeError, match=r"^tensors must be a lucid.Tensor or a sequence of them, got float$"):
         backward(1.0)
 
 

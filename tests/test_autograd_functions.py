@@ -146,8 +146,8 @@ def make(forward: Any, backward: Any) -> type[Function]:
         (lambda ctx, g: (g, g), RuntimeError, "MadeBackward must return 1 gradients, .* got 2"),
         (lambda ctx, g: (), RuntimeError, "MadeBackward must return 1 gradients, .* got 0"),
         (lambda ctx, g: g[:1], RuntimeError, r"MadeBackward returned .* shape \(1,\) for an argument of shape \(2,\)"),
-        (lambda ctx, g: 1.0, TypeError, "MadeBackward must return Tensors and Nones, got float"),
-        (lambda ctx, g: [g], TypeError, "MadeBackward must return Tensors and Nones, got list"),
+        (lambda ctx, g: 1.0, TypeError, "MadeBackward must return lucid.Tensors and Nones, got float"),
+        (lambda ctx, g: [g], TypeError, "MadeBackward must return lucid.Tensors and Nones, got list"),
     ],
 )
 def test_a_backward_that_returns_something_else_is_refused(backward: Any, error: type[Exception], message: str) -> None:
@@ -172,7 +172,7 @@ def test_a_backward_may_return_none_and_its_gradient_gets_the_arguments_dtype() 
 def test_a_forward_must_return_tensors(requires_grad: bool) -> None:
     x = lucid.tensor([1.0], requires_grad=requires_grad)
     for wrong, name in (((lambda ctx, x: 3.0), "float"), ((lambda ctx, x: (x, "a")), "str")):
-        with pytest.raises(TypeError, match=f"^Made.forward must return Tensors and Nones, got {name}$"):
+        with pytest.raises(TypeError, match=f"^Made.forward must return lucid.Tensors and Nones, got {name}$"):
             make(wrong, None).apply(x)
     with pytest.raises(
         TypeError, match=r"^save_for_backward takes Tensors and Nones, got int; other values can be attributes"

@@ -91,8 +91,8 @@ def test_grad_refuses_what_it_cannot_differentiate() -> None:
     for call, error, message in (
         (lambda: grad(x * 2, constant), RuntimeError, "input 0 of autograd.grad does not require grad"),
         (lambda: grad(constant, x), RuntimeError, "a tensor that does not require grad .* has no gradient"),
-        (lambda: grad(x * 2, [x, 1.0]), TypeError, "inputs must be Tensors, got float"),
-        (lambda: grad(x * 2, 5), TypeError, "inputs must be a Tensor or a sequence of Tensors, got int"),
+        (lambda: grad(x * 2, [x, 1.0]), TypeError, "inputs must be lucid.Tensors, got float"),
+        (lambda: grad(x * 2, 5), TypeError, "inputs must be a lucid.Tensor or a sequence of them, got int"),
         (lambda: grad([x * 2], x, [None, None]), RuntimeError, "grad_outputs must have an entry for each .*, 1, got 2"),
     ):
         with pytest.raises(error, match=f"^{message}$"):

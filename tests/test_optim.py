@@ -202,10 +202,14 @@ def test_steps_are_not_recorded_and_parameters_stay_leaves() -> None:
         (lambda x: Adam([x], betas=0.9), ValueError, "betas must be two numbers, got 0.9"),
         (lambda x: Adam([{"params": [x], "lr": -1}]), ValueError, "lr must be a number of at least 0 .*, got -1"),
         (lambda x: SGD([]), ValueError, "params must hold at least one parameter, got none"),
-        (lambda x: SGD(x), TypeError, "params must be an iterable of Tensors or of dicts, got lucid.Tensor"),
-        (lambda x: SGD({"params": [x]}), TypeError, "params must be an iterable of Tensors or of dicts, got dict"),
-        (lambda x: SGD(3), TypeError, "params must be an iterable of Tensors or of dicts, got int"),
-        (lambda x: SGD([1.0]), TypeError, "params must be Tensors, got float"),
+        (lambda x: SGD(x), TypeError, "params must be an iterable of lucid.Tensors or of dicts, got lucid.Tensor"),
+        (
+            lambda x: SGD({"params": [x]}),
+            TypeError,
+            "params must be an iterable of lucid.Tensors or of dicts, got dict",
+        ),
+        (lambda x: SGD(3), TypeError, "params must be an iterable of lucid.Tensors or of dicts, got int"),
+        (lambda x: SGD([1.0]), TypeError, "params must be lucid.Tensors, got float"),
         (lambda x: SGD([{"lr": 1.0}]), TypeError, r"""a parameter group must be a dict .*, got the keys \['lr'\]"""),
         (
             lambda x: SGD([{"params": x}, x]),

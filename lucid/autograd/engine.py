@@ -115,7 +115,7 @@ def _listed(name: str, given: Any) -> tuple[Any, ...]:
     if isinstance(given, Tensor):
         return (given,)
     if not isinstance(given, Iterable):
-        raise TypeError(f"{name} must be a Tensor or a sequence of Tensors, got {type_name(given)}")
+        raise TypeError(f"{name} must be a lucid.Tensor or a sequence of them, got {type_name(given)}")
     return tuple(given)
 
 
@@ -123,7 +123,7 @@ def _tensors(name: str, given: Any) -> tuple[Tensor, ...]:
     tensors = _listed(name, given)
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be Tensors, got {type_name(tensor)}")
+            raise TypeError(f"{name} must be lucid.Tensors, got {type_name(tensor)}")
     return tensors
 
 
@@ -146,7 +146,7 @@ def _root(tensor: Tensor, grad: Tensor | None) -> Root:
             )
         grad = lazy_import("factories").ones_like(tensor)
     elif not isinstance(grad, Tensor):
-        raise TypeError(f"gradient must be a Tensor, got {type_name(grad)}")
+        raise TypeError(f"gradient must be a lucid.Tensor, got {type_name(grad)}")
     else:
         check_like("gradient must have the tensor's", grad, tensor)
     return tensor._node or tensor, tensor._output_nr, grad

@@ -159,7 +159,7 @@ class Node:
 
     def _fit(self, grad: Tensor, edge: Edge) -> Tensor:
         if not isinstance(grad, Tensor):
-            raise TypeError(f"{self.name} must return Tensors and Nones, got {type_name(grad)}")
+            raise TypeError(f"{self.name} must return lucid.Tensors and Nones, got {type_name(grad)}")
         if grad.shape != edge.shape:
             raise RuntimeError(
                 f"{self.name} returned a gradient of shape {grad.shape} for an argument of shape {edge.shape}"
@@ -221,7 +221,7 @@ class Function:
         made = result if isinstance(result, tuple) else (result,)
         for out in made:
             if out is not None and not isinstance(out, Tensor):
-                raise TypeError(f"{cls.__name__}.forward must return Tensors and Nones, got {type_name(out)}")
+                raise TypeError(f"{cls.__name__}.forward must return lucid.Tensors and Nones, got {type_name(out)}")
         if not any(context.needs_input_grad):
             context._to_save = ()
             return result

@@ -31,7 +31,7 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor | dict) or not isinstance(params, Iterable):
-            raise TypeError(f"params must be an iterable of Tensors or of dicts, got {type_name(params)}")
+            raise TypeError(f"params must be an iterable of lucid.Tensors or of dicts, got {type_name(params)}")
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
@@ -63,7 +63,7 @@ class Optimizer:
         known = {id(param) for other in self.param_groups for param in other["params"]}
         for param in params:
             if not isinstance(param, Tensor):
-                raise TypeError(f"params must be Tensors, got {type_name(param)}")
+                raise TypeError(f"params must be lucid.Tensors, got {type_name(param)}")
             if not param.is_leaf or not param.dtype.is_floating_point:
                 raise ValueError(
                     f"params must be leaves of a floating dtype, got one of {param.dtype} and shape {param.shape}"
