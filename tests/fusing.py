@@ -40,9 +40,12 @@ class Case:
         self.scaled: Any = [self.student, self.teacher]
         if self.temperature is not None:
             self.scaled = [logits / self.temperature for logits in self.scaled]
-        self.log_q = F.log_softmax(self.scaled[0], dim=-1)
-        self.target = (F.log_softmax if self.log_target else F.softmax)(self.scaled[1], dim=-1)
+        self.log_q, self.target = F.log_softmax(self.scaled[0], dim=-1), self.target_of(self.scaled[1])
         return self.log_q, self.target
+
+    def target_of(self, logits: Any, dim: int = -1) -> Any:
+        """Return the softmax or, with log_target, the log-softmax of logits."""
+        return (F.log_softmax if self.log_target else F.softmax)(logits, dim)
 
     def loss(self, reduction: str = "batchmean") -> Any:
         """Return the loss of the softmaxes, which are made unless they were."""
@@ -50,6 +53,11 @@ class Case:
             self.softmaxes()
         self.made = nn.KLDivLoss(reduction, self.log_target)(self.log_q, self.target)
         return self.made
+
+    def backward(self) -> list[Any]:
+        """Run loss and backward; return the observables."""
+        self.loss().backward()
+        return self.observables()
 
     def observables(self, *more: Any) -> list[Any]:
         """Return all that a user could compare."""

@@ -50,18 +50,16 @@ def strided_logits(case: Case) -> Any:
     case.teacher = lucid.randn(5, 4, 5, dtype="float64", requires_grad=True)
     case.log_q = F.log_softmax(case.student[:, 1:, 1:], dim=-1)
     teacher = case.teacher.permute(2, 1, 0)[1:, :3]
-    case.target = (F.log_softmax if case.log_target else F.softmax)(teacher, dim=2)
-    case.loss().backward()
-    return case.observables()
+    case.target = case.target_of(teacher, 2)
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
 def broadcast_logits(case: Case) -> Any:
     case.student = lucid.randn(1, 5, dtype="float64", requires_grad=True)
     case.log_q = F.log_softmax(case.student.expand(3, 5))
-    case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher)
-    case.loss().backward()
-    return case.observables()
+    case.target = case.target_of(case.teacher)
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -70,8 +68,7 @@ def logits_with_minus_infinity(case: Case) -> Any:
         values = logits.to_torch()
         values[:, 1] = -np.inf
     case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (case.student, case.teacher))
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -79,8 +76,7 @@ def rows_that_are_no_distributions(case: Case) -> Any:
     student, teacher = (t.detach().clone().numpy() for t in (case.student, case.teacher))
     student[0], teacher[1], student[2, 3] = -np.inf, -np.inf, np.nan
     case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (student, teacher))
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -88,8 +84,7 @@ def a_student_that_excludes_what_the_teacher_expects(case: Case) -> Any:
     student = case.student.detach().clone().numpy()
     student[1, 2] = -np.inf
     case.student = lucid.tensor(student, requires_grad=True)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD)
@@ -100,47 +95,42 @@ def copies_and_pickles(case: Case) -> Any:
     refused = F.log_softmax(case.student)
     with lucid.no_grad():
         case.log_q = F.log_softmax(case.student)
-        case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher, dim=-1)
+        case.target = case.target_of(case.teacher)
         return case.loss(), twins, message(lambda: copy.deepcopy(refused)), nn.Parameter(twins[0])
 
 
 @scenario()
 def shapes_that_broadcast(case: Case) -> Any:
     case.teacher = lucid.randn(1, 5, dtype="float64", requires_grad=True)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario()
 def another_dimension(case: Case) -> Any:
     case.log_q = F.log_softmax(case.student, dim=0)
-    case.target = (F.log_softmax if case.log_target else F.softmax)(case.teacher, dim=0)
-    case.loss().backward()
-    return case.observables()
+    case.target = case.target_of(case.teacher, 0)
+    return case.backward()
 
 
 @scenario()
 def a_target_of_the_other_kind(case: Case) -> Any:
     case.softmaxes()
     case.log_target = not case.log_target
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario()
 def probabilities_where_logarithms_belong(case: Case) -> Any:
     case.softmaxes()
     case.log_q = F.softmax(case.student)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario()
 def a_target_that_is_no_softmax(case: Case) -> Any:
     case.softmaxes()
     case.target = case.target * 1
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario()

@@ -46,8 +46,7 @@ def to_the_student_alone(case: Case) -> Any:
 @scenario(FORWARD, BACKWARD)
 def to_the_teacher_alone(case: Case) -> Any:
     case.student.requires_grad_(False)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -55,8 +54,7 @@ def under_no_grad_but_for_the_student(case: Case) -> Any:
     with lucid.no_grad():
         case.softmaxes()
     case.log_q = F.log_softmax(case.student)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD)
@@ -69,8 +67,7 @@ def under_no_grad(case: Case) -> Any:
 def of_a_detached_target(case: Case) -> Any:
     case.softmaxes()
     case.target = case.target.detach()
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD)
@@ -265,8 +262,7 @@ def two_losses_backward_at_once(case: Case) -> Any:
 @scenario(FORWARD, BACKWARD)
 def a_teacher_that_is_its_own_student(case: Case) -> Any:
     case.teacher = case.student
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -274,8 +270,7 @@ def functions_that_hand_through(case: Case) -> Any:
     case.softmaxes()
     case.log_q, case.target = Identity.apply(case.log_q), Identity.apply(case.target)
     case.log_q.retain_grad()
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -284,8 +279,7 @@ def modules_with_backward_hooks_that_do_not_look(case: Case) -> Any:
     module.register_full_backward_hook(lambda module, grad_input, grad_output: None)
     case.softmaxes()
     case.log_q = module(case.student)
-    case.loss().backward()
-    return case.observables()
+    return case.backward()
 
 
 @scenario(FORWARD, BACKWARD)  # only to the teacher

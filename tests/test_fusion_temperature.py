@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,44 +26,34 @@ def targets(case: Case, student: Any, teacher: Any) -> Any:
     """The loss of logits that were scaled somehow."""
     case.scaled = [student, teacher]
     case.log_q = F.log_softmax(student)
-    case.target = (F.log_softmax if case.log_target else F.softmax)(teacher)
+    case.target = case.target_of(teacher)
     return case.loss()
 
 
-@scenario(FORWARD, BACKWARD)
-def products(case: Case) -> Any:
-    targets(case, case.student * 0.4, 0.4 * case.teacher).backward()
-    return case.observables()
+#: Logits scaled in ways that are part of what is fused.
+SCALINGS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "products": lambda s, t: (s * 0.4, 0.4 * t),
+    "a_product_and_a_quotient": lambda s, t: (s * 0.5, t / np.float32(2)),
+    "an_integer": lambda s, t: (s / 3, t / 3),
+    "a_temperature_of_one": lambda s, t: (s / 1.0, t),
+    "different_temperatures": lambda s, t: (s / 2, t / 3),
+    "only_one_side": lambda s, t: (s / 2, t),
+    "one_temperature_after_another": lambda s, t: (s / 2 / 3, t / 6),
+    "numbers_that_are_no_temperatures": lambda s, t: (s * -2, t / 2e6),
+    "truths": lambda s, t: (s * True, t),
+    "functions_that_hand_through": lambda s, t: (Identity.apply(s / 2), Identity.apply(t / 2).detach()),
+}
 
 
-@scenario(FORWARD, BACKWARD)
-def a_product_and_a_quotient(case: Case) -> Any:
-    targets(case, case.student * 0.5, case.teacher / np.float32(2)).backward()
-    return case.observables()
+def _scenario_of(scale: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Case], Any]:
+    def run(case: Case) -> Any:
+        targets(case, *scale(case.student, case.teacher)).backward()
+        return case.observables()
+
+    return run
 
 
-@scenario(FORWARD, BACKWARD)
-def an_integer(case: Case) -> Any:
-    targets(case, case.student / 3, case.teacher / 3).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
-def a_temperature_of_one(case: Case) -> Any:
-    targets(case, case.student / 1.0, case.teacher).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
-def different_temperatures(case: Case) -> Any:
-    targets(case, case.student / 2, case.teacher / 3).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
-def only_one_side(case: Case) -> Any:
-    targets(case, case.student / 2, case.teacher).backward()
-    return case.observables()
+scenario.all |= {name: (_scenario_of(scale), {FORWARD, BACKWARD}) for name, scale in SCALINGS.items()}
 
 
 @scenario(FORWARD, BACKWARD)
@@ -75,28 +66,10 @@ def one_softmax_in_losses_with_and_without(case: Case) -> Any:
 
 
 @scenario(FORWARD, BACKWARD)
-def one_temperature_after_another(case: Case) -> Any:
-    targets(case, case.student / 2 / 3, case.teacher / 6).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
-def numbers_that_are_no_temperatures(case: Case) -> Any:
-    targets(case, case.student * -2, case.teacher / 2e6).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
 def a_temperature_that_is_learned(case: Case) -> Any:
     temperature = lucid.tensor(2.0, dtype="float64", requires_grad=True)
     targets(case, case.student / temperature, case.teacher / temperature).backward()
     return case.observables(temperature.grad)
-
-
-@scenario(FORWARD, BACKWARD)
-def truths(case: Case) -> Any:
-    targets(case, case.student * True, case.teacher).backward()
-    return case.observables()
 
 
 @scenario(FORWARD, BACKWARD)
@@ -106,7 +79,7 @@ def other_dtypes(case: Case) -> Any:
     return [case.made.dtype, case.student.grad.dtype, case.scaled[0].dtype]
 
 
-@scenario(FORWARD)
+@scenario(FORWARD, BACKWARD)
 def hooks_on_what_was_scaled(case: Case) -> Any:
     seen: list[Any] = []
     loss = targets(case, case.student / 2, case.teacher / 2)
@@ -114,9 +87,6 @@ def hooks_on_what_was_scaled(case: Case) -> Any:
     case.scaled[1].register_hook(lambda g: g * 3)
     loss.backward()
     return case.observables(seen)
-
-
-scenario.all["hooks_on_what_was_scaled"][1].add(BACKWARD)  # for what the hooks see
 
 
 @scenario(FORWARD, BACKWARD)
@@ -175,12 +145,6 @@ def what_was_scaled_used_elsewhere_before(case: Case) -> Any:
 
 
 @scenario(FORWARD, BACKWARD)
-def functions_that_hand_through(case: Case) -> Any:
-    targets(case, Identity.apply(case.student / 2), Identity.apply(case.teacher / 2).detach()).backward()
-    return case.observables()
-
-
-@scenario(FORWARD, BACKWARD)
 def the_same_logits_at_two_temperatures(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     (loss + targets(case, case.student / 3, case.teacher / 3)).backward()
@@ -192,7 +156,7 @@ def what_was_scaled_changed_in_place_before_the_loss(case: Case) -> Any:
     student, teacher = case.student / 2, case.teacher / 2
     log_q = F.log_softmax(student)
     nn.init.zeros_(student)
-    case.log_q, case.target = log_q, (F.log_softmax if case.log_target else F.softmax)(teacher)
+    case.log_q, case.target = log_q, case.target_of(teacher)
     case.loss().backward()
     return case.observables(student)
 
