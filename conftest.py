@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,6 +98,24 @@ def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         for name in lucid.torch.cpu.__all__:
             monkeypatch.setattr(triton_kernels, name, getattr(lucid.torch.cpu, name))
     return request.param
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Free memory by reference counts only: cycles stay."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """Make new tensors in CPU memory, which NumPy can share."""
+    before = lucid.get_default_device()
+    lucid.set_default_device("cpu")
+    yield
+    lucid.set_default_device(before)
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,15 +56,6 @@ def test_a_retained_graph_can_be_gone_through_again() -> None:
     assert x.grad.tolist() == [6.0, 12.0]
     with pytest.raises(RuntimeError, match=r"^trying to backward"):
         y.backward()
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only reference counts free memory: a cycle stays."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("function", [lambda x: x * x, lambda x: x.exp(), lambda x: F.softmax(x)])

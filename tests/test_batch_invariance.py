@@ -48,7 +48,7 @@ OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], Results]] = {
     kind: functools.partial(kernels.divergence, kind=kind, inv_temperature=0.5) for kind in DIVERGENCES
 }
 OPS |= {"cross_entropy": _cross_entropy, "soft_cross_entropy": _soft_cross_entropy}
-OPS |= {"softmax": _softmax(False), "log_softmax": _softmax(True)}
+OPS |= {"softmax": _softmax(False), "log_softmax": _softmax(True), "sum": lambda s, t: (tk.sum(s, [-1]),)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

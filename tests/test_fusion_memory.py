@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -302,15 +301,6 @@ def test_two_reads_forward_and_two_reads_and_a_write_for_each_gradient(
     assert moved.written == len(gradients) * all_logits
     assert back.above(all_logits / 2) == [all_logits] * len(gradients)
     assert moved.launches == 1
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only reference counts free memory: a cycle stays."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def test_backward_releases_the_logits(no_collector: None) -> None:

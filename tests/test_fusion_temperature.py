@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -211,19 +210,14 @@ def test_quotients_of_memory_of_others_numbers_and_integers_are_calculated_at_on
         assert kernels(lambda: x / 2) == ["_pointwise_kernel"]  # noqa: B023
 
 
-def test_what_was_scaled_lives_no_longer_than_unfused() -> None:
-    gc.collect()
-    gc.disable()
-    try:
-        logits = lucid.randn(3, 5) * lucid.ones(3, 5)
-        buffers = [weakref.ref(logits._buffer)]
-        scaled = logits / 2
-        y = F.softmax(scaled)
-        del logits
-        buffers.append(weakref.ref(scaled._buffer))
-        del scaled
-        assert buffers[0]() is None or buffers[1]() is not None
-        y.sum()
-        assert [buffer() for buffer in buffers] == [None, None]
-    finally:
-        gc.enable()
+def test_what_was_scaled_lives_no_longer_than_unfused(no_collector: None) -> None:
+    logits = lucid.randn(3, 5) * lucid.ones(3, 5)
+    buffers = [weakref.ref(logits._buffer)]
+    scaled = logits / 2
+    y = F.softmax(scaled)
+    del logits
+    buffers.append(weakref.ref(scaled._buffer))
+    del scaled
+    assert buffers[0]() is None or buffers[1]() is not None
+    y.sum()
+    assert [buffer() for buffer in buffers] == [None, None]

@@ -149,14 +149,6 @@ def test_powers_of_zero_have_no_nan_in_their_gradients() -> None:
     assert again.tolist() == [0.0, 0.0, 2.0, 0.0]
 
 
-def test_the_gradient_of_an_embedding_adds_up_repeated_rows() -> None:
-    table: Any = lucid.zeros(4, 2, requires_grad=True)
-    F.embedding(lucid.tensor([2, 0, 2, 2]), table).backward(
-        lucid.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
-    )
-    assert table.grad.tolist() == [[3, 4], [0, 0], [13, 16], [0, 0]]
-
-
 @pytest.mark.parametrize("name", FLOATS)
 def test_a_broadcast_gradient_is_rounded_once(name: str) -> None:
     x: Any = lucid.zeros(1, dtype=name, requires_grad=True)

@@ -83,9 +83,3 @@ def test_a_long_sum_is_shared_out_and_true() -> None:
         for dims in ([0], [1], [0, 1]):
             truth, size = exact(x).sum(axis=tuple(dims)), np.abs(exact(x)).sum(axis=tuple(dims))
             assert_within(tk.sum(x, dims), truth, size, torch.float32)
-
-
-def test_a_row_sums_to_the_same_bits_alone_and_among_others() -> None:
-    x = torch.randn(300, 20_000).to(DEVICE)
-    with tk.tile_configs.use_tile_configs(interpreted=False):
-        assert torch.equal(tk.sum(x, [1])[:2], tk.sum(x[:2], [1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,6 @@ from lucid.dtype import dtype as DType
 from tests.values import DTYPES
 
 OF_NUMPY = [name for name in DTYPES if name != "bfloat16"]
-
-
-@pytest.fixture
-def on_cpu() -> Iterator[None]:
-    """New tensors in ordinary memory, which NumPy can share."""
-    before = lucid.get_default_device()
-    lucid.set_default_device("cpu")
-    yield
-    lucid.set_default_device(before)
 
 
 def named(name: str) -> DType:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,6 @@ import lucid
 from lucid import nn
 from lucid.dtype import dtype as DType
 from tests.values import DTYPES
-
-
-@pytest.fixture
-def on_cpu() -> Iterator[None]:
-    """New tensors in ordinary memory, which NumPy can share."""
-    before = lucid.get_default_device()
-    lucid.set_default_device("cpu")
-    yield
-    lucid.set_default_device(before)
 
 
 def named(name: str) -> DType:
