@@ -32,7 +32,8 @@ def load(operand, offs, mask, inner_sizes, OTHER: tl.constexpr, DTYPE: tl.conste
     """
     ptr = operand[0]
     if operand[1] is None:
-        value = tl.full(offs.shape, tl.load(ptr), ptr.dtype.element_ty)
+        # Upcast first: the interpreter has no bfloat16 constants for `tl.where`.
+        value = tl.full(offs.shape, tl.load(ptr).to(DTYPE), DTYPE)
         if mask is not None and OTHER is not None:
             value = tl.where(mask, value, OTHER)
     else:
