@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 import lucid
+import lucid.nn.functional as F
 from lucid.autograd import Function
-from tests.reference import arithmetic_of, assert_within
+from lucid.typing import Reduction
+from tests.device import DEVICE
+from tests.reference import arithmetic_of, assert_within, exact, kl_gradients, kl_terms, sum_to
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "bool_")
 FLOATS = DTYPES[:4]
@@ -58,3 +61,39 @@ def check(result: lucid.Tensor, truth: np.ndarray, condition: Any, dtype: torch.
         assert_within(torch_of(result), np.asarray(truth, np.float64), condition, arithmetic)
     else:
         np.testing.assert_array_equal(result.numpy(), truth)
+
+
+@np.errstate(all="ignore")
+def check_kl_div(x: torch.Tensor, y: torch.Tensor, log_target: bool, reduction: Reduction) -> None:
+    """Run kl_div forward and backward with a random dloss, and compare loss, gradients and dtypes with the truth."""
+    x_leaf, y_leaf = (lucid.from_torch(t).requires_grad_() for t in (x, y))
+    loss = F.kl_div(x_leaf, y_leaf, reduction=reduction, log_target=log_target)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    assert loss.dtype.torch == dtype
+    dloss = torch.randn(loss.shape, dtype=torch.float64).to(DEVICE, dtype)
+    loss.backward(lucid.from_torch(dloss))
+
+    values, target = exact(x), exact(y)
+    arithmetic = arithmetic_of(x.dtype, y.dtype)
+    terms = kl_terms(values, target, log_target)
+    count = {"mean": terms.size, "batchmean": x.shape[0] if x.dim() else 1}.get(reduction, 1)
+    # The relative condition of exp at y is |y|; log p and x cancel.
+    factor = _finite(np.exp(target)) * (1 + _finite(target)) if log_target else _finite(target)
+    spread = _finite(target if log_target else np.log(target)) + _finite(values)
+    condition = np.broadcast_to(factor * spread, terms.shape)
+    truth = terms if reduction == "none" else np.divide(terms.sum(), count)
+    outer = exact(dloss) / max(count, 1)
+    dx, dy = kl_gradients(values, target, outer, log_target)
+    dy_condition = (factor if log_target else 1) * (spread + 1) * np.abs(outer)
+    size = condition if reduction == "none" else condition.sum() / max(count, 1)
+    assert_within(loss.to_torch(), truth, size, arithmetic)
+    for leaf, gradient, sizes in ((x_leaf, dx, np.abs(factor * outer)), (y_leaf, dy, dy_condition)):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+        truth, condition = sum_to(gradient, leaf.shape), sum_to(np.broadcast_to(sizes, terms.shape), leaf.shape)
+        assert_within(leaf.grad.to_torch(), truth, condition, arithmetic)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return magnitudes, 0 for infinities and NaNs."""
+    return np.abs(np.where(np.isfinite(values), values, 0))
