@@ -1,4 +1,4 @@
-"""A row's loss and gradients have the same bits alone, among many, and wherever it stands: compiled code, too."""
+"""A row's loss and gradients have the same bits every time, alone, among many, and wherever it stands."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ pytestmark = pytest.mark.usefixtures("launchers")
 Results = tuple[torch.Tensor, ...]
 #: Below, at and above a tile, even and odd, divisible by 16 and not. What depends on these is how code is compiled.
 COLUMNS = (1001, 9008) if backend.INTERPRETED else (300, 1000, 1001, 1024, 9001, 9008)
+
+
+def _labelled(s: torch.Tensor, t: torch.Tensor, kind: str) -> Results:
+    labels = torch.full(s.shape[:-1], 3, device=DEVICE)
+    return kernels.divergence(s, t, kind, labels=labels, hard_label_weight=0.4)
 
 
 def _cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
@@ -47,6 +52,7 @@ def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:
 OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], Results]] = {
     kind: functools.partial(kernels.divergence, kind=kind, inv_temperature=0.5) for kind in DIVERGENCES
 }
+OPS |= {f"{kind}, labels": functools.partial(_labelled, kind=kind) for kind in DIVERGENCES}
 OPS |= {"cross_entropy": _cross_entropy, "soft_cross_entropy": _soft_cross_entropy}
 OPS |= {"softmax": _softmax(False), "log_softmax": _softmax(True), "sum": lambda s, t: (tk.sum(s, [-1]),)}
 
@@ -60,6 +66,7 @@ def test_a_row_gives_the_same_bits_alone_among_many_and_in_every_place(
     s, t = (torch.randn(5, columns).to(DEVICE, dtype) for _ in range(2))
     with tk.tile_configs.use_tile_configs(interpreted=False):
         many = OPS[op](s, t)
+        assert all(map(torch.equal, many, OPS[op](s, t))), "another time"
         for place in (0, 3):
             row = slice(place, place + 1)
             parts = {"view": (s[row], t[row]), "copy": (s[row].clone(), t[row].clone()), "1-D": (s[place], t[place])}

@@ -188,9 +188,6 @@ def test_the_module_is_the_function_and_keeps_its_weights_as_a_buffer() -> None:
     expected = F.cross_entropy(x, labels, weight, label_smoothing=0.1, reduction="sum", ignore_index=2)
     assert module(x, labels).item() == expected.item()
     assert list(module.state_dict()) == ["weight"]
-    module.reduction = "average"  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="reduction must be one of"):
-        module(x, labels)
 
 
 X, Y = lucid.zeros(4, 6), lucid.tensor([0, 1, 2, 3])

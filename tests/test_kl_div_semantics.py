@@ -113,9 +113,6 @@ def test_attributes_are_read_at_the_call() -> None:
     mean = criterion(x, y).item()
     criterion.reduction = "sum"
     assert criterion(x, y).item() == pytest.approx(2 * mean)
-    criterion.reduction = "x"  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="reduction must be one of"):
-        criterion(x, y)
     criterion.reduction, criterion.log_target = "none", True
     assert repr(criterion) == "KLDivLoss(reduction='none', log_target=True)"
     assert criterion.extra_repr() == "reduction='none', log_target=True"

@@ -200,33 +200,10 @@ def test_derivatives_agree_with_finite_differences() -> None:
     assert gradcheck(lambda x, y: F.cross_entropy(x, y, weight, label_smoothing=0.3), (x, y))
 
 
-@pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
-def test_gradients_go_where_they_are_asked_for_in_one_launch(wanted: tuple[bool, bool]) -> None:
-    leaves = [lucid.from_torch(t).requires_grad_() for t in _draw((3, 5), torch.float32, torch.float32)]
-    expected = lucid.autograd.grad(F.cross_entropy(*leaves), leaves)
-    given = [leaf if asked else leaf.detach() for leaf, asked in zip(leaves, wanted, strict=True)]
-    loss = F.cross_entropy(*given)
-    assert loss.requires_grad
-    with trace.launches() as made:
-        loss.backward()
-    assert len(made) <= 1
-    for leaf, asked, grad in zip(given, wanted, expected, strict=True):
-        assert (leaf.grad is not None) == asked
-        if asked:
-            assert np.array_equal(leaf.grad.numpy(), grad.numpy())
-
-
 def test_the_module_is_the_function() -> None:
     x, y, weight = lucid.randn(3, 4), lucid.rand(3, 4), lucid.rand(4)
     module = nn.CrossEntropyLoss(weight, label_smoothing=0.1, reduction="sum")
     assert module(x, y).item() == F.cross_entropy(x, y, weight, label_smoothing=0.1, reduction="sum").item()
-
-
-def test_second_derivatives_say_that_there_are_none() -> None:
-    x, y = lucid.randn(3, 4, requires_grad=True), lucid.rand(3, 4)
-    (grad,) = lucid.autograd.grad(F.cross_entropy(x, y), [x], create_graph=True)
-    with pytest.raises(RuntimeError, match="cross_entropy has no second derivatives"):
-        grad.sum().backward()
 
 
 X, Y = lucid.zeros(4, 6), lucid.zeros(4, 6)
@@ -249,10 +226,6 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "ignore_index": ({"ignore_index": 2}, ValueError, "ignore_index is of labels alone, got 2 .*: leave it out"),
     "negative ignore_index": ({"ignore_index": -1}, ValueError, "ignore_index is of labels alone, got -1"),
-    "smoothing": ({"label_smoothing": -0.1}, ValueError, "label_smoothing must be a number from 0 to 1, got -0.1"),
-    "reduction": ({"reduction": "batchmean"}, ValueError, "reduction must be one of"),
-    "weight shape": ({"weight": lucid.ones(4)}, RuntimeError, r"weight must have shape \(6,\), .* got \(4,\)"),
-    "weight grad": ({"weight": lucid.ones(6, requires_grad=True)}, RuntimeError, "weight must not require grad"),
 }
 
 
