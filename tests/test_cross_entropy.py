@@ -148,10 +148,10 @@ def test_long_rows_may_be_masked_for_whole_chunks(smoothing: float, mask: float)
 @pytest.mark.parametrize("shift", [1e4, -1e4])
 def test_a_shift_of_all_logits_costs_no_accuracy(shift: float) -> None:
     x = torch.randn(4, 1000) + shift
-    labels = torch.randint(0, 1000, (4,))
-    loss = F.cross_entropy(lucid.from_torch(x.to(DEVICE)), lucid.from_torch(labels.to(DEVICE)))
-    truth = torch.nn.functional.cross_entropy(x.double(), labels)
-    assert loss.item() == pytest.approx(truth.item(), rel=5e-7)
+    for target in (torch.randint(0, 1000, (4,)), torch.randn(4, 1000).softmax(-1)):
+        loss = F.cross_entropy(lucid.from_torch(x.to(DEVICE)), lucid.from_torch(target.to(DEVICE)))
+        truth = torch.nn.functional.cross_entropy(x.double(), target.double() if target.is_floating_point() else target)
+        assert loss.item() == pytest.approx(truth.item(), rel=5e-7)
 
 
 def test_masked_classes_are_fine_unless_one_is_the_label() -> None:
@@ -187,6 +187,8 @@ def test_the_module_is_the_function_and_keeps_its_weights_as_a_buffer() -> None:
     module = nn.CrossEntropyLoss(weight, label_smoothing=0.1, reduction="sum", ignore_index=2)
     expected = F.cross_entropy(x, labels, weight, label_smoothing=0.1, reduction="sum", ignore_index=2)
     assert module(x, labels).item() == expected.item()
+    module, y = nn.CrossEntropyLoss(weight, label_smoothing=0.1), lucid.rand(3, 4)
+    assert module(x, y).item() == F.cross_entropy(x, y, weight, label_smoothing=0.1).item()
     assert list(module.state_dict()) == ["weight"]
 
 

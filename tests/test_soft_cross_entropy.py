@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import lucid
-import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import gradcheck
@@ -114,14 +113,6 @@ def test_strided_and_expanded_logits_probabilities_and_weights_are_read_in_place
     _check(x[:1].expand(6, 14), y.t()[::2, :14][:6])
 
 
-@pytest.mark.parametrize("shift", [1e4, -1e4])
-def test_a_shift_of_all_logits_costs_no_accuracy(shift: float) -> None:
-    x, y = torch.randn(4, 1000) + shift, torch.randn(4, 1000).softmax(-1)
-    loss = F.cross_entropy(lucid.from_torch(x.to(DEVICE)), lucid.from_torch(y.to(DEVICE)))
-    truth = torch.nn.functional.cross_entropy(x.double(), y.double())
-    assert loss.item() == pytest.approx(truth.item(), rel=5e-7)
-
-
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("classes", [6, 9000])
 def test_a_masked_class_adds_exactly_0_unless_it_is_probable(classes: int) -> None:
@@ -198,12 +189,6 @@ def test_derivatives_agree_with_finite_differences() -> None:
     x, y = (lucid.tensor(np.random.rand(3, 4), requires_grad=True) for _ in range(2))
     weight = lucid.tensor(np.random.rand(4))
     assert gradcheck(lambda x, y: F.cross_entropy(x, y, weight, label_smoothing=0.3), (x, y))
-
-
-def test_the_module_is_the_function() -> None:
-    x, y, weight = lucid.randn(3, 4), lucid.rand(3, 4), lucid.rand(4)
-    module = nn.CrossEntropyLoss(weight, label_smoothing=0.1, reduction="sum")
-    assert module(x, y).item() == F.cross_entropy(x, y, weight, label_smoothing=0.1, reduction="sum").item()
 
 
 X, Y = lucid.zeros(4, 6), lucid.zeros(4, 6)

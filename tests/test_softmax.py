@@ -168,7 +168,8 @@ def test_dim_is_the_last_by_default() -> None:
     x = lucid.randn(2, 3)
     for function in (F.softmax, F.log_softmax):
         assert function(x).tolist() == function(x, dim=-1).tolist() == function(x, 1).tolist()
-    assert nn.Softmax()(x).tolist() == F.softmax(x).tolist()
+    for module, function in ((nn.Softmax, F.softmax), (nn.LogSoftmax, F.log_softmax)):
+        assert module()(x).tolist() == function(x).tolist()
     assert nn.LogSoftmax(dim=0)(x).tolist() == F.log_softmax(x, 0).tolist()
 
 

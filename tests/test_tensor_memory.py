@@ -261,20 +261,6 @@ def test_results_of_operations_cannot_be_copied() -> None:
     assert copy.deepcopy(y.detach()).tolist() == [2.0]
 
 
-def test_models_can_be_copied_and_pickled_and_keep_what_they_share() -> None:
-    model: Any = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
-    model[2].weight = model[0].weight
-    x = lucid.tensor([[1.0, -2.0]])
-    for twin in copies(model):
-        assert twin[2].weight is twin[0].weight
-        assert twin[0].weight is not model[0].weight
-        assert isinstance(twin[0].weight, nn.Parameter)
-        assert twin[0].weight.requires_grad
-        assert twin(x).tolist() == model(x).tolist()
-        nn.init.zeros_(twin[0].weight)
-        assert model[0].weight.tolist() != twin[0].weight.tolist()
-
-
 def test_an_optimizer_copied_with_its_model_goes_on_with_the_copy() -> None:
     model = nn.Linear(2, 1)
     optimizer = lucid.optim.Adam(model.parameters(), lr=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -19,16 +20,16 @@ pytestmark = pytest.mark.usefixtures("implementation")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+
+def _both(loss: Callable[..., Tensor]) -> tuple[Loss, Loss]:
+    """Return a loss of lucid.torch and the same of torch.nn.functional."""
+    return functools.partial(loss, lucid.torch), functools.partial(loss, F)
+
+
 #: Ours, and torch's expression for the same, of log-probabilities or logits.
 LOSSES: dict[str, tuple[Loss, Loss]] = {
-    "kl_div": (
-        lambda x, y: lucid.torch.kl_div(x, y, reduction="batchmean"),
-        lambda x, y: F.kl_div(x, y, reduction="batchmean"),
-    ),
-    "kl_div, none": (
-        lambda x, y: lucid.torch.kl_div(x, y, reduction="none", log_target=True),
-        lambda x, y: F.kl_div(x, y, reduction="none", log_target=True),
-    ),
+    "kl_div": _both(lambda library, x, y: library.kl_div(x, y, reduction="batchmean")),
+    "kl_div, none": _both(lambda library, x, y: library.kl_div(x, y, reduction="none", log_target=True)),
     "distillation": (
         lambda s, t: lucid.torch.distillation_loss(s, t, temperature=2.0, reduction="batchmean"),
         lambda s, t: F.kl_div((s / 2).log_softmax(-1), (t / 2).softmax(-1), reduction="batchmean"),
@@ -37,14 +38,8 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
         lambda s, t: lucid.torch.distillation_loss(s, t, divergence="reverse_kl", reduction="none"),
         lambda s, t: F.kl_div(t.log_softmax(-1), s.softmax(-1), reduction="none").sum(-1),
     ),
-    "cross-entropy": (
-        lambda s, t: lucid.torch.cross_entropy(s, t.argmax(-1), label_smoothing=0.2),
-        lambda s, t: F.cross_entropy(s, t.argmax(-1), label_smoothing=0.2),
-    ),
-    "cross-entropy, probabilities": (
-        lambda s, t: lucid.torch.cross_entropy(s, t, label_smoothing=0.2),
-        lambda s, t: F.cross_entropy(s, t, label_smoothing=0.2),
-    ),
+    "cross-entropy": _both(lambda library, s, t: library.cross_entropy(s, t.argmax(-1), label_smoothing=0.2)),
+    "cross-entropy, probabilities": _both(lambda library, s, t: library.cross_entropy(s, t, label_smoothing=0.2)),
 }
 NAMES = tuple(LOSSES)
 

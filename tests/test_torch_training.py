@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import socket
 from collections.abc import Callable
@@ -32,36 +33,29 @@ def _lucid_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     return lucid.torch.distillation_loss(student, teacher, temperature=2.0, temperature_squared=True)
 
 
-def _torch_kl_div(student: Tensor, teacher: Tensor) -> Tensor:
-    return nn.KLDivLoss(reduction="batchmean", log_target=True)(student.log_softmax(-1), teacher.log_softmax(-1))
-
-
-def _lucid_kl_div(student: Tensor, teacher: Tensor) -> Tensor:
-    criterion = lucid.torch.KLDivLoss(reduction="batchmean", log_target=True)
+def _kl_div(library: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    criterion = library.KLDivLoss(reduction="batchmean", log_target=True)
     return criterion(student.log_softmax(-1), teacher.log_softmax(-1))
 
 
-def _torch_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.cross_entropy(student, teacher.argmax(-1), label_smoothing=0.1)
+def _cross_entropy(library: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    return library.CrossEntropyLoss(label_smoothing=0.1)(student, teacher.argmax(-1))
 
 
-def _lucid_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return lucid.torch.cross_entropy(student, teacher.argmax(-1), label_smoothing=0.1)
+def _soft_cross_entropy(library: Any, student: Tensor, teacher: Tensor) -> Tensor:
+    return library.CrossEntropyLoss(label_smoothing=0.1)(student, teacher.softmax(-1))
 
 
-def _torch_soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.cross_entropy(student, teacher.softmax(-1), label_smoothing=0.1)
-
-
-def _lucid_soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return lucid.torch.cross_entropy(student, teacher.softmax(-1), label_smoothing=0.1)
+def _both(loss: Callable[[Any, Tensor, Tensor], Tensor]) -> tuple[Loss, Loss]:
+    """Return a loss of lucid.torch and the same of torch.nn."""
+    return functools.partial(loss, lucid.torch), functools.partial(loss, nn)
 
 
 PAIRS: dict[str, tuple[Loss, Loss]] = {
     "distillation": (_lucid_distillation, _torch_distillation),
-    "kl_div": (_lucid_kl_div, _torch_kl_div),
-    "cross-entropy": (_lucid_cross_entropy, _torch_cross_entropy),
-    "cross-entropy, probabilities": (_lucid_soft_cross_entropy, _torch_soft_cross_entropy),
+    "kl_div": _both(_kl_div),
+    "cross-entropy": _both(_cross_entropy),
+    "cross-entropy, probabilities": _both(_soft_cross_entropy),
 }
 
 
