@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 import lucid.torch
+from tests import processes
 from tests.device import DEVICE
 from tests.reference import ROUNDOFF
 from triton_kernels.runtime import backend
@@ -42,12 +42,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("something wants to connect")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
+    with processes.alone():
+        yield
     _forget_compiled()
 
 
@@ -270,19 +266,9 @@ def _by_trainer(case: Case, loss: Loss, folder: Path, *, rows: int, accumulated:
     teacher, student = _teacher(case.make), case.make(columns=case.columns)
     tokens = (part.cpu() for part in _tokens(3 * BATCH))
     data = [{"input_ids": ids, "labels": labels} for ids, labels in zip(*tokens, strict=True)]
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=accumulated,
-        learning_rate=1e-2,
-        use_cpu=DEVICE.type == "cpu",
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-    )
+    options = {"max_steps": STEPS, "learning_rate": 1e-2, "max_grad_norm": 1.0, "logging_strategy": "no"}
+    options = processes.arguments(rows, accumulated, output_dir=str(folder), **options)
+    arguments = transformers.TrainingArguments(**options)
     trainer = _Trainer(model=student, args=arguments, train_dataset=data, teacher=teacher, loss=loss)
     trainer.train()
     losses = trainer.losses
