@@ -23,6 +23,7 @@ from lucid.examples.char_lm.__main__ import main
 from lucid.examples.char_lm.distil import HeldOut, Setup, learning_rate, sample_text, score
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import UNKNOWN, Corpus, Vocabulary, contexts_at, language_reference, load_corpus
+from tests.commands import assert_refused
 
 
 @pytest.fixture(autouse=True)
@@ -299,39 +300,17 @@ def test_in_a_terminal_every_phase_shows_what_it_does_and_another_seed_gives_oth
     assert metrics_in(tmp_path)["history"]["train_kl"] != metrics_in(short_run[1])["history"]["train_kl"]
 
 
-def assert_refused(capsys: pytest.CaptureFixture[str], complaint: str, *arguments: str) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    printed, complaints = capsys.readouterr()
-    assert stop.value.code == 2
-    assert len(complaints.splitlines()) == 1, complaints
-    assert complaint in complaints
-    assert printed == ""
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--steps", "0"),
-        ("--steps", "x"),
-        ("--steps", "2.5"),
-        ("--seed", "-1"),
-        ("--seed", str(2**64)),
-        ("--device", "nowhere"),
-        ("--device", "cuda:99"),
-        ("--unknown",),
-    ],
-)
+@pytest.mark.parametrize("arguments", [("--steps", "2.5"), ("--device", "nowhere"), ("--device", "cuda:99")])
 def test_every_bad_value_is_refused_in_one_line(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert_refused(capsys, arguments[0], *arguments, "--output", str(tmp_path / "never"))
+    assert_refused(main, capsys, arguments[0], *arguments, "--output", str(tmp_path / "never"))
     assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.skipif(lucid.get_default_device().type == "cuda", reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(capsys, "--device", "--device", "cuda")
+    assert_refused(main, capsys, "--device", "--device", "cuda")
 
 
 def test_an_output_directory_that_cannot_be_made_is_refused_in_one_line(
@@ -339,18 +318,9 @@ def test_an_output_directory_that_cannot_be_made_is_refused_in_one_line(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    assert_refused(capsys, "--output", "--output", str(file))
-    assert_refused(capsys, "--output", "--output", str(file / "below"))
+    assert_refused(main, capsys, "--output", "--output", str(file))
+    assert_refused(main, capsys, "--output", "--output", str(file / "below"))
     assert file.read_text() == "kept"
-
-
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    printed = capsys.readouterr().out
-    for option in ("--steps", "--device", "--seed", "--output"):
-        assert option in printed
 
 
 @pytest.mark.parametrize("missing", ["rich", "matplotlib"])

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import lucid
 from lucid.examples import distil_llama, port_script
+from lucid.examples.char_lm import __main__ as char_lm
 from lucid.examples.char_lm.teacher import NGramTeacher
+from tests.commands import Main, assert_refused
 
 ROOT = Path(lucid.__file__).parents[1]
-MAINS: list[Callable[[Any], int]] = [distil_llama.main, port_script.main]
+#: The commands, and options that only some have.
+MAINS: dict[Main, tuple[str, ...]] = {
+    distil_llama.main: ("--batch",),
+    port_script.main: (),
+    char_lm.main: ("--device", "--output"),
+}
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,24 +76,18 @@ def test_the_ported_script_is_three_lines_and_has_the_same_losses(capsys: pytest
     "arguments", [("--steps", "0"), ("--steps", "x"), ("--seed", "-1"), ("--seed", str(2**64)), ("--unknown",)]
 )
 def test_every_bad_value_is_refused_in_one_line(
-    main: Callable[[Any], int], arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    main: Main, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    printed, complaints = capsys.readouterr()
-    assert stop.value.code == 2
-    assert len(complaints.splitlines()) == 1, complaints
-    assert arguments[0] in complaints
-    assert printed == ""
+    assert_refused(main, capsys, arguments[0], *arguments)
 
 
 @pytest.mark.parametrize("main", MAINS)
-def test_help_names_every_option(main: Callable[[Any], int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_option(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("--steps", "--seed", *(["--batch"] if main is distil_llama.main else [])):
+    for option in ("--steps", "--seed", *MAINS[main]):
         assert option in printed
 
 
