@@ -62,31 +62,6 @@ def broadcast_logits(case: Case) -> Any:
     return case.backward()
 
 
-@scenario(FORWARD, BACKWARD)
-def logits_with_minus_infinity(case: Case) -> Any:
-    for logits in (case.student, case.teacher):
-        values = logits.to_torch()
-        values[:, 1] = -np.inf
-    case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (case.student, case.teacher))
-    return case.backward()
-
-
-@scenario(FORWARD, BACKWARD)
-def rows_that_are_no_distributions(case: Case) -> Any:
-    student, teacher = (t.detach().clone().numpy() for t in (case.student, case.teacher))
-    student[0], teacher[1], student[2, 3] = -np.inf, -np.inf, np.nan
-    case.student, case.teacher = (lucid.tensor(t, requires_grad=True) for t in (student, teacher))
-    return case.backward()
-
-
-@scenario(FORWARD, BACKWARD)
-def a_student_that_excludes_what_the_teacher_expects(case: Case) -> Any:
-    student = case.student.detach().clone().numpy()
-    student[1, 2] = -np.inf
-    case.student = lucid.tensor(student, requires_grad=True)
-    return case.backward()
-
-
 @scenario(FORWARD)
 def copies_and_pickles(case: Case) -> Any:
     with lucid.no_grad():
@@ -196,6 +171,7 @@ ORDINARY = [1.0, -2.0, 0.5]
 
 
 @LOGS
+@TEMPERATURES
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(
     ("student", "teacher"),
@@ -219,10 +195,10 @@ ORDINARY = [1.0, -2.0, 0.5]
     ids=str,
 )
 def test_special_rows_are_special_in_the_same_way(
-    student: list[float], teacher: list[float], dtype: str, log_target: bool
+    student: list[float], teacher: list[float], dtype: str, temperature: float | None, log_target: bool
 ) -> None:
     def run() -> Any:
-        case = Case(log_target)
+        case = Case(log_target, temperature=temperature)
         case.student = lucid.tensor([student, ORDINARY], dtype=dtype, requires_grad=True)
         case.teacher = lucid.tensor([teacher, ORDINARY], dtype=dtype, requires_grad=True)
         case.loss("sum").backward()

@@ -192,12 +192,3 @@ def test_a_submodule_that_was_left_out_takes_no_state() -> None:
     module.register_module("head", None)
     with pytest.raises(RuntimeError, match=r'Unexpected key.*"head.weight"'):
         module.load_state_dict({"head.weight": lucid.zeros(1)})
-
-
-def test_a_model_trained_in_torch_is_loaded_through_numpy() -> None:
-    oracle, model = build(torch.nn), build(nn)
-    model.load_state_dict({name: tensor.numpy() for name, tensor in oracle.state_dict().items()})
-    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
-    np.testing.assert_allclose(
-        model(lucid.tensor(x)).numpy(), oracle(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6
-    )
