@@ -33,9 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Select cases that cover all pairs of parameters; skip what needs the interpreter.
+    """Select cases that cover all pairs of parameters; skip tests that need the interpreter.
 
-    Tiles say nothing to torch's own operators, which run with one table of them only.
+    Torch's own operators have no tiles, so they run with one of the two only.
     """
     items[:] = [item for item in items if not {IMPLEMENTATIONS[1], TILES[0]} <= _parameters(item)]
     if not config.getoption("--every-combination"):
@@ -49,12 +49,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill fresh floating buffers with NaN, and others with a large number: what is not written shows."""
+    """Fill uninitialized floating buffers with NaN, others with a large number, so that unwritten elements show."""
     empty = torch.empty
 
     def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         buffer = empty(*args, **kwargs)
-        if torch.compiler.is_compiling() or buffer.numel() > 2**26:  # no memory, or so much that it would be filled
+        if torch.compiler.is_compiling() or buffer.numel() > 2**26:  # without memory, or too large to fill
             return buffer
         if buffer.dtype.is_floating_point:
             buffer.detach().fill_(float("nan"))
@@ -67,7 +67,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _forget_recordings() -> None:
-    """No launch of a test before, which may have changed tile sizes, is repeated."""
+    """Drop recordings of earlier tests, which may have changed tile sizes."""
     replay.clear()
 
 
@@ -77,7 +77,7 @@ def _parameters(item: pytest.Item) -> set[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of losses with each implementation, but one of kernels with kernels only."""
+    """Run tests of losses with each implementation, those marked `kernels_only` with kernels only."""
     for fixture in ("implementation", "launchers"):
         if fixture in metafunc.fixturenames:
             kernels_only = not backend.INTERPRETED or metafunc.definition.get_closest_marker("kernels_only")
@@ -86,7 +86,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What lucid.torch runs on CPU tensors. Where kernels are compiled, tests are of GPU tensors, which this leaves."""
+    """Select what lucid.torch runs on CPU tensors; compiled kernels take GPU tensors, which this does not affect."""
     with lucid.torch.kernels_on_cpu(request.param == "kernels" and backend.INTERPRETED):
         yield request.param
 
@@ -127,13 +127,13 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
-    """Names that examples of the kernel package use: they run on any device."""
+    """Define the names that doctests of the kernel package use."""
     doctest_namespace.update(torch=torch, np=np, DEVICE=DEVICE, triton_kernels=triton_kernels)
 
 
 @pytest.fixture(params=TILES)
 def tiles(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with each table of tile sizes; where kernels are compiled, the interpreter's would not fit."""
+    """Run a test with each table of tile sizes; the interpreter's are too large for compiled kernels."""
     gpu = request.param == "GPU's tiles"
     if not gpu and not backend.INTERPRETED:
         pytest.skip("the interpreter's tiles are too large for a GPU")

@@ -11,11 +11,11 @@ from lucid.torch.operators import KERNELS
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of storages that appear in operators' results, also within our own operators, each once."""
+    """Count the bytes of each new storage among operators' results, also inside lucid's operators, once."""
 
     def __init__(self, *known: Tensor) -> None:
         super().__init__()
-        self._alive = list(known)  # so that no address is used again
+        self._alive = list(known)  # keeps addresses from being reused
         self._known = {t.untyped_storage().data_ptr() for t in known}
         self.bytes: list[int] = []
 
@@ -23,7 +23,7 @@ class Allocations(TorchDispatchMode):
         if func in KERNELS:
             with self:
                 return KERNELS[func](*args)
-        # The interpreter passes storages, too.
+        # Triton's interpreter passes storages, too.
         given = {arg.data_ptr() for arg in args if isinstance(arg, UntypedStorage)}
         given |= {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, Tensor)}
         results = func(*args, **(kwargs or {}))
@@ -35,5 +35,5 @@ class Allocations(TorchDispatchMode):
         return results
 
     def above(self, size: float) -> list[int]:
-        """Return those of more bytes."""
+        """Return the allocations of more than `size` bytes."""
         return [nbytes for nbytes in self.bytes if nbytes > size]

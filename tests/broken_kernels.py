@@ -1,4 +1,4 @@
-"""Kernels with known faults, to see that the checks of compiled code find them."""
+"""Kernels with known faults, which the checks of compiled code must find."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def copy(x_ptr, y_ptr, BLOCK: tl.constexpr):
 def spill(x_ptr, y_ptr, BLOCK: tl.constexpr):
     offs = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offs)
-    # Every element is needed again when all of them have been added up.
+    # Every element is live across the reduction.
     tl.store(y_ptr + offs, x * tl.sum(x, axis=0))
 
 
 @triton.jit
 def refused(x_ptr, y_ptr, BLOCK: tl.constexpr):
-    # The interpreter adds tiles of unequal lengths as NumPy does; the compiler does not.
+    # The compiler rejects ranges that are not powers of two; the interpreter does not.
     tl.store(y_ptr + tl.arange(0, 3), tl.load(x_ptr + tl.arange(0, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Scenarios of user code that run fused and unfused, and a comparison of all that a user could observe of them."""
+"""Scenarios of user code that run fused and eagerly, and a comparison of everything observable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from triton_kernels.devtools import trace
 
-#: Names of the kernels that work straight from logits.
+#: Names of the fused kernels, which take logits.
 FORWARD, BACKWARD = "_divergence_kernel", "_divergence_backward_kernel"
 
 LOGS = pytest.mark.parametrize("log_target", [False, True])
@@ -21,7 +21,7 @@ TEMPERATURES = pytest.mark.parametrize("temperature", [None, 2.5])
 
 
 class Case:
-    """Student and teacher, their softmaxes, and the loss of those; of float64, so that only rounding may differ."""
+    """Student and teacher logits, their softmaxes and loss, in float64: fused and eager differ by rounding only."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Case:
         self.teacher: Any = lucid.randn(*shape, dtype="float64", requires_grad=teacher_grad)
 
     def softmaxes(self) -> tuple[Any, Any]:
-        """Return the student's log-probabilities and the target made of the teacher's logits."""
+        """Return the student's log-probabilities and the target."""
         self.scaled: Any = [self.student, self.teacher]
         if self.temperature is not None:
             self.scaled = [logits / self.temperature for logits in self.scaled]
@@ -48,7 +48,7 @@ class Case:
         return (F.log_softmax if self.log_target else F.softmax)(logits, dim)
 
     def loss(self, reduction: str = "batchmean") -> Any:
-        """Return the loss of the softmaxes, which are made unless they were."""
+        """Return the loss, of new softmaxes unless there are some."""
         if not hasattr(self, "log_q"):
             self.softmaxes()
         self.made = nn.KLDivLoss(reduction, self.log_target)(self.log_q, self.target)
@@ -60,12 +60,12 @@ class Case:
         return self.observables()
 
     def observables(self, *more: Any) -> list[Any]:
-        """Return all that a user could compare."""
+        """Return everything that a user could compare."""
         return [*more, self.made, self.student.grad, self.teacher.grad, self.log_q, self.target, self.log_q.grad]
 
 
 class ScenarioRegistry:
-    """Scenarios, which are functions of a `Case`, and the fused kernels that each should launch."""
+    """Scenarios, functions of a `Case`, with the fused kernels that each must launch."""
 
     def __init__(self) -> None:
         self.all: dict[str, tuple[Callable[[Case], Any], set[str]]] = {}
@@ -79,14 +79,14 @@ class ScenarioRegistry:
 
 
 def kernels(run: Callable[[], Any]) -> list[str]:
-    """Return the names of the kernels that are launched."""
+    """Run a function; return the names of the kernels it launched."""
     with trace.launches() as made:
         run()
     return [launched.kernel.__name__ for launched in made]
 
 
 def message(run: Callable[[], Any]) -> str:
-    """Return the type and message of the exception that is raised."""
+    """Run a function; return type and message of its exception."""
     try:
         run()
     except Exception as error:
@@ -95,7 +95,7 @@ def message(run: Callable[[], Any]) -> str:
 
 
 def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12) -> set[str]:
-    """Run code fused and unfused: values agree except for rounding, all else exactly. Return the fused kernels."""
+    """Run code fused and eagerly; compare values up to rounding, all else exactly. Return the fused kernels used."""
     results: list[Any] = []
     used: list[list[str]] = []
     for enabled in (False, True):
@@ -112,7 +112,7 @@ def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12) -> s
 
 
 def compare(got: Any, expected: Any, rtol: float) -> None:
-    """Tensors and arrays agree in dtype, shape and, within a tolerance, values; containers in their parts."""
+    """Compare tensors and arrays in dtype, shape and, within a tolerance, values; containers recursively."""
     assert type(got) is type(expected)
     if isinstance(expected, dict):
         assert list(got) == list(expected)

@@ -1,17 +1,17 @@
-"""Compiled float32 arithmetic at its worst: Triton's interpreter with the errors that NVIDIA documents.
+"""Worst-case compiled float32 arithmetic: Triton's interpreter with the maximal errors that NVIDIA documents.
 
-By the "PTX ISA" and the "CUDA C++ Programming Guide". What a kernel says, what it becomes, its largest error:
+Sources: "PTX ISA", "CUDA C++ Programming Guide". Operation, instruction, maximal error:
 
     a / b       div.full              2 ulp
-    tl.sqrt     sqrt.approx.ftz       2⁻²³ relative; a subnormal argument counts as 0
+    tl.sqrt     sqrt.approx.ftz       2⁻²³ relative; subnormal arguments are flushed
     tl.exp      ex2.approx(x·log₂e)   2⁻²² relative, after the product was rounded to float32
     tl.exp2     ex2.approx            2⁻²² relative
     tl.log      libdevice's logf      1 ulp
     tl.log2     lg2.approx            2⁻²² absolute between ½ and 2, relative elsewhere (`math.fast_log2`)
     tl.rsqrt    rsqrt.approx          2⁻²²·⁹ relative
 
-Results that are 0 or a power of two, and quotients by a power of two, are taken to be exact; so is what kernels ask to
-be rounded correctly (`tl.div_rn`, `tl.sqrt_rn`). x/x is a quotient like others, and need not be 1.
+Exact are results that are 0 or a power of two, quotients by a power of two, and correctly rounded operations
+(`tl.div_rn`, `tl.sqrt_rn`). x/x need not be 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-#: The signs of the errors: all up, all down, or as a hash of the result's or argument's bits has it.
+#: Signs of the errors: all up, all down, or by a hash of the bits of the argument or result.
 DIRECTIONS = ("up", "down", "either")
 
 
@@ -41,7 +41,7 @@ def _flushed(x: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def worst_case(direction: str) -> Iterator[None]:
-    """Give float32 quotients, exponentials, logarithms and roots the largest errors they may have on a GPU."""
+    """Give float32 quotients, exponentials, logarithms and roots their maximal error on a GPU inside the block."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     def signs(x: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def worst_case(direction: str) -> Iterator[None]:
         first: Callable[[np.ndarray], np.ndarray] = lambda x: x,
         double: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Any:
-        """`first` is applied in float32, `exact` to its result; `double` is the function of float64."""
+        """Apply `first` in float32, then `exact` in float64, and perturb; `double` is for float64 arguments."""
 
         def unary(self: Any, arg: Any) -> Any:
             def calculate(x: np.ndarray) -> np.ndarray:

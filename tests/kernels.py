@@ -1,4 +1,4 @@
-"""Launches that several files of tests make."""
+"""Kernel launches that several test files share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.device import DEVICE
 def divergence(
     student: Tensor, teacher: Tensor, kind: str, dtype: torch.dtype = torch.float32, **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of rows and, for an upstream gradient of 1, the gradients to both logits, of this dtype."""
+    """Return the losses of rows and, for an upstream gradient of 1, the gradients to both logits in `dtype`."""
     s, t = student.to(DEVICE), teacher.to(DEVICE)
     losses, statistics = tk.divergence_forward(s, t, divergence=kind, **options)
     dloss = torch.ones((), device=DEVICE)

@@ -1,7 +1,7 @@
-"""All-pairs coverage: a few cases of a test that together have every pair of values of its parameters.
+"""All-pairs testing: a subset of a test's cases that covers every pair of parameter values.
 
-Kernels, with the tiles of a GPU where a test has tiles, run with every pair. The other variants (torch's operators, the
-interpreter's tiles) run with every value: the same claims hold of them, and each has few paths of its own.
+The main variant, kernels with GPU tiles, covers every pair. The other variants (torch's operators, the interpreter's
+tiles) cover every value: the same claims hold for them, and each has few paths of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VARIANTS = {"launchers": "kernels", "implementation": "kernels", "tiles": "GPU's
 
 
 def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
-    """Return the indices of cases whose union is that of all of them: greedy, deterministic."""
+    """Return the indices of a set cover of the cases; greedy, deterministic."""
     missing = frozenset[Hashable]().union(*cases)
     queue = [(-len(case), i) for i, case in enumerate(cases)]
     heapq.heapify(queue)
@@ -26,7 +26,7 @@ def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
     while missing:
         before, i = heapq.heappop(queue)
         now = -len(cases[i] & missing)
-        if now > before:  # covered in part since it was counted
+        if now > before:  # partly covered since it was counted
             heapq.heappush(queue, (now, i))
         else:
             missing -= cases[i]
@@ -35,12 +35,12 @@ def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
 
 
 def pairs_of(values: Sequence[Hashable]) -> frozenset[Hashable]:
-    """Return the pairs of values, or the one value, with their positions."""
+    """Return all pairs of values with their positions, or the single value."""
     return frozenset(combinations(enumerate(values), min(2, len(values))))
 
 
 def thin(items: list[pytest.Item], config: pytest.Config) -> None:
-    """Keep the cases of each parametrized test that cover all pairs; all of one marked ``every_combination``."""
+    """Keep cases of each parametrized test that cover all pairs; keep all of tests marked ``every_combination``."""
     groups: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         groups[item.nodeid.partition("[")[0]].append(item)
@@ -54,7 +54,7 @@ def thin(items: list[pytest.Item], config: pytest.Config) -> None:
 
 
 def _covered(item: pytest.Item) -> frozenset[Hashable]:
-    """Return what a case covers: pairs of values if of the main variant, else values with the variant."""
+    """Return what a case covers: pairs of values in the main variant, values with the variant in others."""
     params: dict[str, object] = item.callspec.params  # type: ignore[attr-defined]
     variant = tuple((name, str(params[name])) for name in VARIANTS if name in params)
     values = _values(item, {name: value for name, value in params.items() if name not in VARIANTS})
@@ -64,7 +64,7 @@ def _covered(item: pytest.Item) -> frozenset[Hashable]:
 
 
 def _values(item: pytest.Item, params: dict[str, object]) -> list[Hashable]:
-    """Return the identities of the values of each parameter; those that are parametrized together are one."""
+    """Return the identities of parameter values; parameters that are parametrized together are one."""
     factor = {name: name for name in params}
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]

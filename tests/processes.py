@@ -1,4 +1,4 @@
-"""Distillation of tiny models, in one process by the plain expression, and in two by what is tested."""
+"""Distillation of tiny models: in one process with plain PyTorch, and in two processes with the code under test."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ on_cpu_tensors = pytest.mark.skipif(
 
 V, WIDTH, LENGTH, STEPS, RATE = 50, 8, 9, 3, 0.1
 TIME_LIMIT = 240.0
-"""Seconds in which processes must end; they take a tenth."""
+"""Timeout of the processes in seconds; they take a tenth."""
 
-#: Numbers of tokens that count in each sequence. However two processes share four of them, they have unequally many.
+#: Numbers of labelled tokens per sequence; unequal for two processes however they split four sequences.
 UNEQUAL = (6, 1, 4, 0)
 ONE_ONLY = (3, 0, 0, 0)
 EVALUATED = (6, 1, 4, 0, 3)
@@ -37,9 +37,9 @@ EVALUATED = (6, 1, 4, 0, 3)
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """No threads, whose start takes longer than products this small, no report of TRL, no trace in the environment."""
+    """Run with one thread, without TRL's telemetry, and restore the environment."""
     environment, threads = dict(os.environ), torch.get_num_threads()
-    os.environ["CI"] = "true"  # where TRL does not report that it is used
+    os.environ["CI"] = "true"  # turns off TRL's telemetry
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
@@ -48,11 +48,11 @@ def alone() -> Iterator[None]:
 
 
 class Output(dict[str, Tensor]):
-    """Output of a model that is not one of transformers'."""
+    """Output of a model that is not from transformers."""
 
 
 class Embedder(nn.Module):
-    """Logits of the next token from two; its forward takes no labels, and nothing else that a loss needs."""
+    """Next-token logits from the last two tokens; `forward` takes no labels or other arguments of a loss."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Embedder(nn.Module):
 
 
 def llama(width: int = WIDTH) -> Any:
-    """One layer of transformers' Llama, with random weights."""
+    """Return a one-layer Llama of transformers with random weights."""
     import transformers
 
     config = transformers.LlamaConfig(
@@ -84,7 +84,7 @@ def llama(width: int = WIDTH) -> Any:
 
 
 def pair(make: Callable[..., Any]) -> tuple[Any, Any]:
-    """Student and teacher; the weights are large, for random ones as initialised give nearly uniform distributions."""
+    """Return student and teacher, with weights scaled up: initial ones give nearly uniform distributions."""
     torch.manual_seed(0)
     models = make(), make(2 * WIDTH)
     for model in models:
@@ -95,14 +95,14 @@ def pair(make: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 def sequences(tokens: tuple[int, ...] = UNEQUAL) -> list[dict[str, list[int]]]:
-    """Examples of a dataset; the last label of each counts, unless none does, and the first in those with most."""
+    """Return examples with `tokens` labels each, the last ones; those with the most also have the first label."""
     generator = torch.Generator().manual_seed(1)
     examples = []
     for count in tokens:
         ids = torch.randint(1, V, (LENGTH,), generator=generator)
         labels = ids.where(torch.arange(LENGTH) >= LENGTH - count, -100)
         if count == max(tokens):
-            labels[0] = ids[0]  # the label of no logits
+            labels[0] = ids[0]  # no logits predict it
         examples.append({"input_ids": ids.tolist(), "labels": labels.tolist()})
     return examples
 
@@ -117,16 +117,16 @@ class Result:
     evaluated: float | None = None
 
     def sgd(self, model: nn.Module) -> torch.optim.SGD:
-        """An optimizer that notes the norm of each gradient it gets."""
+        """Return an optimizer that records the norm of each gradient."""
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
         optimizer.register_step_pre_hook(lambda *_: self.norms.append(gradient_norm(model)))
         return optimizer
 
-    def noting(self, trainer: Any) -> Any:
-        """The class of a Trainer, with notes of the losses of its steps."""
+    def recording(self, trainer: Any) -> Any:
+        """Return a subclass of a Trainer that records the loss of each step."""
         losses = self.losses
 
-        class Noting(trainer):
+        class Recording(trainer):
             def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
                 loss = super().training_step(*args, **kwargs)
                 if len(losses) == self.state.global_step:
@@ -134,7 +134,7 @@ class Result:
                 losses[-1] += mean_over_processes(loss).item()
                 return loss
 
-        return Noting
+        return Recording
 
     def trained(self, trainer: Any) -> Result:
         """Train and evaluate, and return the results."""
@@ -145,12 +145,12 @@ class Result:
         return self.end(trainer.model)
 
     def end(self, model: nn.Module) -> Result:
-        """With the parameters that a training led to."""
+        """Record the final parameters; return self."""
         self.parameters = [parameter.detach().cpu().clone() for parameter in model.parameters()]
         return self
 
     def assert_is(self, truth: Result) -> None:
-        """Up to the rounding of float32, in which gradients are added up in another order."""
+        """Compare up to float32 rounding, as gradients are summed in another order."""
         assert len(self.losses) == len(self.norms) == STEPS
         torch.testing.assert_close(self.losses, truth.losses, rtol=2e-5, atol=1e-6)
         torch.testing.assert_close(self.norms, truth.norms, rtol=2e-5, atol=1e-6)
@@ -179,7 +179,7 @@ def arguments(rows: int, accumulated: int = 1, **options: Any) -> dict[str, Any]
 
 
 def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-    """A schedule that leaves the learning rate alone."""
+    """Return a constant learning-rate schedule."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
@@ -190,7 +190,7 @@ def gradient_norm(model: nn.Module) -> float:
 
 
 def plain_loss(student: Any, teacher: Any, examples: list[dict[str, list[int]]], beta: float = 0.0) -> Tensor:
-    """The mean over all tokens of the divergence of next tokens, as in a paper; for GKD's beta."""
+    """Return the mean divergence over all tokens by its definition, for GKD's beta."""
     ids, labels = (torch.tensor([example[name] for example in examples], device=DEVICE) for name in examples[0])
     with torch.no_grad():
         log_p = teacher(input_ids=ids)["logits"][:, :-1].log_softmax(-1)
@@ -204,7 +204,7 @@ def plain_loss(student: Any, teacher: Any, examples: list[dict[str, list[int]]],
 
 
 def one_process(make: Callable[..., Any], examples: list[dict[str, list[int]]], beta: float = 0.0) -> Result:
-    """Steps with all examples in one batch, by PyTorch alone."""
+    """Train with all examples in one batch, with plain PyTorch."""
     student, teacher = pair(make)
     result = Result()
     optimizer = result.sgd(student)
@@ -214,7 +214,7 @@ def one_process(make: Callable[..., Any], examples: list[dict[str, list[int]]], 
         loss.backward()
         optimizer.step()
         result.losses.append(loss.item())
-    assert result.losses[-1] < 0.98 * result.losses[0], "nothing was learnt"
+    assert result.losses[-1] < 0.98 * result.losses[0], "the loss has not decreased"
     result.evaluated = plain_loss(student, teacher, sequences(EVALUATED), beta).item()
     return result.end(student)
 
@@ -223,7 +223,7 @@ Cases = dict[str, Callable[[], Result]]
 
 
 def _run(rank: int, port: int, folder: Path, cases: Callable[[], Cases]) -> None:
-    """All cases in one of two processes."""
+    """Run all cases in one of two processes."""
     import torch.distributed as dist
 
     os.environ |= {
@@ -246,8 +246,8 @@ def _run(rank: int, port: int, folder: Path, cases: Callable[[], Cases]) -> None
 def leave() -> None:
     """Leave the process group before the process ends.
 
-    PyTorch's gloo threads outlive the group. One that waits for Python's lock, to release a tensor of the last
-    collective, aborts the process if the interpreter ends meanwhile: it gets the lock in the pause.
+    PyTorch's gloo threads outlive the group. A thread that waits for the GIL to release a tensor of the last
+    collective aborts the process if the interpreter ends first; the pause lets it finish.
     """
     import torch.distributed as dist
 
@@ -257,7 +257,7 @@ def leave() -> None:
 
 
 def two_processes(cases: Callable[[], Cases], folder: Path) -> list[dict[str, Result]]:
-    """Return the results of each of two processes on CPU tensors, with all cases in one start."""
+    """Run all cases in two processes on CPU tensors; return the results of each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

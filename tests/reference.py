@@ -1,4 +1,4 @@
-"""Truth in float64, written with NumPy, and the error budget of everything that is compared with it."""
+"""NumPy references in float64, and the error budget of comparisons with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 #: Unit roundoffs.
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
-#: Smallest positive numbers: what is lost to underflow.
+#: Smallest positive numbers, or smallest normal ones where subnormal results are flushed.
 TINY = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133, torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
 FLOATS = tuple(ROUNDOFF)
 
@@ -23,7 +23,7 @@ def exact(tensor: torch.Tensor) -> np.ndarray:
 
 
 def kl_terms(x: np.ndarray, y: np.ndarray, log_target: bool) -> np.ndarray:
-    """p·(log p − x), 0 where p = 0."""
+    """Return p·(log p − x), 0 where p = 0."""
     with np.errstate(all="ignore"):
         p = np.exp(y) if log_target else y
         terms = p * ((y if log_target else np.log(y)) - x)
@@ -31,7 +31,7 @@ def kl_terms(x: np.ndarray, y: np.ndarray, log_target: bool) -> np.ndarray:
 
 
 def kl_gradients(x: np.ndarray, y: np.ndarray, dloss: np.ndarray, log_target: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The gradients to x and to y, of the broadcast shape."""
+    """Return the gradients to x and to y, of the broadcast shape."""
     with np.errstate(all="ignore"):
         p = np.exp(y) if log_target else y
         slope = (y if log_target else np.log(y)) - x + 1
@@ -41,7 +41,7 @@ def kl_gradients(x: np.ndarray, y: np.ndarray, dloss: np.ndarray, log_target: bo
 
 
 def sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Summed over the dimensions that `shape` was broadcast along."""
+    """Sum over the dimensions along which `shape` was broadcast."""
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
     ones = tuple(i for i, size in enumerate(shape) if size == 1 and gradient.shape[i] != 1)
     return gradient.sum(axis=ones, keepdims=True)
@@ -50,15 +50,15 @@ def sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def assert_within(
     result: torch.Tensor, truth: np.ndarray, condition: np.ndarray | float, arithmetic: torch.dtype, rounds: float = 8
 ) -> None:
-    """Every element is the truth, rounded once to the result's dtype after a few roundings in the arithmetic's.
+    """Assert that each element is the truth after `rounds` roundings in `arithmetic` and one to the result's dtype.
 
     Parameters
     ----------
     condition
-        The magnitude of what was added up to get each element (Σ|terms| for a sum): arithmetic errors are relative to
-        that, the final rounding is relative to the truth.
+        Σ|terms| of the sum that gives each element: arithmetic errors are relative to it, the final rounding to the
+        truth.
     rounds
-        How many roundings of the arithmetic's dtype an element may have seen.
+        Number of roundings in the arithmetic's dtype.
     """
     got, truth = exact(result), np.asarray(truth)
     assert got.shape == truth.shape, f"shape {got.shape}, expected {truth.shape}"

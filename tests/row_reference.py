@@ -1,4 +1,4 @@
-"""Truth about losses of rows of logits, in float64, written with NumPy in closed form; and rows of every kind."""
+"""Closed-form NumPy references in float64 for losses of logits, and families of rows of logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INF = np.inf
 
 
 class Truth(NamedTuple):
-    """Losses of rows and their gradients; and the magnitudes that an error in each is relative to."""
+    """Losses of rows, their gradients, and the magnitudes that their errors are relative to."""
 
     loss: np.ndarray
     ds: np.ndarray
@@ -23,20 +23,20 @@ class Truth(NamedTuple):
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
-    """log(exp x / Σ exp x) of each row."""
+    """Return log(exp x / Σ exp x) of each row."""
     with np.errstate(all="ignore"):
         z = x - x.max(axis=-1, keepdims=True)
         return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
 def _times(p: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """p·x, 0 where p is."""
+    """Return p·x, 0 where p = 0."""
     with np.errstate(all="ignore"):
         return np.where(p == 0, 0.0, p * x)
 
 
 def divergence(s: np.ndarray, t: np.ndarray, kind: str, beta: float = 0.5, temperature: float = 1.0) -> Truth:
-    """The divergence of each row of student logits s from teacher logits t (N, V), its gradients to both."""
+    """Return the divergence of each row of student logits s from teacher logits t (N, V), and its gradients."""
     lq, lp = log_softmax(s / temperature), log_softmax(t / temperature)
     q, p = np.exp(lq), np.exp(lp)
     bits = (1 + np.abs(np.where(q == 0, 0, lq)), 1 + np.abs(np.where(p == 0, 0, lp)))
@@ -74,7 +74,7 @@ def divergence(s: np.ndarray, t: np.ndarray, kind: str, beta: float = 0.5, tempe
 
 
 def hard(s: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-entropy of each row with its label, and its gradient."""
+    """Return the cross-entropy of each row with its label, and its gradient."""
     lq = log_softmax(s)
     row = np.arange(len(s))
     ds = np.exp(lq)
@@ -83,7 +83,7 @@ def hard(s: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def family(name: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Student and teacher logits, float32, of a kind that goes wrong in some way of calculating."""
+    """Return student and teacher logits, float32, of a family that is hard for some algorithm."""
     s, t = 3 * torch.randn(rows, columns), 3 * torch.randn(rows, columns)
     if name == "close":
         t = s + 0.3 * torch.randn(rows, columns)

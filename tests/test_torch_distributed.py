@@ -53,7 +53,7 @@ def _trainer(
     student, teacher = pair(make)
     sgd = result.sgd(student)
     others = {name: options.pop(name) for name in OTHERS & options.keys()}
-    return result.noting(DistillationTrainer)(
+    return result.recording(DistillationTrainer)(
         model=student,
         args=transformers.TrainingArguments(**processes.arguments(rows, accumulated, **options)),
         train_dataset=processes.sequences(tokens),

@@ -67,7 +67,7 @@ def _trainer(result: Result, of: Any = _ours, *, rows: int = 4, accumulated: int
     student, teacher = pair(llama)
     sgd = result.sgd(student)
     options = {"lmbda": 0.0, "max_new_tokens": 4, "bf16": False, **options}
-    return result.noting(of())(
+    return result.recording(of())(
         model=student,
         teacher_model=teacher,
         args=GKDConfig(**processes.arguments(rows, accumulated, **options)),

@@ -1,4 +1,4 @@
-"""A scenario that runs in lucid and in PyTorch, and a comparison of what it returns and what its hooks record."""
+"""Scenarios that run in lucid and in PyTorch, and a comparison of results and recorded hook calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ X = np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]], np.float32)
 
 
 def plain(value: Any) -> Any:
-    """Tensors of either library as NumPy arrays, in whatever tuples they come."""
+    """Convert tensors of either library, also in nested tuples, to NumPy arrays."""
     if isinstance(value, tuple):
         return tuple(map(plain, value))
     if isinstance(value, torch.Tensor):
@@ -23,7 +23,7 @@ def plain(value: Any) -> Any:
 
 
 class Library:
-    """One of the two libraries, and what hooks record in it."""
+    """One of the two libraries, and the events that hooks record."""
 
     def __init__(self, package: Any) -> None:
         self.package = package
@@ -49,7 +49,7 @@ class Library:
         return model
 
     def watch(self, name: str, module: Any) -> None:
-        """Record all four kinds of hooks."""
+        """Register recording hooks of all four kinds."""
         module.register_forward_pre_hook(lambda _, args: self.record(name, "before", args))
         module.register_forward_hook(lambda _, args, output: self.record(name, "after", args, output))
         module.register_full_backward_pre_hook(lambda _, grads: self.record(name, "back", grads))
@@ -57,7 +57,7 @@ class Library:
 
 
 def in_both(scenario: Callable[[Library], Any]) -> None:
-    """Run a scenario in both libraries; what it returns and what was recorded must agree."""
+    """Run a scenario in both libraries; compare what it returns and the recorded events."""
     ours, theirs = Library(lucid), Library(torch)
     results = [plain(scenario(ours)), plain(scenario(theirs))]
     assert [event[:2] for event in ours.events] == [event[:2] for event in theirs.events]

@@ -1,4 +1,4 @@
-"""Helpers of the facade's tests: leaves, a function without a kernel, comparison with float64 truth."""
+"""Helpers of the facade's tests: leaves, a function without a kernel, comparisons with float64 references."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def values_of(tensor: lucid.Tensor) -> np.ndarray:
 
 
 def leaf(values: Any, dtype: str | None = None) -> Any:
-    """A tensor that requires grad; of any type to type checkers, as its ``.grad`` may be None to them."""
+    """Return a tensor that requires grad; typed Any, as its ``.grad`` may be None to type checkers."""
     return lucid.tensor(values, dtype=dtype, requires_grad=True)
 
 
 class Identity(Function):
-    """Costs no kernel launch."""
+    """The identity, without a kernel launch."""
 
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
@@ -46,14 +46,14 @@ class Identity(Function):
 
 
 def check(result: lucid.Tensor, truth: np.ndarray, condition: Any, dtype: torch.dtype) -> None:
-    """The result is the truth after at most a few roundings of the arithmetic and one of its dtype; integers are exact.
+    """Assert that a result is the truth after a few roundings in the arithmetic and one to its dtype; integers exactly.
 
     Parameters
     ----------
     condition
-        The magnitude of what was added up, which the arithmetic's errors are relative to.
+        Σ|terms|, which the arithmetic's errors are relative to.
     dtype
-        Of the result.
+        Dtype of the result.
     """
     assert result.dtype.torch is dtype
     if dtype.is_floating_point:
