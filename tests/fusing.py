@@ -31,6 +31,7 @@ class Case:
         temperature: float | None = None,
     ) -> None:
         self.log_target = log_target
+        self.seen: list[Any] = []
         self.temperature = temperature
         self.student: Any = lucid.randn(*shape, dtype="float64", requires_grad=True)
         self.teacher: Any = lucid.randn(*shape, dtype="float64", requires_grad=teacher_grad)
@@ -59,9 +60,14 @@ class Case:
         self.loss().backward()
         return self.observables()
 
+    def note(self, gradient: Any) -> None:
+        """Record a gradient; a hook that is among the observables."""
+        self.seen.append(gradient.numpy().copy())
+
     def observables(self, *more: Any) -> list[Any]:
         """Return everything that a user could compare."""
-        return [*more, self.made, self.student.grad, self.teacher.grad, self.log_q, self.target, self.log_q.grad]
+        gradients = [self.student.grad, self.teacher.grad, self.log_q.grad]
+        return [*more, *self.seen, self.made, *gradients, self.log_q, self.target]
 
 
 class ScenarioRegistry:

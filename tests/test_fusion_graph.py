@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -96,53 +98,42 @@ def twice_through_a_retained_graph_then_freed(case: Case) -> Any:
 
 @scenario(FORWARD)
 def hooks_made_before_the_loss(case: Case) -> Any:
-    seen: list[Any] = []
     for tensor in case.softmaxes():
-        tensor.register_hook(lambda g: seen.append(g.numpy().copy()))
-    case.loss().backward()
-    return case.observables(seen)
+        tensor.register_hook(case.note)
+    return case.backward()
 
 
-@scenario(FORWARD)
-def hooks_made_after_the_loss(case: Case) -> Any:
-    seen: list[Any] = []
+def _zero_in_place(case: Case, gradient: Any) -> None:
+    nn.init.zeros_(gradient[0])
+
+
+#: Hooks that both softmaxes get after the loss.
+HOOKS: dict[str, Callable[[Case, Any], Any]] = {
+    "hooks_made_after_the_loss": Case.note,
+    "hooks_that_replace_the_gradient": lambda case, gradient: gradient * 3 + 1,
+    "hooks_that_change_the_gradient_in_place": _zero_in_place,
+}
+
+
+def _hooked(name: str, case: Case) -> Any:
     loss = case.loss()
     for tensor in (case.log_q, case.target):
-        tensor.register_hook(lambda g: seen.append(g.numpy().copy()))
-    loss.backward()
-    return case.observables(seen)
-
-
-@scenario(FORWARD)
-def hooks_that_replace_the_gradient(case: Case) -> Any:
-    loss = case.loss()
-    for tensor in (case.log_q, case.target):
-        tensor.register_hook(lambda g: g * 3 + 1)
-    loss.backward()
-    return case.observables()
-
-
-@scenario(FORWARD)
-def hooks_that_change_the_gradient_in_place(case: Case) -> Any:
-    def change(gradient: Any) -> None:
-        nn.init.zeros_(gradient[0])
-
-    loss = case.loss()
-    for tensor in (case.log_q, case.target):
-        tensor.register_hook(change)
+        tensor.register_hook(functools.partial(HOOKS[name], case))
     loss.backward()
     return case.observables()
+
+
+scenario.all |= {name: (functools.partial(_hooked, name), {FORWARD}) for name in HOOKS}
 
 
 @scenario(FORWARD, BACKWARD)
 def hooks_on_loss_and_logits(case: Case) -> Any:
-    seen: list[Any] = []
     loss = case.loss()
     loss.register_hook(lambda g: g * 2)
-    case.student.register_hook(lambda g: seen.append(g.numpy().copy()))
+    case.student.register_hook(case.note)
     case.teacher.register_hook(lambda g: g * 5)
     loss.backward()
-    return case.observables(seen)
+    return case.observables()
 
 
 @scenario(FORWARD, BACKWARD)
