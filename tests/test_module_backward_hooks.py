@@ -17,19 +17,17 @@ from tests.two_libraries import Library, X, in_both, plain, with_forward
 Pair = namedtuple("Pair", "first second")
 
 
-def test_what_backward_hooks_return_replaces_the_gradients() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x, y: x * y * 2.0)
-        library.watch("module", module)
-        module.register_full_backward_pre_hook(lambda _, grads: (grads[0] * 3.0,))
-        module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * 5.0, inner[1] + outer[0]))
-        module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * 7.0, inner[1]))
-        library.watch("again", module)
-        x, y = library.tensor(X, True), library.tensor(X + 1, True)
-        module(x, y).sum().backward()
-        return x.grad, y.grad
-
-    in_both(scenario)
+@in_both
+def test_what_backward_hooks_return_replaces_the_gradients(library: Library) -> Any:
+    module = with_forward(library, lambda x, y: x * y * 2.0)
+    library.watch("module", module)
+    module.register_full_backward_pre_hook(lambda _, grads: (grads[0] * 3.0,))
+    module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * 5.0, inner[1] + outer[0]))
+    module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * 7.0, inner[1]))
+    library.watch("again", module)
+    x, y = library.tensor(X, True), library.tensor(X + 1, True)
+    module(x, y).sum().backward()
+    return x.grad, y.grad
 
 
 def test_a_single_gradient_may_be_returned_without_its_tuple() -> None:
@@ -41,22 +39,20 @@ def test_a_single_gradient_may_be_returned_without_its_tuple() -> None:
     assert x.grad.tolist() == [10.0]
 
 
-def test_arguments_and_outputs_without_gradient_are_none_to_the_hooks() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x, number, y, z=None: (x * number, "text", y * 2.0))
-        library.watch("module", module)
-        x = library.tensor(X, True)
-        out, text, constant = module(x, 3.0, library.tensor(X), z=x)
-        assert text == "text"
-        assert not constant.requires_grad
-        out.sum().backward()
-        name, kind, inner, outer = library.events.pop()
-        # torch hands out zeros for the third argument, though it requires no gradient.
-        library.record(name, kind, inner[:2], outer)
-        assert len(inner) == 3
-        return x.grad
-
-    in_both(scenario)
+@in_both
+def test_arguments_and_outputs_without_gradient_are_none_to_the_hooks(library: Library) -> Any:
+    module = with_forward(library, lambda x, number, y, z=None: (x * number, "text", y * 2.0))
+    library.watch("module", module)
+    x = library.tensor(X, True)
+    out, text, constant = module(x, 3.0, library.tensor(X), z=x)
+    assert text == "text"
+    assert not constant.requires_grad
+    out.sum().backward()
+    name, kind, inner, outer = library.events.pop()
+    # torch hands out zeros for the third argument, though it requires no gradient.
+    library.record(name, kind, inner[:2], outer)
+    assert len(inner) == 3
+    return x.grad
 
 
 def test_an_input_that_is_not_reached_gets_no_gradient() -> None:
@@ -70,17 +66,15 @@ def test_an_input_that_is_not_reached_gets_no_gradient() -> None:
     assert inner_y is outer_y is y.grad is None
 
 
-def test_a_named_tuple_stays_one() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x: Pair(x * 2.0, x * 3.0))
-        library.watch("module", module)
-        x = library.tensor(X, True)
-        out = module(x)
-        assert type(out) is Pair
-        (out.first * out.second).sum().backward()
-        return x.grad
-
-    in_both(scenario)
+@in_both
+def test_a_named_tuple_stays_one(library: Library) -> Any:
+    module = with_forward(library, lambda x: Pair(x * 2.0, x * 3.0))
+    library.watch("module", module)
+    x = library.tensor(X, True)
+    out = module(x)
+    assert type(out) is Pair
+    (out.first * out.second).sum().backward()
+    return x.grad
 
 
 def test_an_output_that_is_no_tensor_is_passed_on_with_a_warning() -> None:
@@ -94,32 +88,28 @@ def test_an_output_that_is_no_tensor_is_passed_on_with_a_warning() -> None:
     assert x.grad.tolist() == [2.0]
 
 
-def test_hooks_take_part_in_double_backward() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x, y: x * x * y)
-        library.watch("module", module)
-        module.register_full_backward_pre_hook(lambda _, grads: (grads[0] * 3.0,))
-        module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * inner[0], inner[1]))
-        x, y = library.tensor(X, True), library.tensor(X + 2, True)
-        dx, dy = library.grad(module(x, y).sum(), (x, y), create_graph=True)
-        second = library.grad(dx.sum() + (dy * dy).sum(), (x, y))
-        assert len(library.events) == 4
-        return dx, dy, *second
-
-    in_both(scenario)
+@in_both
+def test_hooks_take_part_in_double_backward(library: Library) -> Any:
+    module = with_forward(library, lambda x, y: x * x * y)
+    library.watch("module", module)
+    module.register_full_backward_pre_hook(lambda _, grads: (grads[0] * 3.0,))
+    module.register_full_backward_hook(lambda _, inner, outer: (inner[0] * inner[0], inner[1]))
+    x, y = library.tensor(X, True), library.tensor(X + 2, True)
+    dx, dy = library.grad(module(x, y).sum(), (x, y), create_graph=True)
+    second = library.grad(dx.sum() + (dy * dy).sum(), (x, y))
+    assert len(library.events) == 4
+    return dx, dy, *second
 
 
-def test_hooks_of_a_model_take_part_in_double_backward() -> None:
-    def scenario(library: Library) -> Any:
-        model = library.model()
-        for name, module in model.named_modules():
-            library.watch(name, module)
-        x = library.tensor(X, True)
-        (dx,) = library.grad(model(x).sum(), x, create_graph=True)
-        (dx * dx).sum().backward()
-        return x.grad, model[0].weight.grad, model[2].weight.grad
-
-    in_both(scenario)
+@in_both
+def test_hooks_of_a_model_take_part_in_double_backward(library: Library) -> Any:
+    model = library.model()
+    for name, module in model.named_modules():
+        library.watch(name, module)
+    x = library.tensor(X, True)
+    (dx,) = library.grad(model(x).sum(), x, create_graph=True)
+    (dx * dx).sum().backward()
+    return x.grad, model[0].weight.grad, model[2].weight.grad
 
 
 @pytest.mark.parametrize(

@@ -14,65 +14,53 @@ from tests.two_libraries import Library, X, in_both, with_forward
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])
-def test_hooks_of_a_nested_model_run_in_torchs_order(requires_grad: bool) -> None:
-    def scenario(library: Library) -> Any:
-        model = library.model()
-        for name, module in model.named_modules():
-            library.watch(name, module)
-        x = library.tensor(X, requires_grad)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model(x).sum().backward()
-        assert len(library.events) == 16
-        return x.grad, *(parameter.grad for parameter in model.parameters())
-
-    in_both(scenario)
+@in_both
+def test_hooks_of_a_nested_model_run_in_torchs_order(library: Library, requires_grad: bool) -> Any:
+    model = library.model()
+    for name, module in model.named_modules():
+        library.watch(name, module)
+    x = library.tensor(X, requires_grad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(x).sum().backward()
+    assert len(library.events) == 16
+    return x.grad, *(parameter.grad for parameter in model.parameters())
 
 
-def test_hooks_change_no_gradient_and_may_run_again_on_a_retained_graph() -> None:
-    def scenario(library: Library) -> Any:
-        model = library.model()
-        library.watch("middle", model[1])
-        x = library.tensor(X, True)
-        y = model(x).sum()
-        y.backward(retain_graph=True)
-        y.backward()
-        assert [event[1] for event in library.events] == ["before", "after"] + ["back", "backed"] * 2
-        return x.grad
-
-    in_both(scenario)
+@in_both
+def test_hooks_change_no_gradient_and_may_run_again_on_a_retained_graph(library: Library) -> Any:
+    model = library.model()
+    library.watch("middle", model[1])
+    x = library.tensor(X, True)
+    y = model(x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert [event[1] for event in library.events] == ["before", "after"] + ["back", "backed"] * 2
+    return x.grad
 
 
-def test_what_forward_hooks_return_replaces_arguments_and_output() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x, factor: x * factor)
-        module.register_forward_pre_hook(lambda _, args: (args[0] * 2, args[1] + 1))
-        module.register_forward_hook(lambda _, args, output: output * args[1])
-        module.register_forward_hook(lambda _, args, output: (output, "seen"))
-        return module(library.tensor(X), 2)
-
-    in_both(scenario)
+@in_both
+def test_what_forward_hooks_return_replaces_arguments_and_output(library: Library) -> Any:
+    module = with_forward(library, lambda x, factor: x * factor)
+    module.register_forward_pre_hook(lambda _, args: (args[0] * 2, args[1] + 1))
+    module.register_forward_hook(lambda _, args, output: output * args[1])
+    module.register_forward_hook(lambda _, args, output: (output, "seen"))
+    return module(library.tensor(X), 2)
 
 
-def test_a_pre_hook_may_return_the_only_argument_itself() -> None:
-    def scenario(library: Library) -> Any:
-        module = library.nn.Tanh()
-        module.register_forward_pre_hook(lambda _, args: args[0] * 2)
-        return module(library.tensor(X))
-
-    in_both(scenario)
+@in_both
+def test_a_pre_hook_may_return_the_only_argument_itself(library: Library) -> Any:
+    module = library.nn.Tanh()
+    module.register_forward_pre_hook(lambda _, args: args[0] * 2)
+    return module(library.tensor(X))
 
 
-def test_hooks_with_kwargs_see_and_replace_them() -> None:
-    def scenario(library: Library) -> Any:
-        module = with_forward(library, lambda x, scale=1.0: x * scale)
-        module.register_forward_pre_hook(
-            lambda _, args, kwargs: (args, {"scale": kwargs["scale"] + 1}), with_kwargs=True
-        )
-        module.register_forward_hook(lambda _, args, kwargs, out: out * kwargs["scale"], with_kwargs=True)
-        return module(library.tensor(X), scale=2.0)
-
-    in_both(scenario)
+@in_both
+def test_hooks_with_kwargs_see_and_replace_them(library: Library) -> Any:
+    module = with_forward(library, lambda x, scale=1.0: x * scale)
+    module.register_forward_pre_hook(lambda _, args, kwargs: (args, {"scale": kwargs["scale"] + 1}), with_kwargs=True)
+    module.register_forward_hook(lambda _, args, kwargs, out: out * kwargs["scale"], with_kwargs=True)
+    return module(library.tensor(X), scale=2.0)
 
 
 @pytest.mark.parametrize("returned", [3, (1,), (1, 2, 3)])
@@ -83,31 +71,27 @@ def test_a_pre_hook_with_kwargs_returns_a_pair_or_none(returned: Any) -> None:
         module(lucid.tensor(X))
 
 
-def test_prepended_hooks_run_first() -> None:
-    def scenario(library: Library) -> Any:
-        module = library.nn.Tanh()
-        record = library.record
-        for name, prepend in (("first", False), ("second", False), ("zeroth", True)):
-            module.register_forward_pre_hook(lambda *_, n=name: record(n, "before"), prepend=prepend)
-            module.register_forward_hook(lambda *_, n=name: record(n, "after"), prepend=prepend)
-            module.register_full_backward_pre_hook(lambda *_, n=name: record(n, "back"), prepend=prepend)
-            module.register_full_backward_hook(lambda *_, n=name: record(n, "backed"), prepend=prepend)
-        module(library.tensor(X, True)).sum().backward()
-        assert [event[0] for event in library.events] == ["zeroth", "first", "second"] * 4
-
-    in_both(scenario)
+@in_both
+def test_prepended_hooks_run_first(library: Library) -> Any:
+    module = library.nn.Tanh()
+    record = library.record
+    for name, prepend in (("first", False), ("second", False), ("zeroth", True)):
+        module.register_forward_pre_hook(lambda *_, n=name: record(n, "before"), prepend=prepend)
+        module.register_forward_hook(lambda *_, n=name: record(n, "after"), prepend=prepend)
+        module.register_full_backward_pre_hook(lambda *_, n=name: record(n, "back"), prepend=prepend)
+        module.register_full_backward_hook(lambda *_, n=name: record(n, "backed"), prepend=prepend)
+    module(library.tensor(X, True)).sum().backward()
+    assert [event[0] for event in library.events] == ["zeroth", "first", "second"] * 4
 
 
-def test_without_grad_mode_forward_hooks_alone_run() -> None:
-    def scenario(library: Library) -> Any:
-        model = library.model()
-        library.watch("model", model)
-        with library.package.no_grad():
-            out = model(library.tensor(X, True))
-        assert not out.requires_grad
-        return out
-
-    in_both(scenario)
+@in_both
+def test_without_grad_mode_forward_hooks_alone_run(library: Library) -> Any:
+    model = library.model()
+    library.watch("model", model)
+    with library.package.no_grad():
+        out = model(library.tensor(X, True))
+    assert not out.requires_grad
+    return out
 
 
 def test_without_grad_mode_forward_gets_the_argument_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -56,13 +57,21 @@ class Library:
         module.register_full_backward_hook(lambda _, inner, outer: self.record(name, "backed", inner, outer))
 
 
-def in_both(scenario: Callable[[Library], Any]) -> None:
-    """Run a scenario in both libraries; compare what it returns and the recorded events."""
-    ours, theirs = Library(lucid), Library(torch)
-    results = [plain(scenario(ours)), plain(scenario(theirs))]
-    assert [event[:2] for event in ours.events] == [event[:2] for event in theirs.events]
-    same(ours.events, theirs.events)
-    same(*results)
+def in_both(scenario: Callable[..., Any]) -> Callable[..., None]:
+    """Make a test of a scenario: run it in both libraries; compare what it returns and the recorded events."""
+
+    def test(**parameters: Any) -> None:
+        ours, theirs = Library(lucid), Library(torch)
+        results = [plain(scenario(library, **parameters)) for library in (ours, theirs)]
+        assert [event[:2] for event in ours.events] == [event[:2] for event in theirs.events]
+        same(ours.events, theirs.events)
+        same(*results)
+
+    test.__doc__ = scenario.__doc__
+    # Pytest passes the parameters that the signature names.
+    _, *parameters = inspect.signature(scenario).parameters.values()
+    test.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return test
 
 
 def same(ours: Any, theirs: Any) -> None:
