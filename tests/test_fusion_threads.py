@@ -18,34 +18,23 @@ from triton_kernels.runtime import launch
 
 
 def test_each_thread_has_its_own_switch() -> None:
-    seen: list[list[str]] = []
-
     def loss() -> Any:
         return F.kl_div(F.log_softmax(lucid.randn(3, 5)), F.softmax(lucid.randn(3, 5)))
 
-    with lucid.fusion(False):
-        thread = threading.Thread(target=lambda: seen.append(kernels(loss)))
-        thread.start()
-        thread.join()
-    assert FORWARD in seen[0]
+    with lucid.fusion(False), ThreadPoolExecutor(1) as thread:
+        assert FORWARD in thread.submit(kernels, loss).result()
 
 
 def test_threads_that_look_at_once_see_the_same_memory() -> None:
     y = F.softmax(lucid.randn(300, 50))
     barrier = threading.Barrier(4)
-    seen: list[int] = []
 
-    def look() -> None:
+    def look(_: int) -> int:
         barrier.wait()
-        seen.append(y._buffer.data_ptr())
+        return y._buffer.data_ptr()
 
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(seen) == 4
-    assert len(set(seen)) == 1
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(look, range(4)))) == 1
 
 
 @pytest.mark.parametrize("which", ["student", "teacher", "scaled"])

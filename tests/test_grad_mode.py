@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -126,31 +126,21 @@ def test_an_error_puts_the_mode_back() -> None:
 
 
 def test_each_thread_has_its_own_mode() -> None:
-    seen: list[bool] = []
-    with lucid.no_grad():
-        thread = threading.Thread(target=lambda: seen.append((leaf(1.0) * 2).requires_grad))
-        thread.start()
-        thread.join()
-    assert seen == [True]
+    with lucid.no_grad(), ThreadPoolExecutor(1) as thread:
+        assert thread.submit(lambda: (leaf(1.0) * 2).requires_grad).result()
 
 
 def test_threads_can_run_backward_side_by_side() -> None:
-    results: dict[int, list[float]] = {}
-
-    def work(number: int) -> None:
+    def work(number: int) -> list[float]:
         x = leaf([1.0, 2.0])
         y = x
         for _ in range(1000):
             y = Identity.apply(y)
         y.backward(lucid.tensor([3.0, number]))
-        results[number] = x.grad.tolist()
+        return x.grad.tolist()
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == {n: [3.0, n] for n in range(4)}
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(4))) == [[3.0, n] for n in range(4)]
 
 
 def test_backward_runs_inside_no_grad_and_inside_backward() -> None:

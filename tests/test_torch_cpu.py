@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -77,12 +77,8 @@ def test_the_switch_selects_kernels_for_forward_and_the_backward_that_belongs_to
 
 @interpreted
 def test_the_switch_holds_for_a_thread() -> None:
-    seen = []
-    with lucid.torch.kernels_on_cpu():
-        thread = threading.Thread(target=lambda: seen.append(lucid.torch.operators.launchers(torch.zeros(1))))
-        thread.start()
-        thread.join()
-    assert seen == [cpu]
+    with lucid.torch.kernels_on_cpu(), ThreadPoolExecutor(1) as thread:
+        assert thread.submit(lucid.torch.operators.launchers, torch.zeros(1)).result() is cpu
 
 
 @pytest.mark.skipif(backend.INTERPRETED, reason="about machines where kernels are compiled")
