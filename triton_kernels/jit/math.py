@@ -162,8 +162,8 @@ def _rescale(old_max, new_max):
 def tile_exp2(x, factor):
     """Return row_max = factor·max x of each row of a tile; z = factor·x − row_max, rounded once; and 2^z.
 
-    The rounding error of row_max is the same in all z of a row, so it cancels in differences of z and in 2^z / Σ 2^z. In
-    float32 it is at most 32 for |row_max| < 2³⁰; beyond, 2^z may overflow.
+    The rounding error of row_max is the same in all z of a row, so it cancels in differences of z and in 2^z / Σ 2^z.
+    In float32 it is at most 32 for |row_max| < 2³⁰; beyond, 2^z may overflow.
     """
     row_max = tl.max(x, axis=1) * factor
     z = shifted(x, factor, row_max)
