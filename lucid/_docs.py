@@ -76,7 +76,7 @@ SECTIONS = {
     "temperature_squared": """
         temperature_squared : bool
             Multiply the divergence by T², so that the size of its gradients does not depend on T (Hinton et al. 2015,
-            "Distilling the knowledge in a neural network", section 2). At T = 1 nothing changes. Default: False.""",
+            "Distilling the knowledge in a neural network", section 2). Default: False.""",
     "weight": """
         weight : Tensor, optional
             Factor on the loss of each token: bool or floating, of shape (...), without a gradient. Logits of a token of
@@ -91,8 +91,7 @@ SECTIONS = {
     "hard_label_weight": """
         hard_label_weight : float
             α, from 0 to 1: the loss of a token is (1 − α)·divergence + α·cross-entropy of the student, at temperature
-            1, with its label; in the same pass. Above 0 it needs `labels`. At 1 the divergence does not count, and a
-            `temperature` or `beta` for it is an error. Default: 0.""",
+            1, with its label; in the same pass. Above 0 it needs `labels`. Default: 0.""",
     "reduction": """
         reduction : {'mean', 'none', 'sum', 'batchmean'}
             With w the weights of tokens, 1 where none are given and 0 where labels are ignored, and l their losses.

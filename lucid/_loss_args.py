@@ -144,14 +144,7 @@ def check_distillation(
         raise ValueError(f"vocab_size must be a positive int, got {vocab_size}")
     temperature = check_real("temperature", temperature, "a positive number", lambda x: x > 0)
     alpha = check_real("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
-    resolved_beta = _beta(divergence, beta)
-    if alpha == 1 and (temperature != 1 or beta is not None):
-        name, value = ("temperature", temperature) if temperature != 1 else ("beta", beta)
-        raise ValueError(
-            f"{name} has no effect at hard_label_weight=1, where the divergence does not count: leave it out, got "
-            f"{name}={value}"
-        )
-    return resolved_beta, temperature, alpha
+    return _beta(divergence, beta), temperature, alpha
 
 
 def _beta(divergence: str, beta: float | None) -> float:

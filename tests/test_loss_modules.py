@@ -90,27 +90,6 @@ def test_an_ignore_index_without_labels_is_an_error_of_the_call(library: str) ->
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize(
-    ("name", "options"), [("temperature", {"temperature": 2.0}), ("beta", {"divergence": "js", "beta": 0.25})]
-)
-def test_options_of_a_divergence_that_does_not_count_are_errors(
-    name: str, options: dict[str, Any], library: str
-) -> None:
-    make, inputs = LIBRARIES[library].DistillationLoss, _inputs(library, "DistillationLoss")
-    labels = _inputs(library, "CrossEntropyLoss")[1]
-    with pytest.raises(ValueError, match=f"{name} has no effect at hard_label_weight=1.*: leave it out, got {name}="):
-        make(**options, hard_label_weight=1)
-    module = make(**options, hard_label_weight=0.9)
-    module(*inputs, labels=labels)
-    module.hard_label_weight = 1
-    with pytest.raises(ValueError, match=f"{name} has no effect"):
-        module(*inputs, labels=labels)
-    allowed = make("js", temperature=1, temperature_squared=True, hard_label_weight=1)
-    cross_entropy = LIBRARIES[library].CrossEntropyLoss()(inputs[0], labels)
-    assert allowed(*inputs, labels=labels).item() == pytest.approx(cross_entropy.item())
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_beta_of_js_is_a_half_where_none_is_given(library: str) -> None:
     make, inputs = LIBRARIES[library].DistillationLoss, _inputs(library, "DistillationLoss")
     module = make()
