@@ -269,7 +269,7 @@ TOKENS = {
 @pytest.mark.parametrize("layout", ["contiguous", "a slice of sequences", "columns apart"])
 def test_tokens_that_are_skipped_leave_the_others_as_they_are(layout: str, tokens: str) -> None:
     """Several chunks, some of them empty, with rows that cannot be seen as one dimension without a copy."""
-    columns = CHUNK // 4 + 1
+    columns = cpu.rows.chunk_size() // 4 + 1
     s, t = torch.randn(2, 4, columns), torch.randn(2, 4, columns)
     if layout == "columns apart":
         s, t = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (s, t))
