@@ -74,13 +74,15 @@ def test_a_student_that_excludes_everything_has_no_distribution_and_no_divergenc
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_nan_comes_out_as_nan_and_so_does_a_logit_of_infinity(kind: str, value: float, side: str) -> None:
-    s, t = (torch.randn(3, 9000) for _ in range(2))
-    (s if side == "student" else t)[1, 5000] = value
+    s, t = (torch.randn(4, 9000) for _ in range(2))
+    one, other = (s, t) if side == "student" else (t, s)
+    one[1:3, 5000] = value
+    other[2, 5000] = -INF
     losses, ds, dt = kernels.divergence(s, t, kind)
-    assert losses.isnan().tolist() == [False, True, False]
+    assert losses.isnan().tolist() == [False, True, True, False]
     for gradient in (ds, dt):
-        assert gradient[1].isnan().any()
-        assert not gradient[[0, 2]].isnan().any()
+        assert gradient[1:3].isnan().any(-1).all()
+        assert not gradient[[0, 3]].isnan().any()
 
 
 @pytest.mark.usefixtures("tiles")

@@ -112,9 +112,7 @@ def _divergence_kernel(
         stats = _tile_stats(s, t, offs_n, offs_v, sizes, mask, scalars, TERMS_FN, WITH_TERMS, SEPARATE_SUM_T1)
     if WHOLE_ROW:
         out = (losses_ptr, stats_ptr)
-        _finalize_rows(
-            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
-        )
+        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
     else:
         max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
         at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
@@ -167,9 +165,8 @@ def _finalize_rows(
     scalars,
     FINALIZE_FN: tl.constexpr,
     HARD: tl.constexpr,
-    SEPARATE_SUM_T1: tl.constexpr,
 ):
-    """Store the losses of rows, and what backward needs."""
+    """Store the losses of rows, and all their statistics."""
     log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
     max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum = stats
     active = mask_n & (w != 0)
@@ -183,7 +180,7 @@ def _finalize_rows(
     losses_ptr, stats_ptr = out
     tl.store(losses_ptr + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
     store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
+    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1=True)
     store_stat(stats_ptr, K_S, rows, offs_n, k_s, active)
     store_stat(stats_ptr, K_T, rows, offs_n, k_t, active)
 
@@ -251,14 +248,12 @@ def _divergence_merge_kernel(
     sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_SUM_T1 else sum_s
     if TWO_PASS:
         store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
+        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1=True)
     else:
         loss_sum = tl.sum(loss_sums, axis=1)
         stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, loss_sum)  # KL has no aux_sum
         out = (losses_ptr, stats_ptr)
-        _finalize_rows(
-            out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
-        )
+        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
 
 
 @row_jit
@@ -347,9 +342,7 @@ def _divergence_finalize_kernel(
     max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
     stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
     labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
-    _finalize_rows(
-        out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD, SEPARATE_SUM_T1
-    )
+    _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
 
 
 @replayable

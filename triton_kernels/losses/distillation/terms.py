@@ -28,7 +28,8 @@ from ...jit.tiles import load_stat, store_stat
 
 #: Statistics of rows, (STATISTICS, N), which forward saves; and of chunks of rows, (STATISTICS, N, chunks). The row's
 #: weight (not of chunks); row_max = log₂e/T·max x and sum_exp of student and teacher; the student's sum_exp at
-#: temperature 1, where hard labels need it beside the other; and k_s and k_t of rows, loss_sum and aux_sum of chunks.
+#: temperature 1, of chunks only where hard labels need it beside the other; k_s and k_t of rows, loss_sum and aux_sum
+#: of chunks.
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
 LOSS_SUM, AUX_SUM = K_S, K_T
@@ -98,9 +99,9 @@ def forward_kl_finalize(a, _, sum_s, sum_t, beta):
     In float64, because a small divergence is a difference of larger numbers.
     """
     wide_sum_t = sum_t.to(tl.float64)
-    k = a.to(tl.float64) / wide_sum_t
-    # inf where q = 0 and p > 0; NaN where the student's row has no distribution, as sum_s is 0 and k is inf.
-    loss = (k * LN_2 - tl.log(wide_sum_t / sum_s.to(tl.float64))).to(a.dtype)
+    # sum_s is NaN for a student's NaN, which a does not have where p = 0, and 0 for a row without a distribution.
+    k = tl.where(sum_s > 0, a.to(tl.float64) / wide_sum_t, float("nan"))
+    loss = (k * LN_2 - tl.log(wide_sum_t / sum_s.to(tl.float64))).to(a.dtype)  # inf where q = 0 and p > 0
     k = k.to(a.dtype)
     return loss, k, k
 
