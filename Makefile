@@ -58,8 +58,8 @@ perf: $(STAMP)
 	echo "perf: measuring on $$gpu, into $$folder" && \
 	{ $(BIN)/python -m perf sweep --csv $$folder/sweep.csv $(ARGS) || row; } && \
 	{ $(BIN)/python -m perf overhead --csv $$folder/overhead.csv || row; } && \
-	$(BIN)/python -m perf plot $$folder/*.csv && \
-	$(BIN)/python -m perf report --output perf/results/README.md --readme README.md && \
+	$(BIN)/python -m perf plot $$folder/sweep.csv && \
+	$(BIN)/python -m perf report && \
 	exit $$failed
 
 # On a bare machine with a GPU, its own torch and triton, and no network: everything that only a GPU shows, within 530 s.

@@ -1,11 +1,9 @@
-"""The committed results as Markdown.
+"""report: the committed results as Markdown.
 
-    python -m perf report --output perf/results/README.md --readme README.md
-
-writes the page with all rows, and the section of the README between its markers; with `--check`, nothing is written and
-the exit code is 1 where either is not what the results give. A folder of results holds `predicted/static.csv`,
-`traffic.csv` and `overhead.csv`, made without a GPU, and for each GPU a folder with `sweep*.csv`, `overhead*.csv` and
-pictures.
+Writes perf/results/README.md, a page with all rows, and the section of README.md between its markers; with --check,
+nothing is written and the exit code is 1 where either is not what the results give. The folder of results holds
+`predicted/static.csv`, `traffic.csv` and `overhead.csv`, made without a GPU, and for each GPU a folder with
+`sweep.csv`, `overhead.csv` and pictures.
 """
 
 from __future__ import annotations
@@ -17,21 +15,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 from pandas import DataFrame
 from tabulate import tabulate
 
 from perf import results
 from perf.__main__ import COMMANDS
-from perf.errors import UsageError
-from perf.results import CASE, PROVIDERS, Row, case_name, latest, left_out, number_text, ordered, rank
-from perf.selection import DTYPES, SHAPE_SETS
+from perf.results import CASE, DTYPES, PROVIDERS, ROOT, SHAPE_SETS, Row, UsageError, case_name, left_out, number_text
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "perf/results"
-PREDICTED = "predicted"
 BEGIN, END = "<!-- perf:begin -->", "<!-- perf:end -->"
-
 NONE = "–"
 
 #: The rows of README's table, forward and backward.
@@ -48,97 +40,56 @@ CELLS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    where = "folder of results (default: perf/results)"
-    parser.add_argument("results", nargs="?", type=Path, default=RESULTS, metavar="RESULTS_DIR", help=where)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where the page goes (default: standard output)")
-    section = f"rewrite what this file has between {BEGIN} and {END}"
-    parser.add_argument("--readme", type=Path, metavar="FILE", help=section)
-    check = (
-        "write nothing; exit with 1 where the files differ from what the results give (default: RESULTS_DIR/README.md "
-        "and the project's README.md)"
-    )
+    output, readme = RESULTS / "README.md", ROOT / "README.md"
+    parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="where the page goes")
+    parser.add_argument("--readme", type=Path, default=readme, metavar="FILE", help="whose section is written")
+    check = "write nothing; exit with 1 where the files differ from what the results give"
     parser.add_argument("--check", action="store_true", help=check)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Render; write, print or compare."""
-    folder, output, readme = options.results, options.output, options.readme
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder of results")
-    if options.check and not output and not readme:
-        output, readme = folder / "README.md", ROOT / "README.md"
-    around_section = around(readme) if readme else ("", "")
-    wanted = {output: page(folder, output.parent)} if output else {}
-    if readme:
-        link = Path(os.path.relpath(folder.resolve() / "README.md", readme.resolve().parent)).as_posix()
-        wanted[readme] = f"{BEGIN}\n{section(folder, link)}\n{END}".join(around_section)
+    """Write or compare."""
+    text = options.readme.read_text(encoding="utf-8")
+    if [text.count(BEGIN), text.count(END)] != [1, 1] or text.index(BEGIN) > text.index(END):
+        raise UsageError(f"{options.readme} needs the lines {BEGIN} and {END}, once and in this order")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    wanted = {options.output: page(), options.readme: f"{before}{BEGIN}\n{section()}\n{END}{after}"}
+    stale = [file for file, text in wanted.items() if not file.is_file() or file.read_bytes() != text.encode()]
     if options.check:
-        stale = [str(file) for file, text in wanted.items() if not file.is_file() or file.read_bytes() != text.encode()]
-        if stale:
-            remedy = f"python -m perf report --output {_shown(folder)}/README.md --readme README.md"
-            print(f"out of date with {folder}: {' and '.join(stale)}; run {remedy}", file=sys.stderr)
-        return 1 if stale else 0
-    if not wanted:
-        print(page(folder, folder), end="")
-    results.check_writable(*wanted)
-    for file, text in wanted.items():
-        file.write_text(text, encoding="utf-8")
+        for file in stale:
+            print(f"{file} is out of date with {RESULTS}: run python -m perf report", file=sys.stderr)
+        return int(bool(stale))
+    for file in stale:
+        file.write_text(wanted[file], encoding="utf-8")
         print(file)
     return 0
 
 
-def around(readme: Path) -> tuple[str, str]:
-    """What stands before and after the section."""
-    try:
-        text = readme.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{readme} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in after:
-        raise UsageError(f"{readme} needs the lines {BEGIN} and {END}, once and in this order")
-    return before, after
-
-
-def _shown(path: Path) -> str:
-    """A path as a command line from the project's folder needs it."""
-    path = path.resolve()
-    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
-
-
-def gpus(folder: Path) -> Iterator[tuple[str, Path, list[tuple[str, Path, DataFrame]]]]:
+def gpus() -> Iterator[tuple[str, Path, list[tuple[str, Path, DataFrame]]]]:
     """The name, folder, and kinds, files and rows of each GPU that something was measured on."""
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != PREDICTED):
-        files = [(kind, file) for kind in ("sweep", "overhead") for file in sorted(inner.glob(f"{kind}*.csv"))]
-        tables = [(kind, file, results.load(file, kind)[1]) for kind, file in files]
-        names = sorted({name for _, _, rows in tables for name in rows["gpu"]})
-        if "" in names:
-            raise UsageError(f"{inner} has rows that name no GPU; what is counted without one belongs in {PREDICTED}/")
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir() and path.name != "predicted"):
+        files = [(kind, folder / f"{kind}.csv") for kind in ("sweep", "overhead")]
+        tables = [(kind, file, results.load(file, kind)) for kind, file in files if file.exists()]
         if tables:
-            yield " and ".join(names), inner, tables
+            yield " and ".join(sorted({name for _, _, rows in tables for name in rows["gpu"]})), folder, tables
 
 
-def section(folder: Path, link: str) -> str:
-    """The README's section; `link` is the way from there to the page with all rows."""
+def section() -> str:
+    """The README's section."""
     blocks = ["<!-- Written by `python -m perf report --readme README.md`. -->"]
-    for gpu, _, tables in gpus(folder):
-        sweeps = [(file, rows) for kind, file, rows in tables if kind == "sweep"]
-        if not sweeps:
-            blocks.append(f"**Measured on {gpu}**: host overhead alone, in `{link}`.")
-            continue
-        rows = pd.concat([rows for _, rows in sweeps])
-        made_with = results.environment_line(rows.assign(gpu="")).removeprefix("no GPU, ")
-        blocks.append(
-            f"**Measured on {gpu}** ({made_with}), bf16: our time, the fraction of the roofline (the least possible "
-            "bytes at the copy bandwidth of the same run) that it reaches, and the time of each other provider in "
-            "multiples of ours, in brackets the least of all measured shapes."
-        )
-        blocks += ["\n".join(f"    {command('sweep', file, rows)}" for file, rows in sweeps), _headline(latest(rows))]
+    for gpu, _, tables in gpus():
+        for kind, file, rows in tables:
+            if kind == "sweep":
+                made_with = results.environment_line(rows.assign(gpu="")).removeprefix("no GPU, ")
+                blocks.append(
+                    f"**Measured on {gpu}** ({made_with}), bf16: our time, the fraction of the roofline (the least "
+                    "possible bytes at the copy bandwidth of the same run) that it reaches, and the time of each other "
+                    "provider in multiples of ours, in brackets the least of all measured shapes."
+                )
+                blocks += [f"    {command(kind, file, rows)}", _headline(results.latest(rows))]
     if len(blocks) == 1:
-        blocks.append(
-            "**Measured on a GPU:** nothing yet. No results of a GPU are committed: no figure here is a measured time. "
-            "On a machine with a GPU, `make perf` measures."
-        )
+        blocks.append("**Measured on a GPU:** nothing yet. On a machine with a GPU, `make perf` measures.")
+    link = "perf/results/README.md"
     return "\n\n".join([*blocks, f"All rows, and what was counted and predicted without a GPU, are in `{link}`."])
 
 
@@ -152,7 +103,7 @@ def _headline(rows: DataFrame) -> str:
             for best in here[here["provider"] == "ours"].sort_values(["elements", "n"]).tail(1).to_dict("records"):
                 line |= {"N × V": _shape(best), "ms": number_text(best["median_ms"])}
                 line["of roofline"] = f"{best['roof_fraction']:.2f}"
-                for name in ordered(rows["provider"][rows["provider"] != "ours"]):
+                for name in results.ordered(rows["provider"][rows["provider"] != "ours"]):
                     ratios = here[here["provider"] == name].set_index(["n", "v"])["ratio"].dropna()
                     at_largest = f"{ratios[best['n'], best['v']]:.2f}" if (best["n"], best["v"]) in ratios else NONE
                     line[f"{PROVIDERS[name]} / ours"] = f"{at_largest} ({ratios.min():.2f})" if len(ratios) else NONE
@@ -167,40 +118,39 @@ def _against_ours(rows: DataFrame) -> DataFrame:
     return both.assign(ratio=both["median_ms"] / both["median_ms_ours"], elements=both["n"] * both["v"])
 
 
-def page(folder: Path, place: Path) -> str:
-    """The page with all rows, to lie in `place`."""
+def page() -> str:
+    """The page with all rows."""
     blocks = [
         "# Results",
         "<!-- Written by `python -m perf report --output perf/results/README.md`. -->",
         "A folder per GPU holds what was measured on it; `predicted` holds what was counted or predicted without one. "
         "Quantiles, peak memory and errors are in the CSV files.",
     ]
-    measured = list(gpus(folder))
-    for gpu, inner, tables in measured:
+    for gpu, folder, tables in gpus():
         blocks.append(f"## Measured on {gpu}")
         for kind, file, rows in tables:
             blocks += _all_cases(kind, file, rows)
-        pictures = [(plot.stem.replace("-", " "), os.path.relpath(plot, place)) for plot in sorted(inner.glob("*.png"))]
-        blocks += [f"![{name}]({Path(path).as_posix()})" for name, path in pictures]
-    blocks += [] if measured else ["No results of a GPU are committed yet."]
+        pictures = sorted(folder.glob("*.png"))
+        blocks += [f"![{plot.stem.replace('-', ' ')}]({folder.name}/{plot.name})" for plot in pictures]
     for kind, heading in (("traffic", "Counted"), ("overhead", "Counted"), ("static", "Predicted")):
-        file = folder / PREDICTED / f"{kind}.csv"
+        file = RESULTS / "predicted" / f"{kind}.csv"
         if file.exists():
             heading = f"## {heading} without a GPU"
             blocks += [heading] if heading not in blocks else []
-            blocks += (_all_static if kind == "static" else _all_cases)(kind, file, results.load(file, kind)[1])
+            blocks += (_all_static if kind == "static" else _all_cases)(kind, file, results.load(file, kind))
     return "\n\n".join(blocks) + "\n"
 
 
 def _all_cases(kind: str, file: Path, rows: DataFrame) -> list[str]:
     blocks = [f"### {file.name}", _about(kind, file, rows), f"For each provider: {CELLS[kind]}."]
     note = left_out(rows)
-    rows = _against_ours(latest(rows)) if kind == "sweep" else latest(rows)
+    rows = results.latest(rows)
+    rows = _against_ours(rows) if kind == "sweep" else rows
     rows = rows.assign(cell=[_cell(kind, row) for row in rows.to_dict("records")])
-    providers = ordered(rows["provider"])
-    for op in ordered(rows["op"]):
+    providers = results.ordered(rows["provider"])
+    for op in results.ordered(rows["op"]):
         here = rows[rows["op"] == op].pivot(index=CASE, columns="provider", values="cell").reindex(columns=providers)
-        here = here.reset_index().sort_values(CASE, key=rank).rename(columns=PROVIDERS)
+        here = here.reset_index().sort_values(CASE, key=results.rank).rename(columns=PROVIDERS)
         here.insert(0, op, [case_name(*names) for names in zip(here["mode"], here["variant"], strict=True)])
         here.insert(4, "N × V", [_shape(row) for row in here.to_dict("records")])
         text = table(here[[op, "reduction", "dtype", "N × V", *map(PROVIDERS.get, providers)]])
@@ -253,23 +203,19 @@ def command(kind: str, file: Path, rows: DataFrame) -> str:
     if kind != "static":
         parser = argparse.ArgumentParser()
         importlib.import_module(COMMANDS[kind][0]).add_arguments(parser)
-        parts += ordered(rows["op"])
+        parts += results.ordered(rows["op"])
         shapes = [(int(n), int(v)) for n, v in rows[["n", "v"]].drop_duplicates().to_numpy()]
         if set(shapes) != set(parser.get_default("shapes")):
-            parts.append(f"--shapes {','.join(_shape_names(shapes))}")
+            sets = [name for name, members in SHAPE_SETS.items() if set(members) <= set(shapes)]
+            covered = {shape for name in sets for shape in SHAPE_SETS[name]}
+            sets += [f"{n}x{v}" for n, v in shapes if (n, v) not in covered]
+            parts.append(f"--shapes {','.join(sets)}")
         for column in ("dtype", "mode", "reduction", "provider"):
-            values = [value for value in ordered(rows[column]) if value]
+            values = [value for value in results.ordered(rows[column]) if value]
             if values and set(values) != set(parser.get_default(f"{column}s")):
                 parts.append(f"--{column}s {','.join(values)}")
-        if kind == "overhead" and not any(rows["gpu"]):
-            parts.append("--count-only")
-    return " ".join([*parts, f"--csv {_shown(file)}"])
-
-
-def _shape_names(shapes: list[tuple[int, int]]) -> list[str]:
-    names = [name for name, members in SHAPE_SETS.items() if set(members) <= set(shapes)]
-    covered = {shape for name in names for shape in SHAPE_SETS[name]}
-    return [*names, *(f"{n}x{v}" for n, v in shapes if (n, v) not in covered)]
+        parts += ["--count-only"] if kind == "overhead" and not any(rows["gpu"]) else []
+    return " ".join([*parts, f"--csv {os.path.relpath(file, ROOT)}"])
 
 
 def table(frame: DataFrame) -> str:

@@ -1,30 +1,27 @@
-"""Rows of results: written as CSV or JSON, shown as a table, and read back, as dicts or as a DataFrame.
+"""What commands of measurements share: lists on the command line, rows in CSV files, and how rows are read and named.
 
-A row is a dict with the same keys throughout a file. A CSV's first column, ``format``, names what wrote it and the
-version of its columns, so that a file is never read as what it is not. Writing needs no pandas.
+A row is a dict with the same keys throughout a file. The first column, ``format``, names the command that wrote it.
+Writing needs no pandas.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from perf.environment import COLUMNS as ENVIRONMENT
-from perf.errors import UsageError
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-#: Version of each command's columns; raised whenever they change.
-FORMATS = {"sweep": 1, "cpu": 1, "overhead": 1, "traffic": 1, "static": 1}
+ROOT = Path(__file__).parents[1]
 
-#: What a row of a sweep, of overhead or of traffic is about; with the provider, no two rows are about the same.
-CASE = ["op", "variant", "mode", "dtype", "reduction", "n", "v"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 
 #: Providers in the order of every table and legend, and some variants, as people call them.
 PROVIDERS = {
@@ -37,125 +34,109 @@ PROVIDERS = {
 VARIANTS = {"prob": "probability target", "log": "log target"}
 _ORDER = [*PROVIDERS, "forward", "backward", "full", "prob", "log", "bf16", "fp16", "fp32"]
 
-#: Columns of numbers: those that a row which is "ok" must have above 0, those that it must have, and the others.
-_NUMBERS = {
-    "sweep": ("n v median_ms p20_ms p80_ms copy_gbps roof_fraction", "", "gbps peak_mib"),
-    "overhead": ("n v", "", "median_us p20_us p80_us launches syncs python_calls"),
-    "traffic": ("n v least_read least_written", "read written launches", "allocated least_allocated"),
-    "static": ("", "", "registers spills shared warps occupancy instructions special fixed bytes"),
+#: Named sets of shapes, as (rows, columns).
+SHAPE_SETS: dict[str, tuple[tuple[int, int], ...]] = {
+    "target": ((8192, 131072),),
+    "llama": tuple((n, 128256) for n in (512, 2048, 8192)),
+    "qwen": tuple((n, 151936) for n in (512, 2048, 8192)),
+    "small": ((41, 1271), (64, 1000), (512, 4096), (1024, 32000)),
+    "rows": tuple((4**power, 16384) for power in range(9)),
+    "vocab": tuple((2**27 // v, v) for v in (1024, 4096, 16384, 65536, 262144, 1048576)),
 }
-_TEXTS = {"static": ["kernel", "variant", "dtype", "target", "load_bits", "store_bits"]}
+
+#: What a row of a sweep, of overhead or of traffic is about; with the provider, no two rows are about the same.
+CASE = ["op", "variant", "mode", "dtype", "reduction", "n", "v"]
+
+#: Columns of text; all others have numbers.
+_TEXTS = {*CASE[:-2], "provider", "status", "format", "kernel", "target", "load_bits", "store_bits", *ENVIRONMENT}
 
 Row = dict[str, Any]
 
 
-# Writing
+class UsageError(Exception):
+    """Printed as one line, without a traceback."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, append: bool = False) -> None:
-    """Add the options of every command that prints rows; `append` is for those that write each as it is measured."""
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
-    if append:
-        wanted = "add to the file of --csv, if it exists and has the same columns"
-        parser.add_argument("--append", action="store_true", help=wanted)
+# Options
 
 
-def check_writable(*paths: Path | None) -> None:
-    """Raise a UsageError, before any work is done, for a path that cannot be written, or that is given twice."""
-    given = [path for path in paths if path is not None]
-    if len({path.resolve() for path in given}) < len(given):
-        raise UsageError(f"{given[0]} cannot be two files at once")
-    for path in given:
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'no such folder'}")
-        existed = path.exists()
-        try:
-            path.open("a").close()
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-        if not existed:
-            path.unlink()
+def names(*accepted: str) -> Callable[[str], tuple[str, ...]]:
+    """A parser of names separated by commas, each once."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        for part in text.split(","):
+            if part not in accepted:
+                known = ", ".join(dict.fromkeys(accepted)) or "none"
+                raise argparse.ArgumentTypeError(f"unknown {part!r}, accepted: {known}")
+        return tuple(dict.fromkeys(text.split(",")))
+
+    return parse
 
 
-def make_folder(path: Path, name: str = "") -> None:
-    """Make a folder, with a UsageError where that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{name}{path} cannot be made: {error.strerror}") from error
+def shapes(text: str) -> tuple[tuple[int, int], ...]:
+    """Shapes from names of sets and NxV, separated by commas; each once.
+
+    >>> shapes("41x1271,target")
+    ((41, 1271), (8192, 131072))
+    """
+    found: dict[tuple[int, int], None] = {}
+    for part in text.split(","):
+        n, _, v = part.partition("x")
+        if part in SHAPE_SETS:
+            found |= dict.fromkeys(SHAPE_SETS[part])
+        elif n.isdecimal() and v.isdecimal() and int(n) * int(v):
+            found[int(n), int(v)] = None
+        else:
+            known = f"NxV with N and V at least 1, or one of {', '.join(SHAPE_SETS)}"
+            raise argparse.ArgumentTypeError(f"unknown shape {part!r}, accepted: {known}")
+    return tuple(found)
 
 
-def write(kind: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """Write rows where ``--csv`` and ``--json`` say."""
-    if options.csv:
-        write_csv(options.csv, kind, rows)
-    if options.json:
-        content = {"format": f"lucid-triton/{kind}/{FORMATS[kind]}", "rows": list(rows)}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+def new_file(text: str) -> Path:
+    """A file that can be written, as far as its folder shows."""
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: no such folder")
+    return Path(text)
 
 
-def write_csv(path: Path, kind: str, rows: Sequence[Row], how: str = "w") -> None:
-    with path.open(how, newline="") as file:
-        writer = csv.DictWriter(file, ["format", *(rows[0] if rows else ())], lineterminator="\n")
-        if how == "w":
+# Rows
+
+
+def write_csv(path: Path, kind: str, rows: Sequence[Row], append: bool = False) -> None:
+    """Write rows, or add them to those of a file."""
+    with path.open("a" if append else "w", newline="") as file:
+        writer = csv.DictWriter(file, ["format", *rows[0]], lineterminator="\n")
+        if not file.tell():
             writer.writeheader()
-        writer.writerows({"format": f"lucid-triton/{kind}/{FORMATS[kind]}", **row} for row in rows)
+        writer.writerows({"format": f"lucid-triton/{kind}/1", **row} for row in rows)
 
 
-def has_header(path: Path | None, header: list[str]) -> bool:
-    """Return whether a file exists, whose rows have these columns."""
-    if path is None:
-        raise UsageError("argument --append: needs --csv FILE")
-    if not path.exists() or not path.stat().st_size:
-        return False
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"argument --append: {path} cannot be read: {error}") from error
-    found = next(csv.reader(text.splitlines()[:1]), [])
-    if found != header:
-        raise UsageError(f"argument --append: {path} has other columns: {', '.join(found)}")
-    if not text.endswith("\n"):
-        raise UsageError(f"argument --append: the last row of {path} is cut off; remove it")
-    return True
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of any CSV."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-# Showing
+def load(path: Path, kind: str) -> DataFrame:
+    """The rows that a command wrote, numbers as floats; a UsageError where another wrote them, or one is no number."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if set(frame.get("format", ())) != {f"lucid-triton/{kind}/1"}:
+        raise UsageError(f"{path} has not the rows of a {kind}")
+    for name in frame:
+        if name not in _TEXTS and not str(name).endswith("_bound"):
+            try:
+                frame[name] = pd.to_numeric(frame[name]).astype(float)
+            except ValueError as error:
+                raise UsageError(f"{path}, column {name}: {error}") from error
+    return frame
 
 
 def label(row: Row) -> str:
-    """What was run, in words, without its provider."""
+    """What was run, in words."""
     parts = (row["op"], row["variant"], row["mode"], row["reduction"], row["dtype"], f"{row['n']}x{row['v']}")
-    return " ".join(part for part in parts if part)
-
-
-def show_cases(title: str, rows: Sequence[Row], columns: dict[str, str]) -> None:
-    """Print a table of the rows that are ok, and a line for each reason why others are not."""
-    done = [row | {"what": label(row)} for row in rows if row["status"] == "ok"]
-    if done:
-        show(title, done, {"what": "", "provider": "provider", **columns})
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            reasons.setdefault(f"{row['provider']} {row['status']}", []).append(label(row))
-    for reason, labels in reasons.items():
-        print(f"{reason} ({labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})", file=sys.stderr)
-
-
-def show(title: str, rows: Sequence[Row], columns: dict[str, str]) -> None:
-    """Print a table; `columns` maps keys to headings, and numbers are right-aligned."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for key, heading in columns.items():
-        number = all(isinstance(row.get(key), int | float | None) for row in rows)
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(number_text(row.get(key)) for key in columns))
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    return " ".join(part for part in (*parts, row["provider"]) if part)
 
 
 def number_text(value: Any) -> str:
@@ -165,70 +146,6 @@ def number_text(value: Any) -> str:
     if not isinstance(value, int | float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
-
-
-# Reading
-
-
-def read(path: Path, *kinds: str) -> tuple[str, list[dict[str, str]]]:
-    """The kind and the rows, as text, of a CSV that `write` made; of one of `kinds`, if any are given."""
-    rows = read_csv(path)
-    if not rows:
-        raise UsageError(f"{path} has no rows")
-    found = {row.get("format") for row in rows}
-    accepted = {f"lucid-triton/{kind}/{FORMATS[kind]}": kind for kind in kinds or FORMATS}
-    name = found.pop()
-    if found or name not in accepted:
-        raise UsageError(f"{path} has format {name or 'none'}, accepted: {', '.join(accepted)}; make it anew")
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise UsageError(f"{path}, row {line}, has not as many cells as the header; make it anew")
-    return accepted[name], rows
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of any CSV, with a UsageError where it cannot be read."""
-    try:
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def load(path: Path, *kinds: str) -> tuple[str, DataFrame]:
-    """The kind and the rows of a CSV, checked, numbers as floats.
-
-    Raises
-    ------
-    UsageError
-        For a file that is not one of ours or lacks a column, and for a cell without the number that it must have.
-    """
-    import numpy as np
-    import pandas as pd
-
-    kind, rows = read(path, *kinds)
-    positive, required, others = (names.split() for names in _NUMBERS[kind])
-    texts = _TEXTS.get(kind, [*CASE[:-2], "provider", "status"])
-    missing = [name for name in (*texts, *ENVIRONMENT, *positive, *required, *others) if name not in rows[0]]
-    if missing:
-        raise UsageError(f"{path} lacks columns that {kind} writes: {', '.join(missing)}; make it anew")
-    frame = pd.DataFrame(rows, dtype=object)
-    ok = frame["status"] == "ok" if "status" in frame else True
-    for name in (*positive, *required, *others, *(name for name in frame if name.endswith("_roof"))):
-        cells = frame[name]
-        numbers = pd.to_numeric(cells, errors="coerce").astype(float)
-        _refuse(path, cells, (cells != "") & ~np.isfinite(numbers), "a number is needed")
-        if name in positive + required:
-            _refuse(
-                path, cells, ok & ~(numbers > 0 if name in positive else numbers >= 0), "a number above 0 is needed"
-            )
-        frame[name] = numbers
-    return kind, frame
-
-
-def _refuse(path: Path, cells: Series, wrong: Series, needed: str) -> None:
-    for line in cells.index[wrong]:
-        raise UsageError(f"{path}, row {line + 2}: {cells.name} is {cells[line]!r}, {needed}")
 
 
 def rank(cells: Series) -> Series:
@@ -264,6 +181,5 @@ def environment_line(frame: DataFrame) -> str:
 
 def left_out(frame: DataFrame) -> str:
     """Which providers' rows are not "ok", how many and why, in a line; empty if none."""
-    rows = frame[frame["status"] != "ok"]
-    counts = rows.groupby(["provider", rows["status"].str.split().str.join(" ")]).size()
+    counts = frame[frame["status"] != "ok"].groupby(["provider", "status"]).size()
     return "; ".join(f"{PROVIDERS.get(who, who)} {count} × {why}" for (who, why), count in counts.items())

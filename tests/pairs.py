@@ -6,37 +6,15 @@ tiles) cover every value: the same claims hold for them, and each has few paths 
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from itertools import combinations
+from collections.abc import Hashable
 
 import pytest
 
+from perf.static.pairs import covering, pairs_of
+
 #: Fixtures that select a variant of the code under test, and the value that selects the main one.
 VARIANTS = {"launchers": "kernels", "implementation": "kernels", "tiles": "GPU's tiles"}
-
-
-def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
-    """Return the indices of a set cover of the cases; greedy, deterministic."""
-    missing = frozenset[Hashable]().union(*cases)
-    queue = [(-len(case), i) for i, case in enumerate(cases)]
-    heapq.heapify(queue)
-    chosen: list[int] = []
-    while missing:
-        before, i = heapq.heappop(queue)
-        now = -len(cases[i] & missing)
-        if now > before:  # partly covered since it was counted
-            heapq.heappush(queue, (now, i))
-        else:
-            missing -= cases[i]
-            chosen.append(i)
-    return sorted(chosen)
-
-
-def pairs_of(values: Sequence[Hashable]) -> frozenset[Hashable]:
-    """Return all pairs of values with their positions, or the single value."""
-    return frozenset(combinations(enumerate(values), min(2, len(values))))
 
 
 def thin(items: list[pytest.Item], config: pytest.Config) -> None:
@@ -64,7 +42,7 @@ def _covered(item: pytest.Item) -> frozenset[Hashable]:
 
 
 def _values(item: pytest.Item, params: dict[str, object]) -> list[Hashable]:
-    """Return the identities of parameter values; parameters that are parametrized together are one."""
+    """Return the identities of the values of each parameter; those that are parametrized together are one."""
     factor = {name: name for name in params}
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]

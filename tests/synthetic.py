@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -112,5 +111,5 @@ def static() -> list[Row]:
 
 def write(path: Path, kind: str, rows: list[Row]) -> Path:
     """A CSV as the command `kind` would write it."""
-    results.write(kind, rows, argparse.Namespace(csv=path, json=None))
+    results.write_csv(path, kind, rows)
     return path

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import triton_kernels
-from perf.static import matrix
+from perf.static import matrix, reachable
 from tests import broken_kernels
 from tests.device import DEVICE
 from triton_kernels.devtools import aot, trace
@@ -31,7 +31,7 @@ def test_refused_spilling_and_narrow_launches_are_found_on_every_target(capsys: 
         ("spill", _launch(broken_kernels.spill, 2**17)),
         ("narrow", _launch(broken_kernels.narrow, 1024)),
     ]
-    found = matrix.faults(calls, tuple(aot.TARGETS), jobs=2)
+    found = reachable.faults(calls, tuple(aot.TARGETS), jobs=2)
     by_target = {target: [fault for fault in found if f", {target}: " in fault] for target in aot.TARGETS}
     for target, faults in by_target.items():
         refused, spill, *narrow = faults
@@ -44,12 +44,13 @@ def test_refused_spilling_and_narrow_launches_are_found_on_every_target(capsys: 
 
 
 def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answers(module: Any, tasks: list[Any], jobs: int) -> list[Any]:
-        return [{"report": {"spills": 0, "loads": {}, "stores": {}}} for _ in tasks]
+    def answers(function: Any, tasks: list[Any], jobs: int) -> list[Any]:
+        assert len(tasks) == 1
+        return [{"spills": 0, "loads": {}, "stores": {}} for _ in tasks]
 
-    monkeypatch.setattr(matrix.pool, "answers", answers)
+    monkeypatch.setattr(reachable.worker, "answers", answers)
     assert (
-        matrix.faults(
+        reachable.faults(
             [("one", _launch(broken_kernels.copy, 64)), ("two", _launch(broken_kernels.copy, 64))], ["cuda:90"], 1
         )
         == []
@@ -57,8 +58,8 @@ def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest
 
 
 def test_one_launch_in_four_is_compiled_for_another_target_and_always_for_the_same() -> None:
-    targets = [matrix.some_targets(str(number)) for number in range(1000)]
-    assert targets == [matrix.some_targets(str(number)) for number in range(1000)]
+    targets = [reachable.some_targets(str(number)) for number in range(1000)]
+    assert targets == [reachable.some_targets(str(number)) for number in range(1000)]
     assert {first for first, *_ in targets} == {"cuda:90"}
     others = [other for _, *rest in targets for other in rest]
     assert set(others) == set(aot.TARGETS) - {"cuda:90"}
@@ -66,18 +67,8 @@ def test_one_launch_in_four_is_compiled_for_another_target_and_always_for_the_sa
 
 
 class TestMatrix:
-    def test_any_two_values_of_two_factors_meet(self) -> None:
-        factors = {"a": range(5), "b": range(4), "c": range(3), "d": range(2)}
-        cases = matrix.pairwise(factors)
-        for one in factors:
-            for two in factors:
-                if one != two:
-                    met = {(case[one], case[two]) for case in cases}
-                    assert met == {(i, j) for i in factors[one] for j in factors[two]}
-        assert len(cases) <= 24
-
     def test_every_kernel_is_launched(self) -> None:
-        launched = {made.kernel.__name__ for _, made in matrix.launches()}
+        launched = {made.kernel.__name__ for _, made in reachable.launches()}
         assert launched == set(_kernels())
 
     def test_every_launcher_is_called(self) -> None:

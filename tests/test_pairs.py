@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pairs import covering, pairs_of, thin
+from perf.static.pairs import covering, pairs_of, pairwise
+from tests.pairs import thin
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), unique=True, min_size=1))
@@ -21,6 +22,16 @@ def test_chosen_cases_have_every_pair_of_values_that_any_case_has(cases: list[tu
 
 def test_there_are_few_more_cases_than_pairs_of_the_two_longest_parameters() -> None:
     assert 30 <= len(covering([pairs_of(case) for case in product(range(6), range(5), range(4), range(3))])) <= 36
+
+
+def test_any_two_values_of_two_factors_meet() -> None:
+    factors = {"a": range(12), "b": range(9), "c": range(3), "d": range(2)}
+    cases = pairwise(factors)
+    for one, two in combinations(factors, 2):
+        assert {(case[one], case[two]) for case in cases} == set(product(factors[one], factors[two]))
+    assert len(cases) <= 130
+    with pytest.raises(ValueError, match="draw more"):
+        pairwise({"a": range(200), "b": range(200)})
 
 
 def _kept(parametrized: dict[str, list[tuple[Any, ...]]], marked: bool = False) -> list[dict[str, Any]]:

@@ -24,9 +24,10 @@ FORWARD = ("kl_div", "forward, log target")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """All kinds of files, of one made-up GPU."""
     made = tmp_path / "results"
+    monkeypatch.setattr(report, "RESULTS", made)
     for inner in ("synthetic-gpu", "predicted"):
         (made / inner).mkdir(parents=True)
     synthetic.write(made / "synthetic-gpu/sweep.csv", "sweep", synthetic.sweep(shapes=SHAPES))
@@ -58,8 +59,8 @@ def _cells(text: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()[2:]]
 
 
-def _headline(folder: Path) -> dict[tuple[str, ...], list[str]]:
-    return {tuple(row[:2]): row[2:] for row in _cells(report.section(folder, "page"), "of roofline")}
+def _headline() -> dict[tuple[str, ...], list[str]]:
+    return {tuple(row[:2]): row[2:] for row in _cells(report.section(), "of roofline")}
 
 
 def _sweep(folder: Path, change: Any) -> None:
@@ -71,52 +72,30 @@ def _sweep(folder: Path, change: Any) -> None:
     synthetic.write(folder / "synthetic-gpu/sweep.csv", "sweep", rows)
 
 
-def test_writing_keeps_what_is_around_the_markers_and_twice_changes_nothing(folder: Path, readme: Path) -> None:
-    page = folder / "README.md"
-    assert _report(folder, "--readme", readme, "--output", page) == 0
-    once = readme.read_text(), page.read_text()
-    assert once[0].startswith(f"Above.\n\n{report.BEGIN}\n<!-- Written by `python -m perf report")
-    assert once[0].endswith(f"are in `results/README.md`.\n{report.END}\n\nBelow.\n")
-    assert "old" not in once[0]
-    assert _report(folder, "--readme", readme, "--output", page) == 0
-    assert (readme.read_text(), page.read_text()) == once
-
-
-def test_the_page_goes_to_standard_output_by_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(folder.rglob("*"))
-    assert _report(folder) == 0
-    assert capsys.readouterr().out == report.page(folder, folder)
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_check_names_what_is_out_of_date_in_one_line_and_writes_nothing(
-    folder: Path, readme: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_writing_keeps_what_is_around_the_markers_and_check_finds_what_is_stale(
+    folder: Path, readme: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report, "ROOT", readme.parent)
-    page = folder / "README.md"
+    files = ("--readme", readme, "--output", folder / "README.md")
 
-    def check(*stale: Path) -> None:
-        assert _report(folder, "--check") == bool(stale)
-        remedy = "python -m perf report --output results/README.md --readme README.md"
-        named = " and ".join(map(str, stale))
-        line = f"out of date with {folder}: {named}; run {remedy}\n" if stale else ""
-        assert capsys.readouterr() == ("", line)
+    def stale() -> list[str]:
+        code, said = _report("--check", *files), capsys.readouterr().err.splitlines()
+        assert code == bool(said)
+        return [line.partition(" ")[0] for line in said]
 
-    check(page, readme)
-    assert _report(folder, "--readme", readme, "--output", page) == 0
-    capsys.readouterr()
-    check()
-    written = page.read_text()
-    page.write_text(written + "\n")
-    check(page)
-    page.write_text(written)
-    readme.write_text(readme.read_text().replace(report.END, f"\n{report.END}"))
-    before = readme.read_text()
-    check(readme)
-    assert readme.read_text() == before
+    assert stale() == [str(folder / "README.md"), str(readme)]
+    assert _report(*files) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "README.md"), str(readme)]
+    once = readme.read_text()
+    assert once.startswith(f"Above.\n\n{report.BEGIN}\n<!-- Written by `python -m perf report")
+    assert once.endswith(f"are in `perf/results/README.md`.\n{report.END}\n\nBelow.\n")
+    assert "old" not in once
+    assert stale() == []
+    readme.write_text(once.replace(report.END, f"\n{report.END}"))
+    assert stale() == [str(readme)]
+    readme.write_text(once)
     rows = [{**row, "instructions": 99.0} for row in synthetic.static()]
     synthetic.write(folder / "predicted/static.csv", "static", rows)
-    check(page, readme)
+    assert stale() == [str(folder / "README.md")]
 
 
 @pytest.mark.parametrize("text", ["none", report.BEGIN, report.END + report.BEGIN, MARKERS + MARKERS])
@@ -124,34 +103,18 @@ def test_a_readme_without_the_two_markers_is_refused_and_kept(
     text: str, folder: Path, readme: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme.write_text(text)
-    assert _report(folder, "--readme", readme) == 2
+    assert _report("--readme", readme) == 2
     assert f"{readme} needs the lines {report.BEGIN} and {report.END}" in capsys.readouterr().err
     assert readme.read_text() == text
-
-
-def test_files_that_are_not_what_their_place_says_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def refused(said: str, where: Path = folder) -> None:
-        assert _report(where) == 2
-        assert said in capsys.readouterr().err
-
-    refused("nowhere is no folder of results", folder / "nowhere")
-    rows = [{**row, "h100_roof": "high"} for row in synthetic.static()]
-    synthetic.write(folder / "predicted/static.csv", "static", rows)
-    refused("static.csv, row 2: h100_roof is 'high', a number is needed")
-    synthetic.write(folder / "predicted/traffic.csv", "static", synthetic.static())
-    refused("predicted/traffic.csv has format lucid-triton/static/1")
-    synthetic.write(folder / "synthetic-gpu/overhead.csv", "overhead", synthetic.overhead(""))
-    refused("has rows that name no GPU")
 
 
 def test_without_results_of_a_gpu_both_say_that_nothing_is_measured(folder: Path) -> None:
     for file in (folder / "synthetic-gpu").iterdir():
         file.unlink()
-    text = report.section(folder, "page")
-    assert "No results of a GPU are committed: no figure here is a measured time." in text
+    text = report.section()
+    assert "**Measured on a GPU:** nothing yet." in text
     assert "| " not in text
-    page = report.page(folder, folder)
-    assert "No results of a GPU are committed yet." in page
+    page = report.page()
     assert "Measured on SYNTHETIC" not in page
     assert "Counted without a GPU" in page
 
@@ -159,17 +122,17 @@ def test_without_results_of_a_gpu_both_say_that_nothing_is_measured(folder: Path
 def test_any_of_the_files_may_be_missing(folder: Path) -> None:
     for file in sorted(folder.rglob("*.csv")):
         file.unlink()
-        assert report.page(folder, folder).startswith("# Results")
-        assert "are in `page`." in report.section(folder, "page")
+        assert report.page().startswith("# Results")
+        assert "are in `perf/results/README.md`." in report.section()
 
 
 def test_the_readmes_table_has_six_rows_below_its_command_and_says_what_was_measured_with_what(folder: Path) -> None:
-    *_, about, command, table, last = report.section(folder, "page").split("\n\n")
+    *_, about, command, table, last = report.section().split("\n\n")
     measured = "**Measured on SYNTHETIC GPU** (driver 1.2.3, CUDA 0.1, torch 2.13.0, triton 3.7.1, liger-kernel 0.8.5, "
     assert about.startswith(measured + "commit 0123456789ab)")
     assert re.fullmatch(r"    python -m perf sweep .*--csv \S+/sweep.csv", command)
     assert len(table.splitlines()) == 2 + 6
-    assert "`page`" in last
+    assert "`perf/results/README.md`" in last
 
 
 def test_a_speed_up_stands_at_the_largest_shape_with_the_least_of_all(folder: Path) -> None:
@@ -180,7 +143,7 @@ def test_a_speed_up_stands_at_the_largest_shape_with_the_least_of_all(folder: Pa
             row["status"] = "failed: whatever"
 
     _sweep(folder, change)
-    assert _headline(folder)[FORWARD] == ["64 × 1,024", "1", "0.25", "3.00 (0.50)", "– (0.50)", "–"]
+    assert _headline()[FORWARD] == ["64 × 1,024", "1", "0.25", "3.00 (0.50)", "– (0.50)", "–"]
 
 
 def test_a_case_in_which_ours_failed_shows_no_figure(folder: Path) -> None:
@@ -189,13 +152,12 @@ def test_a_case_in_which_ours_failed_shows_no_figure(folder: Path) -> None:
             row.update(status="failed: wrong", median_ms=None, roof_fraction=None)
 
     _sweep(folder, fail)
-    assert set(_headline(folder)[FORWARD]) == {"–"}
+    assert set(_headline()[FORWARD]) == {"–"}
 
 
 def test_the_page_shows_every_case_and_the_pictures(folder: Path) -> None:
-    text = report.page(folder, folder)
+    text = report.page()
     assert f"![kl_div mean roof v32768](synthetic-gpu/{PICTURE})" in text
-    assert f"](../results/synthetic-gpu/{PICTURE})" in report.page(folder, folder.parent / "elsewhere")
     assert "Without figures: Liger 9 × failed: CompilationError in the kernel; Liger 18 × skipped: not offered." in text
     parts = dict(re.findall(r"### (\w+)\.csv\n(.*?)(?=\n##|$)", text, re.DOTALL))
     for kind, rows in (
@@ -219,7 +181,7 @@ def test_cells_show_times_bytes_and_counts_of_each_provider(folder: Path) -> Non
             row.update(read=3000, written=10, least_read=1500, least_written=5, launches=2)
             row.update(allocated=row["n"] * row["v"] * synthetic.ITEMSIZE[row["dtype"]] * 3)
     synthetic.write(folder / "predicted/traffic.csv", "traffic", rows)
-    text = report.page(folder, folder)
+    text = report.page()
     forward = next(row for row in _cells(text, "kl_div") if row[0] == FORWARD[1] and row[2] == "bf16")
     assert forward[3:] == ["1 × 1,024", "2 (0.25)", "5 (0.25; 2.50)", "5 (0.25; 2.50)", "failed"]
     traffic = text.partition("### traffic.csv")[2]
@@ -236,19 +198,20 @@ def test_a_prediction_says_what_bounds_the_kernel_on_each_chip_of_its_target(fol
     row = next(row for row in rows if row["target"] == "cuda:90")
     row.update(instructions=34.25, h100_bound="issue", h100_roof=0.9, h200_roof=0.5)
     synthetic.write(folder / "predicted/static.csv", "static", rows)
-    lines = _cells(report.page(folder, folder), "special")
+    lines = _cells(report.page(), "special")
     assert len(lines) == len(rows)
     assert lines[1][:4] == ["`_kl_div_kernel`", "forward, probabilities, summed", "bf16", "cuda:90"]
     assert lines[1][11:] == ["34.2", "1", "155", "4", "–", "0.90 issue", "0.50 memory", "–"]
 
 
-def test_a_command_names_only_what_differs_from_its_defaults(tmp_path: Path) -> None:
+def test_a_command_names_only_what_differs_from_its_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = synthetic.sweep(shapes=[(8192, 131072), (3, 7)])
     rows = [row for row in rows if row["mode"] != "full" and row["op"] == "kl_div" and row["provider"] != "liger"]
     file = synthetic.write(tmp_path / "s.csv", "sweep", rows)
-    assert report.command("sweep", file, results.load(file)[1]) == (
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.command("sweep", file, results.load(file, "sweep")) == (
         "python -m perf sweep kl_div --shapes target,3x7 --modes forward,backward --reductions mean "
-        f"--providers ours,torch,compile --csv {file}"
+        "--providers ours,torch,compile --csv s.csv"
     )
 
 

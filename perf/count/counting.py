@@ -7,13 +7,16 @@ GPU; views and allocations move nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -21,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lucid.torch.operators import KERNELS
+from perf.results import ROOT
 from triton_kernels.devtools import trace
 from triton_kernels.devtools.cost import distinct_bytes
 
@@ -34,13 +38,26 @@ _MOVE_NOTHING = ("empty", "new_empty", "set_", "_local_scalar_dense")
 
 @dataclass
 class Counts:
-    """Bytes read and written, launches, bytes allocated, and host syncs."""
+    """Bytes read and written, launches, bytes allocated, host syncs, and bytes of new storages: alive now, at most."""
 
     read: int = 0
     written: int = 0
     launches: int = 0
     allocated: int = 0
     syncs: int = 0
+    live: int = 0
+    peak: int = 0
+
+    def allocate(self, storage: Any) -> None:
+        """Count a storage, until it is freed."""
+        size = storage.nbytes()
+        self.allocated += size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live -= size
 
 
 class _Dispatched(TorchDispatchMode):
@@ -63,7 +80,8 @@ class _Dispatched(TorchDispatchMode):
         name, operands = func.overloadpacket.__name__, _tensors((args, kwargs))
         known = {_storage(tensor) for tensor in operands}
         fresh = [tensor for tensor in _tensors(result) if _storage(tensor) not in known]
-        self.counts.allocated += sum({_storage(t): t.untyped_storage().nbytes() for t in fresh}.values())
+        for storage in {_storage(tensor): tensor.untyped_storage() for tensor in fresh}.values():
+            self.counts.allocate(storage)
         self.counts.syncs += name in SYNCS
         # the arguments that it writes to
         given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
@@ -83,12 +101,12 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return tensor.untyped_storage()._cdata
 
 
 @contextmanager
-def counted() -> Iterator[Counts]:
-    """Count what is done within; in the interpreter only."""
+def counted(collect: bool = False) -> Iterator[Counts]:
+    """Count what is done within, in the interpreter; `collect` frees what it holds in cycles, for an exact peak."""
     from triton.runtime.interpreter import GridExecutor
 
     counts = Counts()
@@ -100,21 +118,18 @@ def counted() -> Iterator[Counts]:
         dispatched.paused = True  # the interpreter copies arguments about, which a launch does not
         try:
             execute(self, *args, **kwargs)
+            if collect:
+                gc.collect()
         finally:
             dispatched.paused = False
 
-    GridExecutor.__call__ = launch
-    try:
-        with trace.traffic() as moved, dispatched:
-            yield counts
-    finally:
-        GridExecutor.__call__ = execute
+    with mock.patch.object(GridExecutor, "__call__", launch), trace.traffic() as moved, dispatched:
+        yield counts
     counts.read += moved.read
     counts.written += moved.written
 
 
-_TRITON = str(Path(triton.__file__).parent) + os.sep
-_HERE = str(Path(__file__).parents[1]) + os.sep
+_TRITON, _HERE = str(Path(triton.__file__).parent) + os.sep, str(ROOT / "perf") + os.sep
 
 
 def python_calls(step: Callable[[], Any]) -> int:

@@ -1,52 +1,42 @@
 """CUDA graphs of a loss and its gradient: ``python -m perf.gpu.graphs FILE``.
 
 Each is captured, its inputs are changed, and what a replay gives is compared, bit by bit, with a call; then replays and
-calls are timed.
+calls are timed, the device's work included.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
-import lucid.torch
 from perf.environment import environment
+from perf.measure import cases
+from perf.measure.ops import OPS, Point
 
-N, V = 512, 32000
-CALLS, ROUNDS = 20, 10
 COLUMNS = ("case", "n", "v", "dtype", "equal", "call_us", "replay_us", "status", "gpu", "commit")
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def losses(labels: torch.Tensor) -> dict[str, Loss]:
-    """The losses, of logits and of targets."""
-    kl_div = functools.partial(lucid.torch.kl_div, reduction="batchmean", log_target=True)
-    found: dict[str, Loss] = {
-        "kl_div": lambda s, t: kl_div(s, t),
-        "cross_entropy": lambda s, t: lucid.torch.cross_entropy(s, labels),
-    }
-    for kind in ("forward_kl", "reverse_kl", "js", "total_variation"):
-        found[kind] = functools.partial(lucid.torch.distillation_loss, divergence=kind)
-    return found
+POINTS = [
+    Point(op, variant, 512, 32000, dtype, "batchmean")
+    for op in ("kl_div", "cross_entropy", "distillation")
+    for variant in OPS[op].variants
+    for dtype in (torch.bfloat16, torch.float32)
+    if variant != "two_line"
+]
 
 
-def measure(loss: Loss, dtype: torch.dtype) -> dict[str, Any]:
+def measure(point: Point) -> dict[str, Any]:
     """Capture, replay, compare and time."""
-    s = torch.randn(N, V, device="cuda").log_softmax(-1).to(dtype).requires_grad_()
-    t = torch.randn(N, V, device="cuda").log_softmax(-1).to(dtype)
+    (x, *others), _ = cases.make_inputs(point, torch.device("cuda"))
+    loss = OPS[point.op].function("lucid.torch", point)
+    x.requires_grad_()
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
-        value = loss(s, t)
-        return value.detach(), torch.autograd.grad(value, s)[0]
+        value = loss(x, *others)
+        return value.detach(), torch.autograd.grad(value, x)[0]
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -58,49 +48,32 @@ def measure(loss: Loss, dtype: torch.dtype) -> dict[str, Any]:
     with torch.cuda.graph(graph):
         captured = step()
     with torch.no_grad():
-        s.copy_(torch.randn(N, V, device="cuda").log_softmax(-1))
+        x.copy_(cases.make_inputs(point, x.device, seed=1)[0][0])
     graph.replay()
-    torch.cuda.synchronize()
     equal = all(torch.equal(got, wanted) for got, wanted in zip(captured, step(), strict=True))
-    times = {"call_us": _us(step), "replay_us": _us(graph.replay)}
-    return {"equal": equal, "status": "ok" if equal else "failed: a replay gives other bits", **times}
+    call, replay = (Timer("f()", globals={"f": f}).timeit(200).median * 1e6 for f in (step, graph.replay))
+    status = "ok" if equal else "failed: a replay gives other bits"
+    return {"equal": equal, "call_us": round(call, 1), "replay_us": round(replay, 1), "status": status}
 
 
-def _us(call: Callable[[], Any]) -> float:
-    """Median time per call in µs, the device's work included."""
-    times = []
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / CALLS * 1e6)
-    return round(statistics.median(times), 1)
-
-
-def main(file: str, measured: Callable[[Loss, torch.dtype], dict[str, Any]] = measure) -> int:
+def main(file: str) -> int:
     """Write a row for each loss and dtype; returns 1 where one failed."""
-    around = environment()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    labels = torch.randint(0, V, (N,), device=device)
-    bad = 0
+    around, bad = environment(), 0
     with Path(file).open("w", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        out.flush()
-        for name, loss in losses(labels).items():
-            for short, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-                try:
-                    found = measured(loss, dtype)
-                except Exception as error:  # the others are to run, too
-                    found = {"status": f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
-                row = {"case": name, "n": N, "v": V, "dtype": short, **found}
-                writer.writerow(row | {column: around[column] for column in ("gpu", "commit")})
-                out.flush()
-                print(row, flush=True)
-                bad += found["status"] != "ok"
-    return 1 if bad else 0
+        for point in POINTS:
+            row: dict[str, Any] = {"case": f"{point.op} {point.variant}", "n": point.n, "v": point.v}
+            row |= {"dtype": str(point.dtype), "gpu": around["gpu"], "commit": around["commit"]}
+            try:
+                row |= measure(point)
+            except Exception as error:  # the others are to run, too
+                row["status"] = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            writer.writerow(row)
+            out.flush()
+            print(row, flush=True)
+            bad |= row["status"] != "ok"
+    return int(bad)
 
 
 if __name__ == "__main__":

@@ -6,73 +6,56 @@ Tensors are not initialized: no kernel reads them there.
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
-from perf import selection
-from perf.errors import UnsupportedError
-from perf.gpu import every_kernel, graphs, steps, tiles
-from perf.measure import cases, overhead, sweep
-from perf.measure.ops import OPS, Point
+from perf.gpu import every_kernel, graphs, tiles
+from perf.gpu.steps import STEPS
+from perf.measure import cases, overhead, rows, sweep
+from perf.measure.ops import Point, UnsupportedError
 from triton_kernels.runtime import backend
 
 
-def points() -> Iterator[tuple[Point, tuple[str, ...], tuple[str, ...]]]:
-    """Points of all sweeps and of `overhead`, with the modes and the providers whose kernels Triton compiles."""
-    settings = steps.Settings(Path(), Path(), Path(), Path(), (), "8192x131072")
-    for step in steps.steps(settings):
-        if step.name.startswith("sweep") or step.name == "overhead":
+def points() -> Iterator[tuple[Point, str, str]]:
+    """Points, providers whose kernels Triton compiles, and modes of the steps that are commands of `perf`."""
+    os.environ |= {"SHAPE": "8192x131072", "ROWS": "8192", "SECONDS_LEFT": "1", "OUT": "."}
+    for name, step in STEPS.items():
+        if name.startswith(("sweep", "overhead")):
             parser = argparse.ArgumentParser()
-            (overhead if step.name == "overhead" else sweep).add_arguments(parser)
-            options = parser.parse_args(step.command(100)[4:])
-            known = tuple(name for name in options.providers if name in ("ours", "lucid.torch", "liger"))
-            for point in selection.points(options):
-                yield point, options.modes, known
-
-
-def launch(point: Point, mode: str, provider: str) -> None:
-    """One step."""
-    device = backend.default_device()
-    inputs, dloss = cases.empty_inputs(point, device)
-    case = cases.BenchCase(provider, OPS[point.op].function(provider, point), point, mode, inputs, dloss)
-    case.prepare()
-    case.step()
-
-
-def tried_tiles(device: torch.device) -> None:
-    """Launches of the step `tiles`, of few rows."""
-    for dtype in (torch.bfloat16, torch.float32):
-        for shape in tiles.SHAPES.split(","):
-            for _, table, _, call in tiles.cases(4, int(shape.partition("x")[2]), dtype, device):
-                for _ in tiles.tried(table, call):
-                    call()
+            (overhead if name == "overhead" else sweep).add_arguments(parser)
+            options = parser.parse_args(shlex.split(os.path.expandvars(step.command))[4:])
+            providers = [name for name in options.providers if name in ("ours", "lucid.torch", "liger")]
+            yield from itertools.product(rows.points(options), providers, options.modes)
 
 
 def main() -> int:
     """Launch everything; returns 1 where most of it fails."""
-    done = failed = 0
-    every_kernel.main(("bf16", "fp32", "fp64"))
+    device, done, failed = backend.default_device(), 0, 0
+    every_kernel.main()
     with cases.quiet():
-        for point, modes, known in dict.fromkeys(points()):
-            for provider in known:
-                for mode in modes:
-                    try:
-                        launch(point, mode, provider)
-                        done += 1
-                    except UnsupportedError:
-                        pass
-                    except Exception as error:  # the others are to be compiled, too
-                        failed += 1
-                        print(f"{provider} {mode} {point}: {type(error).__name__}: {error}"[:300], flush=True)
-        labels = torch.empty(graphs.N, dtype=torch.int64, device=backend.default_device())
-        for loss in graphs.losses(labels).values():
-            for dtype in (torch.bfloat16, torch.float32):
-                s, t = (torch.empty(graphs.N, graphs.V, dtype=dtype, device=labels.device) for _ in range(2))
-                loss(s.requires_grad_(), t).backward()
-        tried_tiles(labels.device)
+        for point, provider, mode in dict.fromkeys(points()):
+            try:
+                case = cases.Case(point, provider, mode, *cases.empty_inputs(point, device))
+                case.prepare()
+                case.step()
+                done += 1
+            except UnsupportedError:
+                pass
+            except Exception as error:  # the others are to be compiled, too
+                failed += 1
+                print(f"{provider} {mode} {point}: {type(error).__name__}: {error}"[:300], flush=True)
+        for point in graphs.POINTS:
+            case = cases.Case(point, "lucid.torch", "full", *cases.empty_inputs(point, device))
+            case.step()
+        for dtype, v in itertools.product((torch.bfloat16, torch.float32), tiles.COLUMNS):
+            for _, table, call in tiles.calls(4, v, dtype, device):
+                for _ in tiles.tried(table, call):
+                    call()
     print(f"launched: {done}, failed: {failed}")
     return 1 if failed > done else 0
 

@@ -12,99 +12,59 @@ as a fraction of what arithmetic wholly in the dtype of the inputs may lose.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 
-from perf import results, selection
-from perf.errors import UnsupportedError
-from perf.measure import cases, timing
-from perf.measure.ops import Point
+from perf.measure import cases, rows
+from perf.measure.ops import Point, UnsupportedError
+from perf.measure.timing import Gpu
 from perf.results import Row
 
-NO_GPU = "no GPU is available: nothing to time; `traffic` and `static` count and predict without one"
-
-MEASURED = (
+COLUMNS = (
     *("median_ms", "p20_ms", "p80_ms", "least_bytes"),
     *("gbps", "copy_gbps", "roof_fraction", "peak_mib", "max_error"),
 )
 
-#: Sets of inputs that a round goes through: no more than this many, however small they are.
-MOST_SETS = 64
-
-#: Seconds that compiling a point for `compile`, and making its inputs and its truth, are taken to last in the estimate.
-COMPILE_S, CHECK_S = 6.0, 1.0
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    selection.add_arguments(parser, shape="target,512x4096", dtype="bf16,fp32", reduction="batchmean")
-    limits = f"device time for a row, within {timing.LEAST} to {timing.MOST} repetitions (default: 50)"
-    parser.add_argument("--budget-ms", type=selection.positive, default=50.0, metavar="MS", help=limits)
-    limit = "start no more points after so many seconds; the rest is reported as skipped (default: 420)"
-    parser.add_argument("--time-limit", type=selection.positive, default=420.0, metavar="S", help=limit)
-    results.add_arguments(parser, append=True)
+    defaults = dict(shapes="target,512x4096", dtypes="bf16,fp32", reductions="batchmean", modes=",".join(cases.MODES))
+    rows.add_arguments(parser, **defaults, providers="ours,torch,compile,liger")
+    parser.add_argument("--budget-ms", type=float, default=50.0, metavar="MS", help="device time a row (default: 50)")
+    limit = "measure no more rows after so many seconds; the rest is reported as skipped (default: 420)"
+    parser.add_argument("--time-limit", type=float, default=420.0, metavar="S", help=limit)
 
 
 def run(options: argparse.Namespace) -> int:
     """The subcommand."""
-    results.check_writable(options.csv, options.json)
-    points = selection.points(options)
     if not torch.cuda.is_available():
-        print(NO_GPU, file=sys.stderr)
+        print("no GPU is available: nothing to time; `traffic` and `static` do without one", file=sys.stderr)
         return 1
-    if not timing.compiled():
-        return 1
-    minutes = estimate(len(points), len(options.modes), options.providers, options.budget_ms) / 60
-    limit = f"none started after {options.time_limit:g} s"
-    print(f"points: {len(points)}; about {minutes:.0f} min, {limit}", file=sys.stderr)
-    rows = sweep(timing.Cuda(), points, options)
-    headings = {"median_ms": "ms", "gbps": "GB/s", "copy_gbps": "copy GB/s", "roof_fraction": "of roofline"}
-    return cases.record("sweep", rows, MEASURED, options, "", headings | {"peak_mib": "MiB", "max_error": "error"})
+    return rows.record("sweep", COLUMNS, options, Sweep(Gpu(), options))
 
 
-def estimate(points: int, modes: int, providers: Sequence[str], budget_ms: float) -> float:
-    """About how many seconds a sweep takes: each row its budget twice over, for backward's untimed forward."""
-    compiling = COMPILE_S if "compile" in providers else 0.0
-    return points * (compiling + CHECK_S + len(providers) * modes * (2 * budget_ms / 1e3 + 0.1))
+class Sweep:
+    """Measures rows; inputs and truth of one point are shared by its rows."""
 
+    def __init__(self, gpu: Any, options: argparse.Namespace) -> None:
+        self._gpu, self._budget = gpu, options.budget_ms
+        self._end, self._limit = time.monotonic() + options.time_limit, options.time_limit
+        self._copy = gpu.copy_gbps(options.budget_ms)
+        self._inputs = lru_cache(1)(lambda point: cases.make_inputs(point, gpu.torch))
+        self._truth = lru_cache(1)(lambda point: cases.truth(point, *self._inputs(point)))
 
-def sweep(
-    device: timing.Cuda,
-    points: Sequence[Point],
-    options: argparse.Namespace,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Row]:
-    """Yield a row for every point, provider and mode, as it is measured."""
-    deadline = clock() + options.time_limit
-    copy = timing.copy_gbps(device, options.budget_ms)
-    work = cases.Workload(device.torch, options.modes)
-    late = False
-
-    def fill(values: Row, point: Point, provider: str, mode: str) -> None:
-        nonlocal late
-        if work.enter(point):
-            late = clock() >= deadline
-            device.free_bytes()  # empties the allocator's cache
-        if late:
-            raise UnsupportedError(f"the time limit of {options.time_limit:g} s had passed")
-        made = work.cases(point, provider, mode, input_sets(device, point))
-        values["max_error"] = work.check(made[0])
-        time = timing.measure(device, made, options.budget_ms)
+    def __call__(self, point: Point, provider: str, mode: str) -> Row:
+        if time.monotonic() > self._end:
+            raise UnsupportedError(f"the time limit of {self._limit:g} s had passed")
+        case = cases.Case(point, provider, mode, *self._inputs(point))
+        error = case.check(self._truth(point))
+        found = self._gpu.measure(case, self._budget)
         least = cases.least_cost(point, mode).bytes
-        gbps = least / time.median / 1e6
-        values |= {"median_ms": time.median, "p20_ms": time.p20, "p80_ms": time.p80, "least_bytes": least}
-        values |= {"gbps": gbps, "copy_gbps": copy, "roof_fraction": gbps / copy}
-        values["peak_mib"] = timing.peak(device, made[0]) / 2**20
-
-    yield from cases.rows(points, options, MEASURED, fill)
-
-
-def input_sets(device: timing.Cuda, point: Point) -> int:
-    """How many sets of inputs exceed the L2 cache twice over; two at least."""
-    inputs, dloss = cases.empty_inputs(point, torch.device("meta"))
-    size = sum(tensor.nbytes for tensor in (*inputs.values(), dloss))
-    return max(2, min(MOST_SETS, math.ceil(2 * device.cache_bytes / size)))
+        gbps = least / found.median / 1e6
+        peak = self._gpu.peak_bytes(case) / 2**20
+        values = (*found, least, gbps, self._copy, gbps / self._copy, peak, error)
+        return dict(zip(COLUMNS, values, strict=True))

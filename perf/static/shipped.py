@@ -1,7 +1,7 @@
 """The kernels as they are shipped: one launch of each kind, with what it must move and may take.
 
-`variants()` is what `perf static` compiles. Launches are planned on tensors without memory, so shapes can be those that
-matter; only launches that Triton would compile to different code are told apart.
+Launches are recorded on tensors without memory, so shapes can be those that matter; only launches that Triton would
+compile to different code are told apart.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import triton_kernels as tk
-from perf.selection import DTYPES
+from perf.results import DTYPES
 from triton_kernels.losses.distillation.terms import STATISTICS
 from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
 from triton_kernels.runtime import launch
@@ -30,23 +31,22 @@ class Variant:
     ----------
     call
         Makes the launch, and perhaps others.
-    number
-        Which of the launches that `call` makes it is.
     passes
         How often it reads or writes a tensor of the whole shape; None where costs per element say nothing.
+    number
+        Which of the launches that `call` makes it is.
     least
-        How often it would if nothing was read twice; None if nothing is.
+        How often it would read or write one if nothing was read twice; None if nothing is.
     limit, special_limit
-        The most instructions and special functions per element it may ever take at cuda:90, whatever the budget file
-        says.
+        The most instructions and special functions per element that it may ever take at cuda:90, whatever was accepted.
     """
 
     kernel: str
-    name: str
     dtype: str
+    name: str
     call: Callable[[], Any]
-    number: int = 0
     passes: int | None = None
+    number: int = 0
     least: int | None = None
     limit: float | None = None
     special_limit: float | None = None
@@ -69,180 +69,127 @@ class Variant:
         return self.bytes if self.least is None else self.least * DTYPES[self.dtype].itemsize
 
 
-def _empty(dtype: str, *shape: int) -> torch.Tensor:
+def _empty(dtype: str, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=DTYPES[dtype], device="meta")
 
 
 def _kl_div(dtype: str) -> Iterator[Variant]:
     x, one = _empty(dtype, 8192, 131072), _empty(dtype)
     gated = dtype in MAIN
-    for log_target, kind in ((False, "probabilities"), (True, "log-probabilities")):
+    for log, kind in ((False, "probabilities"), (True, "log-probabilities")):
+        variant = partial(Variant, "kl_div", dtype)
         for reduce, result in ((True, "summed"), (False, "per element")):
-            yield Variant(
-                "kl_div",
-                f"forward, {kind}, {result}",
-                dtype,
-                partial(tk.kl_div_forward, x, x, log_target=log_target, reduce=reduce),
-                passes=2 if reduce else 3,
-                limit=16 if gated else None,
-            )
-        for wanted, gradients in ((False, "to x"), (True, "to x and target")):
-            yield Variant(
-                "kl_div",
-                f"backward, {kind}, {gradients}",
-                dtype,
-                partial(
-                    tk.kl_div_backward,
-                    x if wanted else None,
-                    x,
-                    one,
-                    shape=x.shape,
-                    log_target=log_target,
-                    dx_dtype=x.dtype,
-                    dtarget_dtype=x.dtype if wanted else None,
-                ),
-                passes=4 if wanted else 2,
-                # Both gradients move twice the bytes of one.
-                limit=(31 if wanted else 8) if gated else None,
-            )
+            forward = partial(tk.kl_div_forward, x, x, log_target=log, reduce=reduce)
+            yield variant(f"forward, {kind}, {result}", forward, 2 if reduce else 3, limit=16 if gated else None)
+        # Both gradients move twice the bytes of one.
+        for both, gradients, passes, limit in ((False, "to x", 2, 8), (True, "to x and target", 4, 31)):
+            options = {"shape": x.shape, "log_target": log, "dx_dtype": x.dtype}
+            options["dtarget_dtype"] = x.dtype if both else None
+            backward = partial(tk.kl_div_backward, x if both else None, x, one, **options)
+            yield variant(f"backward, {kind}, {gradients}", backward, passes, limit=limit if gated else None)
 
 
 def _softmax(dtype: str, log: bool) -> Iterator[Variant]:
-    kernel = "log_softmax" if log else "softmax"
-    short, long, few = _empty(dtype, 8192, 8192), _empty(dtype, 8192, 131072), _empty(dtype, 16, 131072)
-    limit = 16 if dtype in MAIN else None
-    half = 8 if dtype in MAIN else None
+    variant = partial(Variant, "log_softmax" if log else "softmax", dtype)
+    short, long, few = (_empty(dtype, *shape) for shape in ((8192, 8192), (8192, 131072), (16, 131072)))
+    first = 1 if log else 2  # of backward: log-softmax sums dy alone
 
-    def forward(x: torch.Tensor) -> Callable[[], Any]:
+    def forward(x: Tensor) -> Callable[[], Any]:
         return partial(tk.softmax_forward, x, 1, log=log)
 
-    def backward(y: torch.Tensor) -> Callable[[], Any]:
+    def backward(y: Tensor) -> Callable[[], Any]:
         return partial(tk.softmax_backward, y, y, 1, log=log)
 
-    first = 1 if log else 2  # of backward: log-softmax sums dy alone
-    yield Variant(kernel, "forward, row on chip", dtype, forward(short), passes=2, limit=limit)
-    yield Variant(kernel, "forward, long rows", dtype, forward(long), passes=3, least=2, limit=limit)
-    yield Variant(kernel, "forward, few long rows: statistics", dtype, forward(few), passes=1, limit=half)
-    yield Variant(
-        kernel, "forward, few long rows: results", dtype, forward(few), number=1, passes=2, least=1, limit=half
-    )
-    yield Variant(kernel, "backward, row on chip", dtype, backward(short), passes=3, limit=limit)
-    yield Variant(kernel, "backward, long rows", dtype, backward(long), passes=3 + first, least=3, limit=limit)
-    yield Variant(kernel, "backward, few long rows: sums", dtype, backward(few), passes=first, limit=half and 6)
-    yield Variant(
-        kernel,
-        "backward, few long rows: results",
-        dtype,
-        backward(few),
-        number=1,
-        passes=3,
-        least=3 - first,
-        limit=half and 10,
-    )
+    yield variant("forward, row on chip", forward(short), 2, limit=16)
+    yield variant("forward, long rows", forward(long), 3, least=2, limit=16)
+    yield variant("forward, few long rows: statistics", forward(few), 1, limit=8)
+    yield variant("forward, few long rows: results", forward(few), 2, 1, least=1, limit=8)
+    yield variant("backward, row on chip", backward(short), 3, limit=16)
+    yield variant("backward, long rows", backward(long), 3 + first, least=3, limit=16)
+    yield variant("backward, few long rows: sums", backward(few), first, limit=6)
+    yield variant("backward, few long rows: results", backward(few), 3, 1, least=3 - first, limit=10)
 
 
 def _distillation(dtype: str, divergence: str) -> Iterator[Variant]:
     """A divergence from logits; its element is a pair of logits."""
+    variant = partial(Variant, divergence, dtype)
     long, short = _empty(dtype, 8192, 131072), _empty(dtype, 65536, 1024)
     twice = divergence in ("js", "total_variation")
 
-    def forward(x: torch.Tensor) -> Callable[[], Any]:
+    def forward(x: Tensor) -> Callable[[], Any]:
         return partial(tk.divergence_forward, x, x, divergence=divergence)
 
-    def backward(x: torch.Tensor) -> Callable[[], Any]:
-        statistics = torch.empty((STATISTICS, x.shape[0]), device="meta")
-        dloss = torch.empty((), device="meta")
-        return partial(tk.divergence_backward, x, x, statistics, dloss, divergence=divergence, dstudent_dtype=x.dtype)
+    def backward(x: Tensor) -> Callable[[], Any]:
+        rows, dloss = _empty("fp32", STATISTICS, x.shape[0]), _empty("fp32")
+        return partial(tk.divergence_backward, x, x, rows, dloss, divergence=divergence, dstudent_dtype=x.dtype)
 
-    most = (None, None) if twice else (16, 2.1)
-    yield Variant(
-        divergence, "forward, a chunk of a long row", dtype, forward(long), 0, 2, limit=most[0], special_limit=most[1]
-    )
-    yield Variant(divergence, "forward, merging chunks", dtype, forward(long), number=1)
+    def limits(instructions: float) -> dict[str, Any]:
+        return {} if twice else {"limit": instructions, "special_limit": 2.1}
+
+    yield variant("forward, a chunk of a long row", forward(long), 2, **limits(16))
+    yield variant("forward, merging chunks", forward(long), number=1)
     if twice:
-        yield Variant(divergence, "forward, a chunk again", dtype, forward(long), number=2, passes=2)
-        yield Variant(divergence, "forward, adding up chunks", dtype, forward(long), number=3)
-    yield Variant(divergence, "forward, short rows", dtype, forward(short), passes=2)
-    most = (None, None) if twice else (14, 2.1)
-    yield Variant(
-        divergence, "backward, a chunk of a long row", dtype, backward(long), 0, 3, limit=most[0], special_limit=most[1]
-    )
-    yield Variant(divergence, "backward, short rows", dtype, backward(short), passes=3)
+        yield variant("forward, a chunk again", forward(long), 2, 2)
+        yield variant("forward, adding up chunks", forward(long), number=3)
+    yield variant("forward, short rows", forward(short), 2)
+    yield variant("backward, a chunk of a long row", backward(long), 3, **limits(14))
+    yield variant("backward, short rows", backward(short), 3)
 
 
 def _cross_entropy(dtype: str) -> Iterator[Variant]:
-    long, labels = _empty(dtype, 8192, 131072), torch.empty(8192, dtype=torch.int64, device="meta")
-    dloss = torch.empty((), device="meta")
+    variant = partial(Variant, "cross_entropy", dtype)
+    long, dloss = _empty(dtype, 8192, 131072), _empty("fp32")
+    labels = torch.empty(8192, dtype=torch.int64, device="meta")
+    forward = partial(tk.cross_entropy_forward, long, labels)
 
     def backward() -> None:
         with torch.device("meta"):
-            tk.cross_entropy_backward(long, labels, tk.cross_entropy_forward(long, labels)[1], dloss)
+            tk.cross_entropy_backward(long, labels, forward()[1], dloss)
 
-    forward = partial(tk.cross_entropy_forward, long, labels)
-    yield Variant("cross_entropy", "forward, a chunk of a long row", dtype, forward, passes=1)
-    yield Variant("cross_entropy", "forward, merging chunks", dtype, forward, number=1)
-    yield Variant("cross_entropy", "backward, a chunk of a long row", dtype, backward, number=2, passes=2)
+    yield variant("forward, a chunk of a long row", forward, 1)
+    yield variant("forward, merging chunks", forward, number=1)
+    yield variant("backward, a chunk of a long row", backward, 2, 2)
 
 
 def _soft_cross_entropy(dtype: str) -> Iterator[Variant]:
-    long, dloss = _empty(dtype, 8192, 131072), torch.empty((), device="meta")
-
-    def backward(both: bool) -> Callable[[], Any]:
-        statistics = torch.empty((SOFT_STATISTICS, 8192), device="meta")
-        wanted = {"dx_dtype": long.dtype, "dy_dtype": long.dtype if both else None}
-        return partial(tk.soft_cross_entropy_backward, long, long, statistics, dloss, **wanted)
-
+    variant = partial(Variant, "soft_cross_entropy", dtype)
+    long, dloss, statistics = _empty(dtype, 8192, 131072), _empty("fp32"), _empty("fp32", SOFT_STATISTICS, 8192)
     forward = partial(tk.soft_cross_entropy_forward, long, long)
-    yield Variant("soft_cross_entropy", "forward, a chunk of a long row", dtype, forward, passes=2)
-    yield Variant("soft_cross_entropy", "forward, merging chunks", dtype, forward, number=1)
-    yield Variant("soft_cross_entropy", "backward, a chunk of a long row, to logits", dtype, backward(False), passes=3)
-    yield Variant("soft_cross_entropy", "backward, a chunk of a long row, to both", dtype, backward(True), passes=4)
+    backward = partial(tk.soft_cross_entropy_backward, long, long, statistics, dloss, dx_dtype=long.dtype)
+    yield variant("forward, a chunk of a long row", forward, 2)
+    yield variant("forward, merging chunks", forward, number=1)
+    yield variant("backward, a chunk of a long row, to logits", partial(backward, dy_dtype=None), 3)
+    yield variant("backward, a chunk of a long row, to both", partial(backward, dy_dtype=long.dtype), 4)
 
 
 def _others(dtype: str) -> Iterator[Variant]:
     """What the facade needs beside the losses."""
-    torch_dtype = DTYPES[dtype]
-    x, matrix = _empty(dtype, 2**24), _empty(dtype, 4096, 4096)
+    x, matrix, losses = _empty(dtype, 2**24), _empty(dtype, 4096, 4096), _empty("fp32", 65536)
     table, gradient = _empty(dtype, 50304, 1024), _empty(dtype, 8192, 1024)
     indices = torch.empty(8192, dtype=torch.int64, device="meta")
-    state = torch.empty(2**24, dtype=launch.compute_dtype(torch_dtype), device="meta")
+    state = x.to(launch.compute_dtype(x.dtype))
+    mean = partial(tk.token_mean, losses, weights=losses)
     for op, count in (("add", 2), ("mul", 2), ("div", 2), ("exp", 1), ("log", 1), ("tanh", 1), ("where", 3)):
-        yield Variant(
-            "pointwise",
-            op,
-            dtype,
-            partial(tk.pointwise, op, *[x] * count, dtype=torch_dtype),
-            passes=count + 1,
-        )
-    yield Variant("sum", "rows", dtype, partial(tk.sum, matrix, [1]))
-    yield Variant("sum", "columns", dtype, partial(tk.sum, matrix, [0]))
-    yield Variant("finalize", "", dtype, partial(tk.kl_div_forward, x, x), number=1)
-    losses = torch.empty(65536, device="meta")
-    yield Variant("token_mean", "a part", dtype, lambda: tk.token_mean(losses, weights=losses))
-    yield Variant("token_mean", "all", dtype, lambda: tk.token_mean(losses, weights=losses), number=1)
-    yield Variant("matmul", "", dtype, partial(tk.matmul, matrix, matrix))
-    yield Variant("embedding", "forward", dtype, partial(tk.embedding_forward, indices, table))
-    yield Variant("embedding", "backward", dtype, partial(tk.embedding_backward, indices, gradient, 50304))
-    yield Variant("sgd", "momentum", dtype, partial(tk.sgd_step, x, x, state, lr=0.1, momentum=0.9))
-    yield Variant(
-        "adam", "", dtype, partial(tk.adam_step, x, x, state, state, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
-    )
+        call = partial(tk.pointwise, op, *[x] * count, dtype=x.dtype)
+        yield Variant("pointwise", dtype, op, call, count + 1)
+    yield Variant("sum", dtype, "rows", partial(tk.sum, matrix, [1]))
+    yield Variant("sum", dtype, "columns", partial(tk.sum, matrix, [0]))
+    yield Variant("finalize", dtype, "", partial(tk.kl_div_forward, x, x), number=1)
+    yield Variant("token_mean", dtype, "a part", mean)
+    yield Variant("token_mean", dtype, "all", mean, number=1)
+    yield Variant("matmul", dtype, "", partial(tk.matmul, matrix, matrix))
+    yield Variant("embedding", dtype, "forward", partial(tk.embedding_forward, indices, table))
+    yield Variant("embedding", dtype, "backward", partial(tk.embedding_backward, indices, gradient, 50304))
+    yield Variant("sgd", dtype, "momentum", partial(tk.sgd_step, x, x, state, lr=0.1, momentum=0.9))
+    adam = partial(tk.adam_step, x, x, state, state, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+    yield Variant("adam", dtype, "", adam)
 
 
 def variants() -> list[Variant]:
     """All of them, the losses' first."""
-    found: list[Variant] = []
-    for dtype in DTYPES:
-        found += _kl_div(dtype)
-    for log in (False, True):
-        for dtype in MAIN:
-            found += _softmax(dtype, log)
+    made = [_kl_div(dtype) for dtype in DTYPES]
+    made += [_softmax(dtype, log) for log in (False, True) for dtype in MAIN]
     for divergence in ("forward_kl", "reverse_kl", "js", "total_variation"):
-        for dtype in MAIN:
-            found += _distillation(dtype, divergence)
-    for dtype in MAIN:
-        found += _cross_entropy(dtype)
-    for dtype in MAIN:
-        found += _soft_cross_entropy(dtype)
-    found += _others("fp32")
-    return found
+        made += [_distillation(dtype, divergence) for dtype in MAIN]
+    made += [_cross_entropy(dtype) for dtype in MAIN] + [_soft_cross_entropy(dtype) for dtype in MAIN]
+    return [variant for kind in (*made, _others("fp32")) for variant in kind]

@@ -1,20 +1,22 @@
-"""Compiles variants and reads their machine code; a process of its own, in which Triton's interpreter is off.
-
-    TRITON_INTERPRET=0 python -m perf.static.worker [KEEP] < tasks > figures
-
-A task is a line with a JSON list: a target, and the numbers of variants. KEEP is a folder for the machine code.
-"""
+"""Processes in which Triton's interpreter is off: they compile kernels and read their machine code."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
+import multiprocessing
+import os
 import re
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from rich.console import Console
+from rich.progress import track
 
 from perf.static import sass
 from perf.static.shipped import Variant, variants
@@ -30,7 +32,47 @@ _COUNTED = ("load_bits", "store_bits", "instructions", "special", "fixed", "elem
 Reading = Generator[bytes, str, dict[str, Any]]
 
 
-def figures(variant: Variant, target: str, keep: Path | None = None) -> Reading:
+def answers(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> list[Any]:
+    """What a function returns for each task, in processes that compile."""
+    context, console = multiprocessing.get_context("spawn"), Console(file=sys.stderr)
+    with (
+        mock.patch.dict(os.environ, TRITON_INTERPRET="0"),
+        ProcessPoolExecutor(max(1, min(jobs, len(tasks))), context) as pool,
+    ):
+        done = pool.map(function, tasks)
+        return list(track(done, "compiling", len(tasks), console=console, disable=not console.is_terminal))
+
+
+def compile_launch(task: tuple[dict[str, Any], str]) -> dict[str, Any]:
+    """The report of a described launch on a target, or an error."""
+    description, target = task
+    try:
+        return asdict(aot.report(aot.compile_for(description, target), target))
+    except Exception as error:  # whatever a compiler raises is the finding
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def read_variants(task: tuple[str, Sequence[int], Path | None]) -> list[tuple[int, str, dict[str, Any]]]:
+    """The figures of variants, by number, on a target, or errors; their machine code is disassembled together."""
+    target, numbers, keep = task
+    variant_list, found = variants(), []
+    reading = {number: _figures(variant_list[number], target, keep) for number in numbers}
+    texts: dict[int, Any] = dict.fromkeys(numbers)
+    while texts:
+        cubins = {}
+        for number, text in texts.items():
+            try:
+                cubins[number] = reading[number].send(text)
+            except StopIteration as done:
+                found.append((number, target, done.value))
+            except Exception as error:  # whatever a compiler raises is the finding
+                found.append((number, target, {"error": f"{type(error).__name__}: {error}".splitlines()[0]}))
+        read = sass.disassemble(list(cubins.values()), int(aot.TARGETS[target][1])) if cubins else []
+        texts = dict(zip(cubins, read, strict=True))
+    return found
+
+
+def _figures(variant: Variant, target: str, keep: Path | None) -> Reading:
     """The figures of a variant on a target.
 
     Instructions and special functions per element are marginal: the difference between the shipped tile and one of
@@ -82,28 +124,3 @@ def _marked(text: str, path: sass.Path | None) -> str:
     counted = {f"{instruction.address:x}" for instruction in path.instructions} if path else set()
     lines = ((re.match(r"\s*/\*0*([0-9a-f]+)\*/", line), line) for line in text.splitlines())
     return "".join(f"{'>' if address and address[1] in counted else ' '} {line}\n" for address, line in lines)
-
-
-def answers(numbers: Sequence[int], target: str, keep: Path | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The figures of variants, by number, or an error; their machine code is disassembled together."""
-    variant_list = variants()
-    reading = {number: figures(variant_list[number], target, keep) for number in numbers}
-    texts: dict[int, Any] = dict.fromkeys(numbers)
-    while texts:
-        cubins = {}
-        for number, text in texts.items():
-            try:
-                cubins[number] = reading[number].send(text)
-            except StopIteration as done:
-                yield number, {"figures": done.value}
-            except Exception as error:  # whatever a compiler raises is the finding
-                yield number, {"error": f"{type(error).__name__}: {error}"}
-        read = sass.disassemble(list(cubins.values()), int(aot.TARGETS[target][1])) if cubins else []
-        texts = dict(zip(cubins, read, strict=True))
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    for task in sys.stdin:
-        on, asked = json.loads(task)
-        print(json.dumps([[number, on, answer] for number, answer in answers(asked, on, folder)]), flush=True)

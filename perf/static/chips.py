@@ -7,11 +7,16 @@ Guide", tables of arithmetic throughput and of technical specifications per comp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
+
+#: Of each multiprocessor, a clock: instructions of one thread that can be issued, special functions.
+LANES, SPECIAL = 128, 16
+
+#: Of each multiprocessor.
+WARPS, BLOCKS, REGISTERS = 64, 32, 65536
 
 
-@dataclass(frozen=True)
-class Chip:
+class Chip(NamedTuple):
     """A GPU: its target, bandwidth in GB/s, multiprocessors, their clock in GHz and their shared memory in KiB."""
 
     name: str
@@ -21,14 +26,6 @@ class Chip:
     clock: float
     shared: int
 
-    #: Of each multiprocessor, a clock: instructions of one thread that can be issued, special functions.
-    LANES = 128
-    SPECIAL = 16
-    #: Of each multiprocessor.
-    WARPS = 64
-    BLOCKS = 32
-    REGISTERS = 65536
-
     def bound(self, moved: float, least: float, instructions: float, special: float) -> tuple[str, float]:
         """What limits a kernel of these costs per element, and the fraction of the memory roof it can reach at most.
 
@@ -37,8 +34,8 @@ class Chip:
         clocks = self.processors * self.clock
         times = {
             "memory": moved / self.bandwidth,
-            "issue": instructions / (self.LANES * clocks),
-            "special": special / (self.SPECIAL * clocks),
+            "issue": instructions / (LANES * clocks),
+            "special": special / (SPECIAL * clocks),
         }
         slowest = max(times, key=lambda name: times[name])
         return slowest, least / self.bandwidth / times[slowest]
@@ -46,9 +43,9 @@ class Chip:
     def occupancy(self, registers: int, shared: int, warps: int) -> float:
         """The fraction of a multiprocessor's warps that can be resident at once."""
         # Registers are handed out to warps by 256, shared memory to blocks with 1 KiB for the system.
-        by_registers = self.REGISTERS // (-(-registers * 32 // 256) * 256) // warps
+        by_registers = REGISTERS // (-(-registers * 32 // 256) * 256) // warps
         by_shared = self.shared * 1024 // (shared + 1024)
-        return min(self.BLOCKS, self.WARPS // warps, by_registers, by_shared) * warps / self.WARPS
+        return min(BLOCKS, WARPS // warps, by_registers, by_shared) * warps / WARPS
 
 
 CHIPS = (
