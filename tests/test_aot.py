@@ -14,6 +14,7 @@ from perf.static import matrix, reachable
 from tests import broken_kernels
 from tests.device import DEVICE
 from triton_kernels.devtools import aot, trace
+from triton_kernels.runtime import launch
 from triton_kernels.runtime.launch import Launch
 from triton_kernels.runtime.tile_configs import Config
 
@@ -55,6 +56,14 @@ def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest
         )
         == []
     )
+
+
+def test_partial_sums_are_not_of_full_size_though_all_operands_broadcast() -> None:
+    made: list[Launch] = []
+    with torch.device("meta"), launch.dry_run(made.append):
+        column, row = torch.empty(256, 1), torch.empty(4096, dtype=torch.float64)
+        triton_kernels.kl_div_forward(column, row, reduce=True)
+    assert reachable.least_wide(made[0]) == 0
 
 
 def test_one_launch_in_four_is_compiled_for_another_target_and_always_for_the_same() -> None:

@@ -22,7 +22,8 @@ STANDIN = ROOT.parent / "shared/fakegpu/run"
 PACKAGES = (
     *("pytest", "iniconfig", "packaging", "pluggy", "pygments", "pytest-xdist", "execnet", "pytest-timeout"),
     *("hypothesis", "sortedcontainers", "expecttest", "numpy", "liger-kernel", "rich", "markdown-it-py", "mdurl"),
-    *("matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "pillow", "pyparsing", "python-dateutil"),
+    *("matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "pillow", "pyparsing"),
+    *("python-dateutil", "tzdata"),
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 

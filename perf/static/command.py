@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--diff", metavar="REV", help="show what has changed since a git revision")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write machine code there; > marks what is counted")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one a core")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")
+    parser.add_argument("--csv", type=results.new_file, metavar="FILE", help="write the rows as CSV")
 
 
 def run(options: argparse.Namespace) -> int:

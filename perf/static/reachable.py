@@ -85,7 +85,7 @@ def least_wide(launched: launch.Launch) -> int:
     tensors = [
         (name, t) for name, value in launched.args.items() for t in tree_leaves(value) if isinstance(t, torch.Tensor)
     ]
-    size = max(t.numel() for _, t in tensors)
+    size = max(*(t.numel() for _, t in tensors), launched.args.get("n", 0))  # all operands may broadcast
     full = [(name, t) for name, t in tensors if t.numel() > size // 2]  # teachers may have fewer columns
     tiles = launched.config.tiles
     elements = tiles.get("BLOCK", tiles.get("BLOCK_N", 1) * tiles.get("BLOCK_V", 0)) // (32 * launched.config.num_warps)
