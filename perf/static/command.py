@@ -57,24 +57,18 @@ def run(options: argparse.Namespace) -> int:
     tasks = [(number, target) for number in chosen for target in targets]
     rows, errors = figures.measure(tasks, options.jobs, options.keep and options.keep.resolve())
     for file in (options.csv, figures.BASELINE if options.accept and not errors else None):
-        if file:
+        if file and rows:
             results.write_csv(file, "static", rows)
     if options.diff:
-        figures.diff(
-            options.diff,
-            rows,
-            [
-                f"--{name}={','.join(values)}"
-                for name, values in (("kernels", kernels), ("targets", targets), ("dtypes", dtypes))
-            ],
-        )
+        selected = {"kernels": kernels, "targets": targets, "dtypes": dtypes}
+        figures.diff(options.diff, rows, [f"--{name}={','.join(values)}" for name, values in selected.items()])
     elif options.check:
         errors += figures.regressions(rows, accepted)
         if not errors:
             print(f"{len(rows)} rows, none worse than accepted in {figures.BASELINE_NAME}")
         if not (options.kernels or options.dtypes):
             errors += reachable.faults(reachable.launches(), targets if options.targets else None, options.jobs)
-    else:
+    elif rows:
         figures.show(rows)
     print(*errors, sep="\n", end="\n" if errors else "", file=sys.stderr)
     return 1 if errors else 0
