@@ -48,7 +48,7 @@ _OVERHEAD = "--variants prob,log,forward_kl,js --modes forward,full --repeats 15
 STEPS = {
     "wheels": Step(40, "$PYTHON -m perf.gpu.install $BUNDLE/wheels $SITE", "$BUNDLE/wheels"),
     "cache": Step(20, "mkdir -p $CACHE && tar -xJf $BUNDLE/cache.tar.xz -C $CACHE", "$BUNDLE/cache.tar.xz"),
-    "versions": Step(20, "$PYTHON -m torch.utils.collect_env && $PYTHON -m perf.environment"),
+    "versions": Step(30, "$PYTHON -m torch.utils.collect_env && $PYTHON -m perf.environment"),
     "tests": Step(110, f"$PYTHON -m pytest {_PYTEST} tests {_IGNORE}"),
     "sweep": Step(80, _sweep("kl_div distillation softmax log_softmax", "$SHAPE")),
     "sweep-labels": Step(40, _sweep("cross_entropy", "$SHAPE")),
