@@ -30,6 +30,8 @@ class FakeGpu:
     def __init__(self) -> None:
         self.measured: list[cases.Case] = []
 
+    def empty_cache(self) -> None: ...
+
     def measure(self, case: cases.Case, budget_ms: float) -> timing.Timing:
         self.measured.append(case)
         return timing.Timing(2.0, 1.5, 3.0)

@@ -33,6 +33,13 @@ def points() -> Iterator[tuple[Point, str, str]]:
             yield from itertools.product(rows.points(options), providers, options.modes)
 
 
+def launch(point: Point, provider: str, mode: str) -> None:
+    """One step; its memory is free when it returns."""
+    case = cases.Case(point, provider, mode, *cases.empty_inputs(point, backend.default_device()))
+    case.prepare()
+    case.step()
+
+
 def main() -> int:
     """Launch everything; returns 1 where most of it fails."""
     device, done, failed = backend.default_device(), 0, 0
@@ -40,9 +47,7 @@ def main() -> int:
     with cases.quiet():
         for point, provider, mode in dict.fromkeys(points()):
             try:
-                case = cases.Case(point, provider, mode, *cases.empty_inputs(point, device))
-                case.prepare()
-                case.step()
+                launch(point, provider, mode)
                 done += 1
             except UnsupportedError:
                 pass
@@ -50,8 +55,7 @@ def main() -> int:
                 failed += 1
                 print(f"{provider} {mode} {point}: {type(error).__name__}: {error}"[:300], flush=True)
         for point in graphs.POINTS:
-            case = cases.Case(point, "lucid.torch", "full", *cases.empty_inputs(point, device))
-            case.step()
+            launch(point, "lucid.torch", "full")
         for dtype, v in itertools.product((torch.bfloat16, torch.float32), tiles.COLUMNS):
             for _, table, call in tiles.calls(4, v, dtype, device):
                 for _ in tiles.tried(table, call):

@@ -54,12 +54,18 @@ class Sweep:
         self._gpu, self._budget = gpu, options.budget_ms
         self._end, self._limit = time.monotonic() + options.time_limit, options.time_limit
         self._copy = gpu.copy_gbps(options.budget_ms)
+        self._point: Point | None = None
         self._inputs = lru_cache(1)(lambda point: cases.make_inputs(point, gpu.torch))
         self._truth = lru_cache(1)(lambda point: cases.truth(point, *self._inputs(point)))
 
     def __call__(self, point: Point, provider: str, mode: str) -> Row:
         if time.monotonic() > self._end:
             raise UnsupportedError(f"the time limit of {self._limit:g} s had passed")
+        if point != self._point:  # free what the last one had
+            self._point = point
+            self._inputs.cache_clear()
+            self._truth.cache_clear()
+            self._gpu.empty_cache()
         case = cases.Case(point, provider, mode, *self._inputs(point))
         error = case.check(self._truth(point))
         found = self._gpu.measure(case, self._budget)

@@ -51,6 +51,10 @@ class Gpu:
         l2 = torch.cuda.get_device_properties(self.torch).L2_cache_size
         self._other = torch.zeros(max(1, 2 * l2 // 4), dtype=torch.float32, device=self.torch)
 
+    def empty_cache(self) -> None:
+        """Return unused memory to the device."""
+        torch.cuda.empty_cache()
+
     def measure(self, case: Steps, budget_ms: float) -> Timing:
         """Times of a step in ms, for about `budget_ms` of the device's time."""
         for _ in range(2):  # the first compiles, and fills the allocator's pools
