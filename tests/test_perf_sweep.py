@@ -20,6 +20,7 @@ from perf.measure.ops import OPS, Point, UnsupportedError
 pytestmark = pytest.mark.interpreter_only
 
 CPU = torch.device("cpu")
+EMPTY = torch.empty  # as it is where tests do not fill its memory
 
 
 class FakeGpu:
@@ -116,6 +117,15 @@ def test_a_wrong_result_is_reported_and_not_timed(
     (row,) = _sweep(tmp_path, "softmax --shapes 3x100 --dtypes fp32 --modes forward --providers torch")
     assert row["status"].startswith(said)
     assert (row["median_ms"], gpu.measured) == ("", [])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_memory_that_a_kernel_does_not_write_is_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", EMPTY)
+    replace(monkeypatch, "softmax", "ours", lambda x: torch.empty(x.shape))
+    (row,) = _sweep(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours", code=1)
+    assert row["status"].startswith("failed: WrongResultError: wrong by nan")
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.usefixtures("gpu")
