@@ -7,8 +7,10 @@ sweep of a GPU, the larger of forward and backward.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -68,6 +70,11 @@ def main() -> None:
     """Count, draw, and print the counts."""
     from matplotlib.figure import Figure
 
+    description = "Counts the peak memory of losses at several vocabularies, and draws it beside what was measured."
+    parser = argparse.ArgumentParser(prog="python -m perf.peak_memory", description=description)
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="picture (default: README's)")
+    output = parser.parse_args().output
+
     figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     points = measured()
@@ -86,8 +93,8 @@ def main() -> None:
     axes.spines[["top", "right"]].set_visible(False)
     lines = f"lines: counted, with GiB at V = {VOCABULARIES[-2]:,}\nmarks: measured on an {GPU}"
     axes.legend(frameon=False, title=lines, alignment="left")
-    figure.savefig(OUTPUT, metadata={"Software": None})
-    print(OUTPUT)
+    figure.savefig(output, metadata={"Software": None})
+    print(output)
 
 
 if __name__ == "__main__":

@@ -117,11 +117,21 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def positive(text: str) -> int:
+    """Parser of a number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}, accepted: an integer from 1")
+    return int(text)
+
+
 def load(path: Path, kind: str) -> DataFrame:
     """The rows that a command wrote, numbers as floats; a UsageError where another wrote them, or one is no number."""
     import pandas as pd
 
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # of which pandas' errors are
+        raise UsageError(f"{path} is no CSV file with rows: {str(error).strip()}") from error
     if set(frame.get("format", ())) != {f"lucid-triton/{kind}/1"}:
         raise UsageError(f"{path} has not the rows of a {kind}")
     for name in frame:

@@ -160,3 +160,9 @@ def test_backward_runs_inside_no_grad_and_inside_backward() -> None:
     z.sum().backward()
     assert inner.grad.tolist() == [10.0]
     assert x.grad.tolist() == [8.0]
+
+
+@pytest.mark.parametrize("argument", [False, 1, "off"])
+def test_no_grad_takes_nothing_but_a_function_to_decorate(argument: Any) -> None:
+    with pytest.raises(TypeError, match="no_grad takes no argument, or a function to decorate, got"):
+        lucid.no_grad(argument)

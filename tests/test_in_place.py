@@ -131,3 +131,19 @@ def test_what_cannot_be_written_is_named_and_nothing_changes(
     with pytest.raises(error, match=message):
         change(x)
     assert x.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_result_has_the_shape_and_dtype_of_the_tensor_or_is_refused(recorded: bool) -> None:
+    def ones(*shape: int, dtype: str = "float32") -> Any:
+        return lucid.ones(*shape, dtype=dtype, requires_grad=recorded and dtype != "int64")
+
+    x = ones(3, dtype="float16") * 1
+    x += lucid.ones(3)
+    assert (x.dtype, x.tolist()) == (lucid.float16, [2, 2, 2])
+    x = lucid.ones(3)
+    with pytest.raises(RuntimeError, match=r"must keep its shape \(3,\), got \(2, 3\)"):
+        x += ones(2, 3)
+    x = lucid.ones(3, dtype="int64")
+    with pytest.raises(RuntimeError, match="must keep its kind of dtype, got"):
+        x += ones(3)

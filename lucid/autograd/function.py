@@ -178,6 +178,16 @@ class Node:
         self.context._saved = None
 
 
+def shares_memory_with_leaf(tensor: Tensor) -> bool:
+    """Return whether a tensor is a leaf, or was recorded as a view of one."""
+    storage = tensor._buffer.untyped_storage().data_ptr()
+    target: Node | Tensor | None = tensor if tensor._node is None else tensor._node
+    while isinstance(target, Node):  # a view has one argument
+        targets = [edge.target for edge in target.edges if edge is not None]
+        target = targets[0] if len(targets) == 1 else None
+    return target is not None and target._buffer.untyped_storage().data_ptr() == storage
+
+
 class Function:
     """A differentiable operation: subclass it, define forward and backward, call ``apply``.
 

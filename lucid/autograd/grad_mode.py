@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from lucid._arguments import check_bool
+from lucid._arguments import check_bool, type_name
 from lucid._flags import FlagScope, ThreadLocalFlag
 
 _flag = ThreadLocalFlag(True)
@@ -52,7 +52,11 @@ class _GradScope(FlagScope):
 
     def __new__(cls, function: Any = None) -> Any:
         """Return a scope, or a decorated function where the class itself decorates."""
-        return super().__new__(cls) if function is None else cls()(function)
+        if function is None:
+            return super().__new__(cls)
+        if not callable(function):
+            raise TypeError(f"{cls.__name__} takes no argument, or a function to decorate, got {type_name(function)}")
+        return cls()(function)
 
 
 class no_grad(_GradScope):

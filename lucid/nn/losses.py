@@ -6,6 +6,7 @@ from lucid import _loss_args, ops
 from lucid._clobbered import check_writable
 from lucid._docs import documented
 from lucid.autograd import is_grad_enabled
+from lucid.autograd.function import shares_memory_with_leaf
 from lucid.nn.checks import LUCID
 from lucid.tensor import Tensor
 from lucid.typing import Divergence, LabelReduction, Reduction
@@ -95,7 +96,7 @@ def distillation_loss(
         inplace_gradient=inplace_gradient,
     )
     if options.inplace_gradient and is_grad_enabled():
-        check_writable(student_logits._buffer, teacher_logits._buffer, leaf=student_logits.is_leaf)
+        check_writable(student_logits._buffer, teacher_logits._buffer, leaf=shares_memory_with_leaf(student_logits))
     return ops.distillation_loss(
         student_logits,
         teacher_logits,

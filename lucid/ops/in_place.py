@@ -11,7 +11,7 @@ from lucid.tensor import Tensor
 
 
 def write_result(x: Tensor, result: Tensor) -> Tensor:
-    """Write the result of an operation on x over x; return x, or a recorded result, which is a tensor of its own.
+    """Write the result of an operation on x over x; return x, or a recorded result in x's dtype, a tensor of its own.
 
     Raises
     ------
@@ -21,12 +21,12 @@ def write_result(x: Tensor, result: Tensor) -> Tensor:
     """
     if is_grad_enabled():
         _check_no_leaf(x)
-    if result.requires_grad:
-        return result
     if result.shape != x.shape:
         raise RuntimeError(f"a tensor changed in place must keep its shape {x.shape}, got {result.shape}")
     if rank(result._like.dtype) > rank(x._like.dtype):
         raise RuntimeError(f"a tensor of {x.dtype} changed in place must keep its kind of dtype, got {result.dtype}")
+    if result.requires_grad:
+        return to(result, None, x.dtype)
     x._buffer_for_write().copy_(result._buffer)
     return x
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import lucid.torch
+from perf import results
 from perf.measure import rows
 from perf.measure.ops import OPS, Point
-from perf.results import DTYPES
+from perf.results import DTYPES, UsageError
 
 #: Losses by op and variant, and those with options of their own.
 _OPS = {name: ("distillation", name) for name in ("forward_kl", "reverse_kl", "js", "total_variation")}
@@ -34,12 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options."""
     parser.add_argument("losses", nargs="*", metavar="LOSS", help=f"of {', '.join(LOSSES)} (default: all)")
     rows.add_lists(parser, shapes="64x32000,512x1000,8x128256", dtypes="fp32,bf16")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: 1)")
-    parser.add_argument("--repeats", type=int, default=30, metavar="N", help="timings (default: 30)")
+    parser.add_argument("--threads", type=results.positive, default=1, metavar="N", help="of torch (default: 1)")
+    parser.add_argument("--repeats", type=results.positive, default=30, metavar="N", help="timings (default: 30)")
 
 
 def run(options: argparse.Namespace) -> int:
     """The subcommand."""
+    for name in options.losses:
+        if name not in LOSSES:
+            raise UsageError(f"argument LOSS: unknown {name!r}, accepted: {', '.join(LOSSES)}")
     torch.set_num_threads(options.threads)
     print("loss, dtype, shape: ms of lucid.torch, ms of torch, ratio")
     for (n, v), dtype, name in itertools.product(options.shapes, options.dtypes, options.losses or LOSSES):

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import torch
 
+from perf import results
 from perf.count import counting, traffic
 from perf.measure import cases, rows, timing
 from perf.measure.ops import Point
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # `compile` takes seconds for each row, and `make perf` 10 minutes in all.
     defaults = dict(shapes="64x1000", dtypes="fp32", reductions="batchmean", modes=",".join(cases.MODES))
     rows.add_arguments(parser, **defaults, providers="ours,lucid.torch,torch,liger")
-    parser.add_argument("--repeats", type=int, default=50, metavar="N", help=f"timings of {CALLS} calls (default: 50)")
+    parser.add_argument(
+        "--repeats", type=results.positive, default=50, metavar="N", help=f"timings of {CALLS} calls (default: 50)"
+    )
     counts = "count launches, syncs and Python calls, and measure no time"
     parser.add_argument("--count-only", action="store_true", help=counts)
 
@@ -59,7 +62,9 @@ def run(options: argparse.Namespace) -> int:
         made[0].prepare()
         return dict(zip(COLUMNS, (*host, launches, syncs, counting.python_calls(made[0].step)), strict=True))
 
-    return rows.record("overhead", COLUMNS, options, count if options.count_only else measure)
+    return rows.record(
+        "overhead", COLUMNS, options, count if options.count_only or not torch.cuda.is_available() else measure
+    )
 
 
 def count(point: Point, provider: str, mode: str) -> Row:

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--accept", action="store_true", help="accept the figures of all kernels: write that file")
     action.add_argument("--diff", metavar="REV", help="show what has changed since a git revision")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write machine code there; > marks what is counted")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one a core")
+    parser.add_argument(
+        "--jobs", type=results.positive, default=os.cpu_count() or 1, metavar="N", help="default: one a core"
+    )
     parser.add_argument("--csv", type=results.new_file, metavar="FILE", help="write the rows as CSV")
 
 
@@ -52,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     if not chosen:
         raise UsageError("no kernel is shipped for these --kernels and --dtypes")
     accepted = figures.baseline() if options.check else {}
+    if options.diff:
+        figures.check_revision(options.diff)
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     tasks = [(number, target) for number in chosen for target in targets]

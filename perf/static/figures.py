@@ -119,11 +119,17 @@ def show(rows: Sequence[Row]) -> None:
     print("instructions, special, total: per element. Roofs: predicted fraction of the memory roof, without caches.")
 
 
+def check_revision(revision: str) -> None:
+    """Raise a UsageError where git has no such revision."""
+    if subprocess.run(
+        ["git", "cat-file", "-e", f"{revision}:triton_kernels"], cwd=ROOT, capture_output=True
+    ).returncode:
+        raise UsageError(f"--diff: git knows no triton_kernels at {revision!r}")
+
+
 def diff(revision: str, rows: Sequence[Row], arguments: Sequence[str]) -> None:
     """Show where figures differ from those of a revision's kernels, which `arguments` select."""
-    archive = subprocess.run(["git", "archive", revision, "triton_kernels"], cwd=ROOT, capture_output=True)
-    if archive.returncode:
-        raise UsageError(f"--diff: git knows no triton_kernels at {revision!r}")
+    archive = subprocess.run(["git", "archive", revision, "triton_kernels"], cwd=ROOT, capture_output=True, check=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
