@@ -57,6 +57,14 @@ class dtype:
         accepted = ", ".join(str(d) for d in _BY_TORCH.values())
         raise TypeError(f"{argument} must be one of {accepted}, or its name, got {value!r}")
 
+    def check_range(self, array: np.ndarray) -> None:
+        """Raise a ValueError for numbers that this dtype does not have: integers out of its range, infinities, NaN."""
+        if self.is_floating_point or self.torch is torch.bool or not array.size:
+            return
+        limits, low, high = torch.iinfo(self.torch), array.min(), array.max()
+        if not (limits.min <= low and high <= limits.max):
+            raise ValueError(f"data must be from {limits.min} to {limits.max} for {self}, got {low} to {high}")
+
     def __repr__(self) -> str:
         return f"lucid.{self.name}"
 

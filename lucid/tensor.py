@@ -375,7 +375,7 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
     Raises
     ------
     TypeError, ValueError
-        If `data` is something else, or lists of unequal lengths.
+        If `data` is something else, lists of unequal lengths, or numbers that the dtype does not have.
     """
     wanted = None if target_dtype is None else DType.of(target_dtype)
     if isinstance(data, Tensor):
@@ -394,6 +394,7 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
         of_numpy = isinstance(data, np.ndarray | np.generic)
         python = {"f": "float32", "i": "int64", "b": "bool_"}.get(array.dtype.kind, array.dtype)
         wanted = DType.of(array.dtype if of_numpy else "float32" if not array.size else python, "data's dtype")
+    wanted.check_range(array)
     place = (get_default_device() if target_device is None else Device(target_device)).torch
     native = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy
     return torch.from_numpy(native).to(device=place, dtype=wanted.torch)

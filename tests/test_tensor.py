@@ -119,6 +119,16 @@ def test_what_cannot_become_a_tensor_is_refused_with_a_reason() -> None:
         lucid.tensor(1, requires_grad=True)
 
 
+@pytest.mark.parametrize("value", [300, -129, 1e10, float("nan"), float("inf"), 2**63, 2**64])
+def test_a_number_that_an_integer_dtype_does_not_have_is_an_error(value: float) -> None:
+    x = lucid.zeros(2, dtype="int8")
+    for make in (lambda: lucid.tensor([value], dtype="int8"), lambda: x.__setitem__(0, value)):
+        with pytest.raises((ValueError, TypeError), match="data must be "):
+            make()
+    assert x.tolist() == [0, 0]
+    assert lucid.tensor([-128, 127, 2.9], dtype="int8").tolist() == [-128, 127, 2]
+
+
 # Factories
 
 
