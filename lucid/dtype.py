@@ -61,6 +61,8 @@ class dtype:
         """Raise a ValueError for numbers that this dtype does not have: integers out of its range, infinities, NaN."""
         if self.is_floating_point or self.torch is torch.bool or not array.size:
             return
+        if np.can_cast(array.dtype, self.name):
+            return
         limits, low, high = torch.iinfo(self.torch), array.min(), array.max()
         if not (limits.min <= low and high <= limits.max):
             raise ValueError(f"data must be from {limits.min} to {limits.max} for {self}, got {low} to {high}")

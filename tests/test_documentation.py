@@ -65,7 +65,7 @@ def test_every_section_is_used() -> None:
     assert not [name for name in _docs.SECTIONS if f"{{{name}}}" not in texts]
 
 
-#: Modules that users import from, but for lucid, whose submodules appear once they are imported.
+#: Public modules except lucid, whose `dir` also has the submodules that were imported.
 PUBLIC = (lucid.autograd, lucid.nn, functional, lucid.nn.init, lucid.ops, lucid.optim, lucid.torch, lucid.typing)
 
 

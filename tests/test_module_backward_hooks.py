@@ -49,7 +49,7 @@ def test_arguments_and_outputs_without_gradient_are_none_to_the_hooks(library: L
     assert not constant.requires_grad
     out.sum().backward()
     name, kind, inner, outer = library.events.pop()
-    # torch hands out zeros for the third argument, though it requires no gradient.
+    # torch passes zeros for the third argument, which requires no gradient.
     library.record(name, kind, inner[:2], outer)
     assert len(inner) == 3
     return x.grad

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,13 +34,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_results_go_to_the_folder_of_their_gpu_and_are_drawn_and_reported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[list[str]] = []
-    monkeypatch.setattr("perf.__main__.main", lambda arguments: ran.append(arguments) or 0)  # type: ignore[func-returns-value]
+    run = Mock(return_value=0)
+    monkeypatch.setattr("perf.__main__.main", run)
     assert main(["collect", str(folder)]) == 0
     target = tmp_path / "perf/results/synthetic-gpu"
     assert sorted(path.name for path in target.iterdir()) == sorted(RESULTS)
     assert all((target / name).read_text() == (folder / name).read_text() for name in RESULTS)
-    assert [command[0] for command in ran] == ["plot", "report"]
+    assert [call.args[0][0] for call in run.call_args_list] == ["plot", "report"]
 
 
 @pytest.mark.parametrize(("old", "new"), [("SYNTHETIC GPU", "another"), ("0123456789ab", "")])

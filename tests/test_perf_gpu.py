@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -173,10 +174,10 @@ def test_a_commit_that_is_named_is_what_rows_name(monkeypatch: pytest.MonkeyPatc
 def test_only_wheels_of_missing_packages_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pytest_xdist-1.0-py3-none-any.whl", "no_such_package-1.0-py3-none-any.whl"):
         (tmp_path / name).touch()
-    ran: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "run", lambda command: ran.append(command) or SimpleNamespace(returncode=0))  # type: ignore[func-returns-value]
+    run = Mock(return_value=SimpleNamespace(returncode=0))
+    monkeypatch.setattr(subprocess, "run", run)
     assert install.main(str(tmp_path), "target") == 0
-    assert ran[0][-2:] == ["target", str(tmp_path / "no_such_package-1.0-py3-none-any.whl")]
+    assert run.call_args.args[0][-2:] == ["target", str(tmp_path / "no_such_package-1.0-py3-none-any.whl")]
 
 
 def test_the_bundle_has_wheels_and_what_a_stand_in_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,13 @@ def test_without_a_gpu_launches_syncs_and_python_calls_are_counted(tmp_path: Pat
     assert calls["ours", "full"] > calls["ours", "forward"] > calls["torch", "forward"] > 0
 
 
+def test_without_a_gpu_count_only_is_implied(tmp_path: Path) -> None:
+    arguments = ["overhead", "softmax", "--modes", "forward", "--shapes", "2x10", "--providers", "ours", "--csv"]
+    assert main([*arguments, str(tmp_path / "rows.csv")]) == 0
+    (row,) = results.read_csv(tmp_path / "rows.csv")
+    assert (row["status"], row["median_us"], row["launches"]) == ("ok", "", "1")
+
+
 def test_append_adds_rows_and_a_failure_of_lucid_torch_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = "softmax --modes forward --providers lucid.torch --append"
     _counts(tmp_path, arguments)

@@ -47,3 +47,11 @@ def test_a_gpu_measured_what_is_counted() -> None:
         for v, peak in peak_memory.measured()[name].items():
             whole = peak_memory.N * v * 2 / 2**30
             assert peak == pytest.approx(TENSORS[name] * whole, rel=0.01)
+
+
+def test_help_counts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["peak_memory", "--help"])
+    monkeypatch.setattr(peak_memory, "losses", lambda: pytest.fail("counted"))
+    with pytest.raises(SystemExit, match="0"):
+        peak_memory.main()
+    assert "--output FILE" in capsys.readouterr().out

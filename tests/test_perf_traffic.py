@@ -71,6 +71,11 @@ def test_lucid_torch_is_held_to_the_same_and_leaves_softmax_to_torch(tmp_path: P
             assert row["launches"] == other["launches"]
 
 
+def test_a_result_of_exactly_0_is_right(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, "kl_div --variants log --dtypes fp32 --reductions sum --shapes 1x1 --providers ours")
+    assert {row["status"] for row in rows} == {"ok"}
+
+
 def test_append_adds_rows_to_those_of_another_run(tmp_path: Path) -> None:
     arguments = "--shapes 3x5 --dtypes fp32 --modes forward --providers ours --append"
     assert [row["op"] for row in _rows(tmp_path, f"softmax {arguments}")] == ["softmax"]

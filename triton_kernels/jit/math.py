@@ -2,8 +2,7 @@
 
 In float32, logarithms and exponentials are those of the special-function unit, in base 2: one instruction instead of
 twenty. Its logarithm has an error of 2⁻²², relative, but absolute between ½ and 2; `log_correction` corrects it where
-that matters.
-In float64 they are Triton's own.
+that matters. In float64 they are Triton's own.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ def kl_term(log_q, target, LOG_TARGET: tl.constexpr):
 
 @triton.jit
 def kl_grad_x(target, dloss, LOG_TARGET: tl.constexpr):
-    """Return the gradient of `kl_term` to log q: −p·dloss."""
+    """Return the gradient of `kl_term` with respect to log q: −p·dloss."""
     if LOG_TARGET:
         p = exp(target)
     else:
@@ -124,7 +123,7 @@ def kl_grad_x(target, dloss, LOG_TARGET: tl.constexpr):
 
 @triton.jit
 def kl_grad_target(log_q, target, dloss, LOG_TARGET: tl.constexpr):
-    """Return the gradient of `kl_term` to the target.
+    """Return the gradient of `kl_term` with respect to the target.
 
     dloss·(log p − log q + 1) to p, times p to log p; 0 if p = 0, unless log q is NaN. The absolute error of `fast_log2`
     is small beside the 1.
@@ -178,10 +177,9 @@ def shifted(x, factor, row_max):
 
 @triton.jit
 def rescaled(sum_exp, shift):
-    """sum_exp·2^shift of a chunk whose maximum is that of its row plus shift; 0 where 2^shift is.
+    """Return sum_exp·2^shift of a chunk whose maximum is that of its row plus shift (≤ 0); 0 where 2^shift underflows.
 
-    Then sum_exp may be infinite: in a chunk of large negative logits z has the rounding error of row_max, which is
-    large, too.
+    sum_exp may be inf there: in a chunk of large negative logits z has the rounding error of row_max, also large.
     """
     factor = exp2(shift)
     return tl.where((factor == 0) & (sum_exp == float("inf")), 0.0, sum_exp * factor)

@@ -24,7 +24,6 @@ from ...jit.tiles import (
     load_tile,
     program_tile,
     store_gradient,
-    store_tile,
     tile_columns,
     tile_is_full,
     tile_mask,
@@ -89,9 +88,9 @@ def _divergence_backward_kernel(
             s, t, offs_n, offs_v, sizes, None, row_stats, of_rows, scalars, GRADIENTS_FN, HARD, SEPARATE_SUM_T1
         )
         if TO_S:
-            store_tile(ds, offs_n, offs_v, sizes, to_s, None)
+            store_gradient(ds, offs_n, offs_v, sizes, to_s, None, mask_n, columns_s)
         if TO_T:
-            store_tile(dt, offs_n, offs_v, sizes, to_t, None)
+            store_gradient(dt, offs_n, offs_v, sizes, to_t, None, mask_n, columns_t)
     else:
         mask = tile_mask(active, offs_v, V)
         to_s, to_t = _tile_gradients(
