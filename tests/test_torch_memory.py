@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 import lucid.torch
+import triton_kernels as tk
 from tests.allocations import Allocations
 from tests.device import DEVICE
+from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import backend
+from triton_kernels.runtime import backend, launch
 
 pytestmark = [pytest.mark.usefixtures("implementation"), pytest.mark.kernels_only]
 
@@ -89,6 +91,14 @@ def test_strided_inputs_are_not_copied() -> None:
         with Allocations(wide, result) as backward:
             torch.autograd.grad(result, s)
         assert backward.above(LARGE) == [4 * N * V]
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_partial_results_of_strided_inputs_take_less_than_a_copy_with_the_tiles_of_a_gpu(kind: str) -> None:
+    wide = torch.empty(N, 2 * V)
+    with launch.dry_run(lambda _: None), Allocations(wide) as forward:
+        tk.divergence_forward(wide[:, ::2], wide[:, 1::2], divergence=kind)
+    assert max(forward.bytes) < N * V
 
 
 @pytest.mark.parametrize(

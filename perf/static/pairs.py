@@ -25,7 +25,7 @@ def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
-    """Return the indices of cases whose union is that of all of them: greedy, deterministic."""
+    """Return the indices of a set cover of the cases: greedy, deterministic."""
     missing = frozenset[Hashable]().union(*cases)
     queue = [(-len(case), i) for i, case in enumerate(cases)]
     heapq.heapify(queue)
@@ -33,7 +33,7 @@ def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
     while missing:
         before, i = heapq.heappop(queue)
         now = -len(cases[i] & missing)
-        if now > before:  # covered in part since it was counted
+        if now > before:  # partly covered since it was counted
             heapq.heappush(queue, (now, i))
         else:
             missing -= cases[i]
@@ -42,5 +42,5 @@ def covering(cases: Sequence[frozenset[Hashable]]) -> list[int]:
 
 
 def pairs_of(values: Sequence[Hashable]) -> frozenset[Hashable]:
-    """Return the pairs of values, or the one value, with their positions."""
+    """Return all pairs of values with their positions, or the single value."""
     return frozenset(combinations(enumerate(values), min(2, len(values))))

@@ -43,6 +43,7 @@ from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
 from .terms import (
     AUX_SUM,
+    CHUNK_STATISTICS,
     DIVERGENCES,
     K_S,
     K_T,
@@ -56,6 +57,7 @@ from .terms import (
     WEIGHT,
     cast_scalars,
     load_stats,
+    skip_weight,
     store_stats,
 )
 
@@ -69,7 +71,7 @@ def _divergence_kernel(
     report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (STATISTICS, N, chunks): written instead where rows have several chunks; else None
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks): written instead where rows have several chunks; else None
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -115,10 +117,11 @@ def _divergence_kernel(
         _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
     else:
         max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
-        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
+        at = offs_n * chunks + chunk
+        size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
+        store_stats(chunk_stats_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
         if WITH_TERMS:
-            store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
+            store_stat(chunk_stats_ptr, LOSS_SUM, size, at, loss_sum, active)
 
 
 @triton.jit
@@ -193,7 +196,7 @@ def _divergence_merge_kernel(
     report_ptr,  # of runtime.device_errors
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (STATISTICS, N, chunks)
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -224,25 +227,29 @@ def _divergence_merge_kernel(
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
     active = mask_n & (w != 0)
-    max_s = merged_max(partials_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
-    max_t = merged_max(partials_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
-    size = tl.cast(rows, tl.int64) * chunks
+    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
+    max_s = merged_max(chunk_stats_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
+    max_t = merged_max(chunk_stats_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
     _, temperature, _, _, _ = scalars
     sums_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
     sums_t, sums_s_T1, loss_sums = sums_s, sums_s, sums_s
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
-        shift_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
-        chunk_sum_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0)
-        chunk_sum_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0)
+        shift_s = (
+            load_stat(chunk_stats_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
+        )
+        shift_t = (
+            load_stat(chunk_stats_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
+        )
+        chunk_sum_s = load_stat(chunk_stats_ptr, SUM_S, size, at, mask, 0.0)
+        chunk_sum_t = load_stat(chunk_stats_ptr, SUM_T, size, at, mask, 0.0)
         sums_s += math.rescaled(chunk_sum_s, shift_s)
         sums_t += math.rescaled(chunk_sum_t, shift_t)
         if not TWO_PASS:
-            chunk_loss_sum = load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
+            chunk_loss_sum = load_stat(chunk_stats_ptr, LOSS_SUM, size, at, mask, 0.0)
             loss_sums += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
         if SEPARATE_SUM_T1:
-            chunk_sum_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0)
+            chunk_sum_s_T1 = load_stat(chunk_stats_ptr, SUM_S_T1, size, at, mask, 0.0)
             sums_s_T1 += math.rescaled(chunk_sum_s_T1, shift_s * temperature)
     sum_s, sum_t = tl.sum(sums_s, axis=1), tl.sum(sums_t, axis=1)
     sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_SUM_T1 else sum_s
@@ -261,7 +268,7 @@ def _divergence_second_pass_kernel(
     s,  # (N, V)
     t,  # (N, V)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (STATISTICS, N, chunks)
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -286,9 +293,10 @@ def _divergence_second_pass_kernel(
     else:
         mask = tile_mask(active, offs_v, V)
         loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN)
-    at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-    store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
-    store_stat(partials_ptr, AUX_SUM, size, at, aux_sum, active)
+    at = offs_n * chunks + chunk
+    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
+    store_stat(chunk_stats_ptr, LOSS_SUM, size, at, loss_sum, active)
+    store_stat(chunk_stats_ptr, AUX_SUM, size, at, aux_sum, active)
 
 
 @triton.jit
@@ -309,7 +317,7 @@ def _divergence_finalize_kernel(
     labels_ptr,  # (N,), or None
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (STATISTICS, N, chunks)
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -332,13 +340,13 @@ def _divergence_finalize_kernel(
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
     active = mask_n & (w != 0)
-    size = tl.cast(rows, tl.int64) * chunks
+    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
     loss_sums = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
     aux_sums = loss_sums
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        loss_sums += load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
-        aux_sums += load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0)
+        loss_sums += load_stat(chunk_stats_ptr, LOSS_SUM, size, at, mask, 0.0)
+        aux_sums += load_stat(chunk_stats_ptr, AUX_SUM, size, at, mask, 0.0)
     max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
     stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
     labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
@@ -401,7 +409,7 @@ def divergence_forward(
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=student.device)
     partials = None
     if tiling.chunks > 1:
-        partials = torch.empty((STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
+        partials = torch.empty((CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
     fns = DIVERGENCES[divergence]
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     hard = hard_label_weight != 0

@@ -26,13 +26,15 @@ from ...jit import math
 from ...jit.math import LN_2, exp2
 from ...jit.tiles import load_stat, store_stat
 
-#: Statistics of rows, (STATISTICS, N), which forward saves; and of chunks of rows, (STATISTICS, N, chunks). The row's
-#: weight (not of chunks); row_max = log₂e/T·max x and sum_exp of student and teacher; the student's sum_exp at
-#: temperature 1, of chunks only where hard labels need it beside the other; k_s and k_t of rows, loss_sum and aux_sum
-#: of chunks.
+#: Statistics of rows, (STATISTICS, N), which forward saves: the row's weight; row_max = log₂e/T·max x and sum_exp of
+#: student and teacher; the student's sum_exp at temperature 1; k_s and k_t.
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
-LOSS_SUM, AUX_SUM = K_S, K_T
+
+#: Statistics of chunks of rows, (CHUNK_STATISTICS, N, chunks): MAX_S to SUM_T; SUM_S_T1, where hard labels need it
+#: beside SUM_S; loss_sum. A second pass, which comes when SUM_S_T1 is merged, writes aux_sum in its place.
+CHUNK_STATISTICS = 6
+LOSS_SUM, AUX_SUM = K_S, SUM_S_T1
 
 
 class Divergence(NamedTuple):
@@ -54,6 +56,16 @@ def cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, DT
         tl.full((), divergence_scale, DTYPE),
         tl.full((), ce_scale, DTYPE),
     )
+
+
+@triton.jit
+def skip_weight(partials_ptr, rows, chunks):
+    """Return size, the length of each statistic of chunks, and the pointer that statistics are numbered from.
+
+    They begin with MAX_S, as chunks have no WEIGHT.
+    """
+    size = tl.cast(rows, tl.int64) * chunks
+    return size, partials_ptr - size * MAX_S
 
 
 @triton.jit
