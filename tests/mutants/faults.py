@@ -153,7 +153,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("hard labels merge chunks at the temperature of the divergence", "divergence",
          "math.rescaled(chunk_sum_s_T1, shift_s * temperature)", "math.rescaled(chunk_sum_s_T1, shift_s)"),
         ("the second sum of a second pass is the first one again", "divergence",
-         "aux_sums += load_stat(chunk_stats_ptr, AUX_SUM", "aux_sums += load_stat(chunk_stats_ptr, LOSS_SUM"),
+         "aux_sums += load_stat(partials_ptr, AUX_SUM, size", "aux_sums += load_stat(partials_ptr, LOSS_SUM, size"),
         ("a row that does not count has a loss of NaN", "divergence_semantics",
          "tl.where(active, w * loss, 0.0)", "w * loss"),
     ],

@@ -57,7 +57,6 @@ from .terms import (
     WEIGHT,
     cast_scalars,
     load_stats,
-    skip_weight,
     store_stats,
 )
 
@@ -117,11 +116,10 @@ def _divergence_kernel(
         _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
     else:
         max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
-        at = offs_n * chunks + chunk
-        size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
-        store_stats(chunk_stats_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
+        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
+        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
         if WITH_TERMS:
-            store_stat(chunk_stats_ptr, LOSS_SUM, size, at, loss_sum, active)
+            store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
 
 
 @triton.jit
@@ -227,29 +225,25 @@ def _divergence_merge_kernel(
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
     active = mask_n & (w != 0)
-    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
-    max_s = merged_max(chunk_stats_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
-    max_t = merged_max(chunk_stats_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
+    max_s = merged_max(partials_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
+    max_t = merged_max(partials_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
+    size = tl.cast(rows, tl.int64) * chunks
     _, temperature, _, _, _ = scalars
     sums_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
     sums_t, sums_s_T1, loss_sums = sums_s, sums_s, sums_s
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift_s = (
-            load_stat(chunk_stats_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
-        )
-        shift_t = (
-            load_stat(chunk_stats_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
-        )
-        chunk_sum_s = load_stat(chunk_stats_ptr, SUM_S, size, at, mask, 0.0)
-        chunk_sum_t = load_stat(chunk_stats_ptr, SUM_T, size, at, mask, 0.0)
+        shift_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
+        shift_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
+        chunk_sum_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0)
+        chunk_sum_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0)
         sums_s += math.rescaled(chunk_sum_s, shift_s)
         sums_t += math.rescaled(chunk_sum_t, shift_t)
         if not TWO_PASS:
-            chunk_loss_sum = load_stat(chunk_stats_ptr, LOSS_SUM, size, at, mask, 0.0)
+            chunk_loss_sum = load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
             loss_sums += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
         if SEPARATE_SUM_T1:
-            chunk_sum_s_T1 = load_stat(chunk_stats_ptr, SUM_S_T1, size, at, mask, 0.0)
+            chunk_sum_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0)
             sums_s_T1 += math.rescaled(chunk_sum_s_T1, shift_s * temperature)
     sum_s, sum_t = tl.sum(sums_s, axis=1), tl.sum(sums_t, axis=1)
     sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_SUM_T1 else sum_s
@@ -293,10 +287,9 @@ def _divergence_second_pass_kernel(
     else:
         mask = tile_mask(active, offs_v, V)
         loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN)
-    at = offs_n * chunks + chunk
-    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
-    store_stat(chunk_stats_ptr, LOSS_SUM, size, at, loss_sum, active)
-    store_stat(chunk_stats_ptr, AUX_SUM, size, at, aux_sum, active)
+    at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
+    store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
+    store_stat(partials_ptr, AUX_SUM, size, at, aux_sum, active)
 
 
 @triton.jit
@@ -340,13 +333,13 @@ def _divergence_finalize_kernel(
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
     active = mask_n & (w != 0)
-    size, chunk_stats_ptr = skip_weight(partials_ptr, rows, chunks)
+    size = tl.cast(rows, tl.int64) * chunks
     loss_sums = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
     aux_sums = loss_sums
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        loss_sums += load_stat(chunk_stats_ptr, LOSS_SUM, size, at, mask, 0.0)
-        aux_sums += load_stat(chunk_stats_ptr, AUX_SUM, size, at, mask, 0.0)
+        loss_sums += load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
+        aux_sums += load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0)
     max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
     stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
     labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)

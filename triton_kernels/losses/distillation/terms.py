@@ -31,10 +31,10 @@ from ...jit.tiles import load_stat, store_stat
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
 
-#: Statistics of chunks of rows, (CHUNK_STATISTICS, N, chunks): MAX_S to SUM_T; SUM_S_T1, where hard labels need it
-#: beside SUM_S; loss_sum. A second pass, which comes when SUM_S_T1 is merged, writes aux_sum in its place.
+#: Statistics of chunks of rows, (CHUNK_STATISTICS, N, chunks): loss_sum, where rows have the weight; MAX_S to SUM_T;
+#: SUM_S_T1, if hard labels need it beside SUM_S. A second pass, by which time it is merged, writes aux_sum there.
 CHUNK_STATISTICS = 6
-LOSS_SUM, AUX_SUM = K_S, SUM_S_T1
+LOSS_SUM, AUX_SUM = WEIGHT, SUM_S_T1
 
 
 class Divergence(NamedTuple):
@@ -56,16 +56,6 @@ def cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, DT
         tl.full((), divergence_scale, DTYPE),
         tl.full((), ce_scale, DTYPE),
     )
-
-
-@triton.jit
-def skip_weight(partials_ptr, rows, chunks):
-    """Return size, the length of each statistic of chunks, and the pointer that statistics are numbered from.
-
-    They begin with MAX_S, as chunks have no WEIGHT.
-    """
-    size = tl.cast(rows, tl.int64) * chunks
-    return size, partials_ptr - size * MAX_S
 
 
 @triton.jit
