@@ -262,6 +262,19 @@ class TestInPlaceGradients:
             with pytest.raises(RuntimeError, match="was overwritten in place by the gradient of a loss"):
                 use(tensor)
 
+    @pytest.mark.parametrize("optimizer", [lucid.optim.SGD, lucid.optim.Adam])
+    def test_are_no_step_from_logits_that_are_gone(self, optimizer: Any) -> None:
+        logits = _leaf(5, 7) * 2
+        parameter = nn.Parameter(logits.detach().reshape(7, 5))  # of the same memory
+        F.distillation_loss(logits, lucid.zeros(5, 7), inplace_gradient=True).backward()
+        parameter.grad = lucid.zeros(7, 5)
+        for change in (
+            optimizer([parameter], lr=0.1).step,
+            lambda: _module(parameter).load_state_dict({"weight": parameter}),
+        ):
+            with pytest.raises(RuntimeError, match="was overwritten in place by the gradient of a loss"):
+                change()
+
     def test_given_for_a_view_make_every_use_of_the_base_an_error(self) -> None:
         x = _leaf(2, 3, 7)
         base = x * 2
