@@ -15,6 +15,7 @@ with backend.jit_mode():
     from .losses.kl_div import kl_div_backward, kl_div_forward
     from .losses.reduction import token_mean
     from .losses.soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
+    from .losses.upstream import scale_gradient, token_weights
     from .ops.elementwise import pointwise
     from .ops.embedding import embedding_backward, embedding_forward
     from .ops.matmul import matmul
@@ -41,6 +42,7 @@ __all__ = [
     "tile_configs",
     "matmul",
     "pointwise",
+    "scale_gradient",
     "sgd_step",
     "soft_cross_entropy_backward",
     "soft_cross_entropy_forward",
@@ -48,4 +50,5 @@ __all__ = [
     "softmax_forward",
     "sum",
     "token_mean",
+    "token_weights",
 ]

@@ -50,6 +50,7 @@ def describe(launched: launch.Launch) -> dict[str, Any]:
         "kernel": f"{function.__module__}:{function.__name__}",
         "args": dict(sorted(args.items())),
         "num_warps": launched.config.num_warps,
+        "max_registers": launched.config.max_registers,
     }
 
 
@@ -112,7 +113,10 @@ def compile_for(description: dict[str, Any], target: str) -> Any:
     """Compile a described launch for one of `TARGETS`; the interpreter must be off."""
     kernel = _resolve(description["kernel"])
     args = {name: _rebuild(value) for name, value in description["args"].items()}
-    return _warm_up(kernel, target, {**args, "num_warps": description["num_warps"]})
+    options = {"num_warps": description["num_warps"]}
+    if description.get("max_registers") and TARGETS[target][0] == "cuda":
+        options["maxnreg"] = description["max_registers"]
+    return _warm_up(kernel, target, {**args, **options})
 
 
 def report(compiled: Any, target: str) -> Report:

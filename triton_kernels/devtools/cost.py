@@ -98,31 +98,60 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor) -> Cost:
     return Cost(distinct_bytes(y) + distinct_bytes(dy), y.numel() * y.dtype.itemsize, 4 * y.numel())
 
 
-def divergence_forward(student: torch.Tensor, teacher: torch.Tensor, *, reduce: bool = True) -> Cost:
+def divergence_forward(
+    student: torch.Tensor, teacher: torch.Tensor, *, reduce: bool = True, gradient: bool = False
+) -> Cost:
     """Cost of a divergence of logits: both read once; one loss written, or one per row, in float32 (or float64).
+
+    With `gradient`, that of the student for an upstream gradient of 1 is written, too.
 
     >>> logits = torch.empty(8, 32000, dtype=torch.bfloat16, device="meta")
     >>> divergence_forward(logits, logits)
     Cost(read=1024000, written=4, flops=2560000)
+    >>> divergence_forward(logits, logits, gradient=True)
+    Cost(read=1024000, written=512004, flops=3328000)
     """
     itemsize = 8 if torch.float64 in (student.dtype, teacher.dtype) else 4
     # per softmax: maximum, difference, exponential, sum; then a difference, and a product with p, added up
     flops = 10 * student.numel()
     written = itemsize * (1 if reduce else math.prod(student.shape[:-1]))
-    return Cost(distinct_bytes(student) + distinct_bytes(teacher), written, flops)
+    loss = Cost(distinct_bytes(student) + distinct_bytes(teacher), written, flops)
+    # of each exponential a product, and a difference
+    return loss + Cost(0, student.numel() * student.dtype.itemsize, 3 * student.numel()) if gradient else loss
 
 
-def cross_entropy_forward(x: torch.Tensor, labels: torch.Tensor, *, reduce: bool = True) -> Cost:
+def cross_entropy_forward(
+    x: torch.Tensor, labels: torch.Tensor, *, reduce: bool = True, gradient: bool = False
+) -> Cost:
     """Cost of cross-entropy with labels: logits and labels read once; one loss written, or one per row.
+
+    With `gradient`, that for an upstream gradient of 1 is written, too.
 
     >>> logits, labels = torch.empty(8, 32000, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
     >>> cross_entropy_forward(logits, labels)
     Cost(read=1024064, written=4, flops=1024000)
+    >>> cross_entropy_forward(logits, labels, gradient=True)
+    Cost(read=1024064, written=1024004, flops=1280000)
     """
     itemsize = 8 if x.dtype is torch.float64 else 4
     # maximum, difference, exponential, sum
     written = itemsize * (1 if reduce else math.prod(x.shape[:-1]))
-    return Cost(distinct_bytes(x) + distinct_bytes(labels), written, 4 * x.numel())
+    loss = Cost(distinct_bytes(x) + distinct_bytes(labels), written, 4 * x.numel())
+    # of the exponential a product
+    return loss + Cost(0, x.numel() * x.dtype.itemsize, x.numel()) if gradient else loss
+
+
+def scale_gradient(gradient: torch.Tensor, dloss: torch.Tensor, *, one: bool = False) -> Cost:
+    """Cost of a gradient that was computed with the loss, times dloss, in place: read and written; not if dloss is 1.
+
+    >>> gradient, dloss = torch.empty(8, 32000, dtype=torch.bfloat16, device="meta"), torch.empty((), device="meta")
+    >>> scale_gradient(gradient, dloss)
+    Cost(read=512004, written=512000, flops=256000)
+    >>> scale_gradient(gradient, dloss, one=True)
+    Cost(read=4, written=0, flops=0)
+    """
+    moved, flops = (0, 0) if one else (gradient.numel() * gradient.dtype.itemsize, gradient.numel())
+    return Cost(moved + distinct_bytes(dloss), moved, flops)
 
 
 def cross_entropy_backward(x: torch.Tensor, labels: torch.Tensor, dloss: torch.Tensor) -> Cost:

@@ -42,7 +42,9 @@ class Traffic:
 def traffic() -> Iterator[Traffic]:
     """Count the bytes of global memory traffic of launches inside the block; in the interpreter only.
 
-    Masked-out elements do not count; an element loaded twice counts twice. Caches are not modelled.
+    Masked-out elements do not count; an element loaded twice counts twice. Caches are not modelled, and atomic accesses
+    do not count. Where the programs of a launch wait for each other's results, none is taken to wait in vain: as the
+    interpreter runs one after another, such a launch runs once before, uncounted.
 
     Raises
     ------
@@ -59,29 +61,62 @@ def traffic() -> Iterator[Traffic]:
     """
     if not backend.INTERPRETED:
         raise RuntimeError("traffic is counted in Triton's interpreter: set TRITON_INTERPRET=1 before Python starts")
-    from triton.runtime.interpreter import InterpreterBuilder
+    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
-    moved = Traffic()
+    moved, counting = Traffic(), True
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+    execute = GridExecutor.__call__
 
     def size(pointers: Any, mask: Any) -> int:
         lanes = np.broadcast_to(getattr(mask, "data", mask), pointers.data.shape)
         return int(np.count_nonzero(lanes)) * (pointers.get_element_ty().primitive_bitwidth // 8 or 1)
 
     def counted_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        moved.read += size(pointers, mask)
+        if counting:
+            moved.read += size(pointers, mask)
         return load(self, pointers, mask, *rest)
 
     def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        moved.written += size(pointers, mask)
+        if counting:
+            moved.written += size(pointers, mask)
         return store(self, pointers, value, mask, *rest)
+
+    def executed(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal counting
+        if kwargs.get("flags_ptr") is not None:
+            counting = False
+            try:
+                with _flags_set(kwargs):
+                    execute(self, *args, **kwargs)
+            finally:
+                counting = True
+        execute(self, *args, **kwargs)
 
     def count(_: launch.Launch) -> None:
         moved.launches += 1
 
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = counted_load, counted_store
+    GridExecutor.__call__ = executed
     try:
         with launch.launch_hook(count):
             yield moved
     finally:
         InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
+        GridExecutor.__call__ = execute
+
+
+@contextmanager
+def _flags_set(args: dict[str, Any]) -> Iterator[None]:
+    """Undo what a launch does within, but for the chunks' statistics and the flags that these are stored.
+
+    What counts programs, in the memory of flags, is at least 2 after a launch.
+    """
+    kept = ("flags_ptr", "partials_ptr")
+    tensors = [launch.tensor_of(value) for name, value in args.items() if name not in kept]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors if t is not None}
+    before = [(storage, storage.clone()) for storage in storages.values()]
+    yield
+    for storage, saved in before:
+        storage.copy_(saved)
+    flags = args["flags_ptr"]
+    flags[flags > 1] = 0

@@ -159,30 +159,39 @@ def _rescale(old_max, new_max):
 
 @triton.jit
 def tile_exp2(x, factor):
-    """Return row_max = factor·max x of each row of a tile; z = factor·x − row_max, rounded once; and 2^z.
+    """Return row_max = max x of each row of a tile; z = factor·(x − row_max); and 2^z.
 
-    The rounding error of row_max is the same in all z of a row, so it cancels in differences of z and in 2^z / Σ 2^z.
-    In float32 it is at most 32 for |row_max| < 2³⁰; beyond, 2^z may overflow.
+    The difference comes first: for a factor on large logits, z would have the rounding error of their products.
     """
-    row_max = tl.max(x, axis=1) * factor
+    row_max = tl.max(x, axis=1)
     z = shifted(x, factor, row_max)
     return row_max, z, exp2(z)
 
 
 @triton.jit
 def shifted(x, factor, row_max):
-    """Return factor·x − row_max of a tile, rounded once; factor·x in a row whose maximum is −inf."""
-    return tl.fma(x, factor, -neg_inf_to_zero(row_max)[:, None])
+    """Return factor·(x − row_max) of a tile; −inf in a row whose maximum is −inf."""
+    return (x - neg_inf_to_zero(row_max)[:, None]) * factor
 
 
 @triton.jit
-def rescaled(sum_exp, shift):
-    """Return sum_exp·2^shift of a chunk whose maximum is that of its row plus shift (≤ 0); 0 where 2^shift underflows.
+def row_max(x):
+    """Return the maximum of each row, of few rows; that of one row is a scalar to the compiler, of no thread layout."""
+    if x.shape[0] == 1:
+        y = tl.zeros((1,), x.dtype) + tl.max(tl.reshape(x, (x.shape[1],)), axis=0)
+    else:
+        y = tl.max(x, axis=1)
+    return y
 
-    sum_exp may be inf there: in a chunk of large negative logits z has the rounding error of row_max, also large.
-    """
-    factor = exp2(shift)
-    return tl.where((factor == 0) & (sum_exp == float("inf")), 0.0, sum_exp * factor)
+
+@triton.jit
+def row_sum(x):
+    """Return the sum of each row, of few rows; that of one row is a scalar to the compiler, of no thread layout."""
+    if x.shape[0] == 1:
+        y = tl.zeros((1,), x.dtype) + tl.sum(tl.reshape(x, (x.shape[1],)), axis=0)
+    else:
+        y = tl.sum(x, axis=1)
+    return y
 
 
 @triton.jit

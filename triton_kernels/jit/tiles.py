@@ -108,6 +108,16 @@ def tile_columns(chunk, V, BLOCK_V: tl.constexpr):
 
 
 @triton.jit
+def chunk_tile(chunk, tiles, i):
+    """Return the index of tile i of a chunk of `tiles` tiles, or of one if None."""
+    if tiles is None:
+        tile = chunk
+    else:
+        tile = chunk * tiles + i
+    return tile
+
+
+@triton.jit
 def column_offsets(offs_v, stride_v):
     """Return offsets of columns in a row; the column stride is encoded like row strides, None if it is 1."""
     if stride_v is None:
@@ -156,22 +166,12 @@ def store_tile(operand, offs_n, offs_v, sizes, value, mask):
 
 
 @triton.jit
-def store_gradient(operand, offs_n, offs_v, sizes, value, mask, mask_n, columns):
-    """Store a tile of a gradient with 0 where `mask` is false; in bounds are rows of `mask_n` and `columns` columns."""
-    if mask is None:
-        store_tile(operand, offs_n, offs_v, sizes, value, None)
-    else:
-        in_bounds = mask_n[:, None] & (offs_v < columns)[None, :]
-        store_tile(operand, offs_n, offs_v, sizes, tl.where(mask, value, 0.0), in_bounds)
-
-
-@triton.jit
 def tile_is_full(active, chunk, V, BLOCK_V: tl.constexpr):
     """Return whether all rows of a tile are active and all its columns in bounds.
 
-    Kernels run full tiles without a mask, so the body is compiled twice. Instructions per element of the bf16 gradient
-    of forward KL on sm_90: 16.0 instead of 18.9 for V divisible by 16; 17.8 instead of 27.3 for odd V; 15.3 instead of
-    28.3, and 128-bit instead of 16-bit loads, for aligned rows with an odd `vocab_size`.
+    Kernels load and store full tiles without a mask. Instructions per element of the bf16 gradient of forward KL on
+    sm_90: 16.0 instead of 18.9 for V divisible by 16; 17.8 instead of 27.3 for odd V; 15.3 instead of 28.3, and 128-bit
+    instead of 16-bit loads, for aligned rows with an odd `vocab_size`.
     """
     return (_first_column(chunk, V, BLOCK_V) <= V - BLOCK_V) & (tl.min(active.to(tl.int32), axis=0) > 0)
 
@@ -180,6 +180,28 @@ def tile_is_full(active, chunk, V, BLOCK_V: tl.constexpr):
 def tile_mask(active, offs_v, V):
     """Return the mask of a tile's active rows and in-bounds columns."""
     return active[:, None] & (offs_v < V)[None, :]
+
+
+@triton.jit
+def load_logits(operand, offs_n, active, sizes, tile, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Load and upcast a tile of active rows, −inf in others and out of bounds."""
+    offs_v = tile_columns(tile, V, BLOCK_V)
+    if tile_is_full(active, tile, V, BLOCK_V):
+        x = load_tile(operand, offs_n, offs_v, sizes, None, float("-inf"), DTYPE)
+    else:
+        x = load_tile(operand, offs_n, offs_v, sizes, tile_mask(active, offs_v, V), float("-inf"), DTYPE)
+    return x
+
+
+@triton.jit
+def store_gradient(operand, offs_n, active, mask_n, sizes, tile, value, V, columns, BLOCK_V: tl.constexpr):
+    """Store a tile of a gradient, 0 in rows that are not active and from column V on; it has `columns` columns."""
+    offs_v = tile_columns(tile, V, BLOCK_V)
+    if tile_is_full(active, tile, V, BLOCK_V):
+        store_tile(operand, offs_n, offs_v, sizes, value, None)
+    else:
+        in_bounds = mask_n[:, None] & (offs_v < columns)[None, :]
+        store_tile(operand, offs_n, offs_v, sizes, tl.where(tile_mask(active, offs_v, V), value, 0.0), in_bounds)
 
 
 @triton.jit
@@ -221,9 +243,12 @@ def store_stat(ptr, STAT: tl.constexpr, size, at, value, mask):
 
 
 @triton.jit
-def load_stat(ptr, STAT: tl.constexpr, size, at, mask, OTHER: tl.constexpr):
-    """Load statistic STAT of rows, or of chunks, at offsets `at`; `size` is the length of each statistic."""
-    return tl.load(ptr + tl.cast(size, at.dtype) * STAT + at, mask=mask, other=OTHER)
+def load_stat(ptr, STAT: tl.constexpr, size, at, mask, OTHER: tl.constexpr, VOLATILE: tl.constexpr = False):
+    """Load statistic STAT of rows, or of chunks, at offsets `at`; `size` is the length of each statistic.
+
+    VOLATILE: another program of the launch may have stored it.
+    """
+    return tl.load(ptr + tl.cast(size, at.dtype) * STAT + at, mask=mask, other=OTHER, volatile=VOLATILE)
 
 
 @triton.jit
@@ -247,6 +272,7 @@ def merged_max(partials_ptr, STAT: tl.constexpr, rows, offs_n, active, chunks, B
 @triton.jit
 def merge_chunks(
     partials_ptr,  # (2, N, chunks): row_max and sum_exp; or (4, N, chunks): and Σ w·z and Σ w of weights w
+    log2e,
     offs_n,
     active,
     rows,
@@ -262,8 +288,8 @@ def merge_chunks(
     weighted_sum, weight_sum = sum_exp, sum_exp
     for start in range(0, chunks, BLOCK_C):
         at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift = load_stat(partials_ptr, 0, size, at, mask, float("-inf")) - math.neg_inf_to_zero(row_max)[:, None]
-        sum_exp += math.rescaled(load_stat(partials_ptr, 1, size, at, mask, 0.0), shift)
+        shift = math.shifted(load_stat(partials_ptr, 0, size, at, mask, float("-inf")), log2e, row_max)
+        sum_exp += load_stat(partials_ptr, 1, size, at, mask, 0.0) * math.exp2(shift)
         if WEIGHTED:
             weight = load_stat(partials_ptr, 3, size, at, mask, 0.0)
             weighted_sum += load_stat(partials_ptr, 2, size, at, mask, 0.0) + tl.where(weight != 0, weight * shift, 0.0)

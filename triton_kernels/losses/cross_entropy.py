@@ -3,9 +3,12 @@
     loss = (1 − ε)·c_y·(−log q_y) + ε/V·Σ c_v·(−log q_v),   q = softmax(x)
     dx   = (1 − ε)·c_y·(q − [v = y]) + ε/V·(C·q − c_v),     C = Σ c_v
 
-In base 2, with row_max = log₂e·max x, z = log₂e·x − row_max and sum_exp = Σ 2^z of a row,
-−log q = log sum_exp − z·log 2. A program computes the statistics of one chunk of a row, as online softmax does, and a
-second kernel merges the chunks in order. Rows of `ignore_index` are not read.
+In base 2, with row_max = max x, z = log₂e·(x − row_max) and sum_exp = Σ 2^z of a row,
+−log q = log sum_exp − z·log 2. One launch reads each logit once and writes losses and, if wanted, gradients. A program
+holds one chunk of a row in registers. If the row has several, it stores the chunk's statistics; for gradients it waits
+for those of the others (`jit.chunk_flags`) and merges all in order, else the last program does. A row of more than
+`tile_configs.MAX_ROW_CHUNKS` tiles has chunks of several tiles, which are loaded again for gradients. Rows of
+`ignore_index` are not read.
 """
 
 from __future__ import annotations
@@ -14,76 +17,138 @@ import torch
 import triton
 import triton.language as tl
 
-from ..jit import math
+from ..jit import chunk_flags, math
 from ..jit.tiles import (
+    chunk_block,
+    chunk_tile,
     load_class_weights,
     load_column,
+    load_logits,
     load_row,
     load_stat,
-    load_tile,
-    merge_chunks,
     program_tile,
     store_gradient,
     store_stat,
     tile_columns,
-    tile_is_full,
-    tile_mask,
     valid_labels,
 )
-from ..runtime import device_errors, launch, strides
+from ..runtime import device_errors, launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
 
-#: Row statistics that forward saves: the weight of the label's class, row_max, sum_exp, C.
+#: Row statistics that forward saves: the weight of the label's class, row_max, sum_exp, C. The one numbered `COUNTS` is
+#: 0 in rows that are not read.
 STATISTICS = 4
+COUNTS = 2
 _WEIGHT, _MAX, _SUM, _C = (tl.constexpr(stat) for stat in range(STATISTICS))
+
+#: Statistics of chunks: the label's logit if it is in the chunk, else 0; maximum, sum_exp and Σ c; Σ c·z.
+_CHUNK_STATISTICS = 5
+_X_LABEL, _WEIGHTED = _WEIGHT, tl.constexpr(4)
 
 
 @row_jit
 def _cross_entropy_kernel(
     x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
+    dx,  # (N, V), or None; may be x
     labels_ptr,  # (N,)
     class_ptr,  # (V,), contiguous, or None
     report_ptr,  # of runtime.device_errors
+    factor_ptr,  # a scalar, or None: a factor on the gradient
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (4, N, chunks): written instead where rows have several chunks; else None
+    partials_ptr,  # (_CHUNK_STATISTICS, N, chunks), or None: rows have one chunk
+    flags_ptr,  # (blocks of rows, chunks), zeros; or None
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    tiles,  # per chunk, or None: 1
+    polls,  # how often to look for a flag
     labels_strides,
     ignore_index,
     log2e: tl.float64,
     smoothing: tl.float64,
+    gradient_scale: tl.float64,
+    TO_X: tl.constexpr,  # with dx: Triton 3.6 cannot compare a tuple with None
     SMOOTH: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Row statistics of a chunk, which are partial results or, where it is the whole row, its loss."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
-    labels = _load_labels((labels_ptr, labels_strides), report_ptr, offs_n, sizes, mask_n, ignore_index, V)
-    active = labels[1]
+    label, active, valid = _load_labels(
+        (labels_ptr, labels_strides), report_ptr, offs_n, sizes, mask_n, ignore_index, V
+    )
     if tl.max(active.to(tl.int32), axis=0) == 0:  # no logits to read
-        if partials_ptr is None:
+        if chunk == 0:
             zero = tl.zeros((BLOCK_N,), ACC_DTYPE)
             tl.store(losses_ptr + offs_n, zero, mask=mask_n)
             store_stat(stats_ptr, _WEIGHT, rows, offs_n, zero, mask_n)
+            store_stat(stats_ptr, _SUM, rows, offs_n, zero, mask_n)
+        if TO_X:
+            for i in range(0, 1 if tiles is None else tiles):
+                tile, zeros = chunk_tile(chunk, tiles, i), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+                store_gradient(dx, offs_n, active, mask_n, sizes, tile, zeros, V, V, BLOCK_V)
         return
+    column = valid_labels(label, V)
     scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(active, chunk, V, BLOCK_V):
-        stats = _tile_stats(x, class_ptr, offs_n, offs_v, None, sizes, V, scalars[0], SMOOTH)
+    WHOLE_ROW: tl.constexpr = partials_ptr is None
+    partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
+    stores_loss = chunk == 0
+    if WHOLE_ROW:
+        x_tile, stats = _chunk_stats(
+            x, class_ptr, offs_n, active, sizes, chunk, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
+        )
     else:
-        stats = _tile_stats(x, class_ptr, offs_n, offs_v, tile_mask(active, offs_v, V), sizes, V, scalars[0], SMOOTH)
-    if partials_ptr is None:
-        out = (losses_ptr, stats_ptr)
-        _finalize_rows(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, stats, scalars, SMOOTH)
-    else:
-        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        for stat in tl.static_range(4 if SMOOTH else 2):
-            store_stat(partials_ptr, stat, size, at, stats[stat], active)
+        flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
+        x_tile = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            x_tile, found = _chunk_stats(
+                x, class_ptr, offs_n, active, sizes, todo, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
+            )
+            if TO_X:
+                if chunk_flags.may_publish(flags, todo, chunk):
+                    _store_chunk_stats(partials, todo, active, found, SMOOTH)
+                    chunk_flags.publish(flags + todo)
+                todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+            else:
+                _store_chunk_stats(partials, todo, active, found, SMOOTH)
+                stores_loss = chunk_flags.arrive(flags) == chunks - 1
+                todo = -1
+        stats = _merged_stats(partials, active & (stores_loss | TO_X), scalars[0], SMOOTH, BLOCK_C)
+    row_max, sum_exp, weighted_sum, weight_sum, x_label = stats
+    log2e, smoothing = scalars
+    w = active.to(ACC_DTYPE)
+    if class_ptr is not None:
+        w = tl.load(class_ptr + label, mask=valid, other=0).to(ACC_DTYPE)
+    if stores_loss:
+        log_sum = math.log(sum_exp)
+        z_label = (tl.where(valid, x_label, float("nan")) - math.neg_inf_to_zero(row_max)) * log2e
+        loss = w * (log_sum - z_label * math.LN_2)
+        if SMOOTH:
+            loss = (1 - smoothing) * loss + smoothing / V * (weight_sum * log_sum - weighted_sum * math.LN_2)
+        tl.store(losses_ptr + offs_n, tl.where(active, loss, 0.0), mask=mask_n)
+        store_stat(stats_ptr, _WEIGHT, rows, offs_n, tl.where(active, w, 0.0), mask_n)
+        store_stat(stats_ptr, _MAX, rows, offs_n, row_max, active)
+        store_stat(stats_ptr, _SUM, rows, offs_n, tl.where(active, sum_exp, 0.0), mask_n)
+        store_stat(stats_ptr, _C, rows, offs_n, weight_sum, active)
+    if TO_X:
+        g = tl.full((), gradient_scale, ACC_DTYPE)
+        if factor_ptr is not None:
+            g *= tl.load(factor_ptr).to(ACC_DTYPE)
+        of_rows = _gradient_of_rows(
+            tl.where(active, g, 0.0), w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH
+        )
+        for i in range(0, 1 if tiles is None else tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            if tiles is not None:
+                x_tile = load_logits(x, offs_n, active, sizes, tile, V, ACC_DTYPE, BLOCK_V)
+            offs_v = tile_columns(tile, V, BLOCK_V)
+            gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
+            store_gradient(dx, offs_n, active, mask_n, sizes, tile, gradient, V, V, BLOCK_V)
 
 
 @triton.jit
@@ -97,69 +162,103 @@ def _load_labels(labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
 
 
 @triton.jit
-def _tile_stats(x, class_ptr, offs_n, offs_v, mask, sizes, V, log2e, SMOOTH: tl.constexpr):
-    """row_max and sum_exp of each row of a tile; Σ c·z and Σ c. mask None: the tile is full."""
-    row_max, z, e = math.tile_exp2(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e)
+def _chunk_stats(
+    x,
+    class_ptr,
+    offs_n,
+    active,
+    sizes,
+    chunk,
+    tiles,
+    V,
+    column,
+    log2e,
+    SMOOTH: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Load a chunk; return its first tile, and maximum, sum_exp, Σ c·z, Σ c and the label's logit of each row."""
+    tile = chunk_tile(chunk, tiles, 0)
+    x_tile = load_logits(x, offs_n, active, sizes, tile, V, log2e.dtype, BLOCK_V)
+    row_max, sum_exp, weighted_sum, weight_sum = _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
+    if tiles is not None:
+        for i in range(1, tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            other_tile = load_logits(x, offs_n, active, sizes, tile, V, log2e.dtype, BLOCK_V)
+            other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
+            new_max = tl.maximum(row_max, other[0])
+            from_max = math.neg_inf_to_zero(new_max)
+            shift, other_shift = (row_max - from_max) * log2e, (other[0] - from_max) * log2e
+            sum_exp = sum_exp * math.exp2(shift) + other[1] * math.exp2(other_shift)
+            if SMOOTH:
+                weighted_sum = _reweighted(weighted_sum, weight_sum, shift) + _reweighted(
+                    other[2], other[3], other_shift
+                )
+                weight_sum += other[3]
+            row_max = new_max
+    found = (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
+    x_label = load_column(x, offs_n, column, sizes, found, 0, log2e.dtype)
+    return x_tile, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
+
+
+@triton.jit
+def _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH: tl.constexpr, BLOCK_V: tl.constexpr):
+    row_max, z, e = math.tile_exp2(x_tile, log2e)
     sum_exp = tl.sum(e, axis=1)
-    weighted_sum, weight_sum = sum_exp, sum_exp
+    weighted_sum, weight_sum = sum_exp, sum_exp  # not used unless SMOOTH
     if SMOOTH:
-        c = load_class_weights(class_ptr, offs_v, V, log2e.dtype)
+        c = load_class_weights(class_ptr, tile_columns(tile, V, BLOCK_V), V, log2e.dtype)
         weight_sum = tl.sum(tl.broadcast_to(c, z.shape), axis=1)
         weighted_sum = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
     return row_max, sum_exp, weighted_sum, weight_sum
 
 
 @triton.jit
-def _finalize_rows(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, stats, scalars, SMOOTH: tl.constexpr):
-    """Store the losses of rows, and what backward needs."""
-    log2e, smoothing = scalars
-    label, active, valid = labels
-    row_max, sum_exp, weighted_sum, weight_sum = stats
-    x_label = load_column(x, offs_n, label, sizes, valid, float("nan"), log2e.dtype)
-    if class_ptr is None:
-        w = active.to(log2e.dtype)
-    else:
-        w = tl.load(class_ptr + label, mask=valid, other=0).to(log2e.dtype)
-    log_sum = math.log(sum_exp)
-    loss = w * (log_sum - tl.fma(x_label, log2e, -math.neg_inf_to_zero(row_max)) * math.LN_2)
+def _reweighted(weighted_sum, weight_sum, shift):
+    """Return Σ c·z for a maximum that is larger by −shift."""
+    return weighted_sum + tl.where(weight_sum != 0, weight_sum * shift, 0.0)
+
+
+@triton.jit
+def _store_chunk_stats(partials, chunk, active, stats, SMOOTH: tl.constexpr):
+    """Store what `_chunk_stats` returned of a chunk."""
+    partials_ptr, offs_n, size, chunks = partials
+    row_max, sum_exp, weighted_sum, weight_sum, x_label = stats
+    at = offs_n * chunks + chunk
+    store_stat(partials_ptr, _MAX, size, at, row_max, active)
+    store_stat(partials_ptr, _SUM, size, at, sum_exp, active)
+    store_stat(partials_ptr, _X_LABEL, size, at, x_label, active)
     if SMOOTH:
-        loss = (1 - smoothing) * loss + smoothing / V * (weight_sum * log_sum - weighted_sum * math.LN_2)
-    tl.store(out[0] + offs_n, tl.where(active, loss, 0.0), mask=mask_n)
-    store_stat(out[1], _WEIGHT, rows, offs_n, tl.where(active, w, 0.0), mask_n)
-    store_stat(out[1], _MAX, rows, offs_n, row_max, active)
-    store_stat(out[1], _SUM, rows, offs_n, sum_exp, active)
-    store_stat(out[1], _C, rows, offs_n, weight_sum, active)
+        store_stat(partials_ptr, _WEIGHTED, size, at, weighted_sum, active)
+        store_stat(partials_ptr, _C, size, at, weight_sum, active)
 
 
-@row_jit
-def _cross_entropy_merge_kernel(
-    x,  # (N, V): only the labels' columns are read
-    labels_ptr,  # (N,)
-    class_ptr,  # (V,), contiguous, or None
-    report_ptr,  # of runtime.device_errors
-    losses_ptr,  # (N,)
-    stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (4, N, chunks)
-    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
-    rows,
-    V,
-    chunks,
-    labels_strides,
-    ignore_index,
-    log2e: tl.float64,
-    smoothing: tl.float64,
-    SMOOTH: tl.constexpr,
-    ACC_DTYPE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Merge the chunks of rows, in order, into losses."""
-    offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
-    labels = _load_labels((labels_ptr, labels_strides), report_ptr, offs_n, sizes, mask_n, ignore_index, V)
-    stats = merge_chunks(partials_ptr, offs_n, labels[1], rows, chunks, SMOOTH, ACC_DTYPE, BLOCK_C)
-    out = (losses_ptr, stats_ptr)
-    _finalize_rows(out, x, class_ptr, offs_n, sizes, mask_n, labels, rows, V, stats, scalars, SMOOTH)
+@triton.jit
+def _merged_stats(partials, active, log2e, SMOOTH: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return the statistics of rows, from those of their chunks, in order."""
+    partials_ptr, offs_n, size, chunks = partials
+    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
+    maxima = load_stat(partials_ptr, _MAX, size, at, mask, float("-inf"), VOLATILE=True)
+    sums = load_stat(partials_ptr, _SUM, size, at, mask, 0.0, VOLATILE=True)
+    row_max = math.row_max(maxima)
+    shift = math.shifted(maxima, log2e, row_max)
+    sum_exp = math.row_sum(sums * math.exp2(shift))
+    x_label = math.row_sum(load_stat(partials_ptr, _X_LABEL, size, at, mask, 0.0, VOLATILE=True))
+    weighted_sum, weight_sum = sum_exp, sum_exp  # not used unless SMOOTH
+    if SMOOTH:
+        weights = load_stat(partials_ptr, _C, size, at, mask, 0.0, VOLATILE=True)
+        weighted = load_stat(partials_ptr, _WEIGHTED, size, at, mask, 0.0, VOLATILE=True)
+        weight_sum, weighted_sum = math.row_sum(weights), math.row_sum(_reweighted(weighted, weights, shift))
+    return row_max, sum_exp, weighted_sum, weight_sum, x_label
+
+
+@triton.jit
+def _gradient_of_rows(g, w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH: tl.constexpr):
+    """Return what the gradient of a row's elements is made of, for an upstream gradient g of its loss."""
+    grad_target, grad_uniform = g * w, g * 0
+    if SMOOTH:
+        grad_target *= 1 - smoothing
+        grad_uniform = g * (smoothing / V)
+    return row_max, math.div(grad_target + grad_uniform * weight_sum, sum_exp), grad_target, grad_uniform, column
 
 
 @replayable
@@ -170,6 +269,10 @@ def cross_entropy_forward(
     class_weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    gradient_scale: float = 1.0,
+    gradient_factor: torch.Tensor | None = None,
+    dx: torch.Tensor | None = None,
+    polls: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of each row of logits with its label.
 
@@ -184,12 +287,19 @@ def cross_entropy_forward(
         (V,), dense, floating.
     label_smoothing
         ε in [0, 1].
+    gradient_scale, gradient_factor
+        Factors on the gradient: a number, and a 0-d tensor that is read on the device.
+    dx
+        Where the gradient is written, for an upstream gradient of 1 to each loss: of x's shape, or None.
+    polls
+        How often a program looks whether another has published its statistics, before it computes them by itself.
 
     Returns
     -------
     tuple
         Losses, of the leading dimensions' shape, float32 (float64 for float64); and the rows' statistics,
-        (STATISTICS, rows), whose first row are the weights of the labels' classes.
+        (STATISTICS, rows), whose first row are the weights of the labels' classes; row `COUNTS` is 0 for rows that are
+        not read.
 
     Examples
     --------
@@ -198,30 +308,37 @@ def cross_entropy_forward(
     >>> [round(loss, 4) for loss in losses.tolist()], statistics[0].tolist()
     ([0.6931, 0.0], [1.0, 0.0])
     """
-    tiling = RowTiling(x.shape[-1], {"x": x}, {"labels": labels})
+    tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels}, meeting=128)
     dtype = launch.compute_dtype(x.dtype)
     losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=x.device)
-    partials = None
+    partials, flags = None, None
     if tiling.chunks > 1:
-        partials = torch.empty((4, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
-    args = {
-        **tiling.args("x", "labels"),
-        "class_ptr": class_weight,
-        "report_ptr": device_errors.buffer(x.device),
-        "losses_ptr": losses,
-        "stats_ptr": stats,
-        "partials_ptr": partials,
-        "V": x.shape[-1],
-        "ignore_index": ignore_index,
-        "log2e": math.LOG2_E.value,
-        "smoothing": label_smoothing,
-        "SMOOTH": label_smoothing != 0,
-        "ACC_DTYPE": launch.tl_dtype(dtype),
-    }
-    launch.run(_cross_entropy_kernel, tiling.grid, tiling.config, **args)
-    if partials is not None:
-        launch.run(_cross_entropy_merge_kernel, *tiling.merging(dtype), **args)
+        partials = torch.empty((_CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
+        flags = launch.zeros(tiling.grid, dtype=torch.int32, device=x.device)
+    launch.run(
+        _cross_entropy_kernel,
+        tiling.grid,
+        tiling.config,
+        **tiling.args("x", "dx", "labels"),
+        class_ptr=class_weight,
+        report_ptr=device_errors.buffer(x.device),
+        factor_ptr=gradient_factor,
+        losses_ptr=losses,
+        stats_ptr=stats,
+        partials_ptr=partials,
+        flags_ptr=flags,
+        V=x.shape[-1],
+        tiles=tiling.tiles,
+        polls=tile_configs.polls() if polls is None else polls,
+        ignore_index=ignore_index,
+        log2e=math.LOG2_E.value,
+        smoothing=label_smoothing,
+        gradient_scale=gradient_scale,
+        TO_X=dx is not None,
+        SMOOTH=label_smoothing != 0,
+        ACC_DTYPE=launch.tl_dtype(dtype),
+    )
     return losses, stats
 
 
@@ -254,49 +371,29 @@ def _cross_entropy_backward_kernel(
     g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
         g *= tl.load(dloss_factor_ptr).to(ACC_DTYPE)
-    grad_target = g * load_stat(stats_ptr, _WEIGHT, rows, offs_n, active, 0.0)
-    grad_uniform = g * 0
-    if SMOOTH:
-        smoothing = tl.full((), smoothing, ACC_DTYPE)
-        grad_target *= 1 - smoothing
-        grad_uniform = g * (smoothing / V)
+    w = load_stat(stats_ptr, _WEIGHT, rows, offs_n, active, 0.0)
     row_max = load_stat(stats_ptr, _MAX, rows, offs_n, active, 0.0)
     sum_exp = load_stat(stats_ptr, _SUM, rows, offs_n, active, 1.0)
     weight_sum = load_stat(stats_ptr, _C, rows, offs_n, active, 0.0)
-    grad_softmax = math.div(grad_target + grad_uniform * weight_sum, sum_exp)
-    of_rows = (row_max, grad_softmax, grad_target, grad_uniform, valid_labels(label, V))
+    column, smoothing = valid_labels(label, V), tl.full((), smoothing, ACC_DTYPE)
+    of_rows = _gradient_of_rows(g, w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH)
     log2e = tl.full((), log2e, ACC_DTYPE)
+    x_tile = load_logits(x, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
     offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(active, chunk, V, BLOCK_V):
-        _tile_gradient(x, dx, class_ptr, offs_n, offs_v, mask_n, None, sizes, V, of_rows, log2e, SMOOTH)
-    else:
-        mask = tile_mask(active, offs_v, V)
-        _tile_gradient(x, dx, class_ptr, offs_n, offs_v, mask_n, mask, sizes, V, of_rows, log2e, SMOOTH)
+    gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
+    store_gradient(dx, offs_n, active, mask_n, sizes, chunk, gradient, V, V, BLOCK_V)
 
 
 @triton.jit
-def _tile_gradient(
-    x,
-    dx,
-    class_ptr,
-    offs_n,
-    offs_v,
-    mask_n,
-    mask,  # None: the tile is full; where false, the gradient is 0
-    sizes,
-    V,
-    of_rows,
-    log2e,
-    SMOOTH: tl.constexpr,
-):
-    """Store the gradient of a tile."""
+def _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH: tl.constexpr):
+    """Return the gradient of a tile."""
     row_max, grad_softmax, grad_target, grad_uniform, label = of_rows
-    z = math.shifted(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e, row_max)
+    z = math.shifted(x_tile, log2e, row_max)
     is_label = offs_v[None, :] == label[:, None]
     gradient = math.exp2(z) * grad_softmax[:, None] - tl.where(is_label, grad_target[:, None], 0.0)
     if SMOOTH:
         gradient -= grad_uniform[:, None] * load_class_weights(class_ptr, offs_v, V, log2e.dtype)
-    store_gradient(dx, offs_n, offs_v, sizes, gradient, mask, mask_n, V)
+    return gradient
 
 
 @replayable

@@ -50,6 +50,7 @@ def _token_mean_kernel(
     weights_ptr,  # (n,), weights or partial sums, or None
     active_ptr,  # (n,), nonzero where a token is active, or None: where its weight is nonzero
     denominator_ptr,  # 0-d, or None
+    known_factor_ptr,  # 0-d, or None
     report_ptr,
     out_ptr,  # 0-d
     factor_ptr,  # 0-d
@@ -73,6 +74,8 @@ def _token_mean_kernel(
             active |= weight != 0
     total = tl.sum(losses, axis=0)
     factor = tl.full((), scale, ACC_DTYPE)
+    if known_factor_ptr is not None:
+        factor *= tl.load(known_factor_ptr).to(ACC_DTYPE)
     # Not from the sum of the weights: weights of both signs may add up to 0.
     none_active = (tl.max(active.to(tl.int32), axis=0) == 0) & (weights_ptr is not None)
     if denominator_ptr is not None:
@@ -95,6 +98,7 @@ def token_mean(
     *,
     weights: torch.Tensor | None = None,
     denominator: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,6 +114,8 @@ def token_mean(
     denominator
         0-d, of any dtype; read on the device. If it is not positive, result and factor are NaN, and the next
         `raise_pending_errors` raises, unless weights are given and all are 0.
+    factor
+        0-d, a further factor, such as that of an earlier call with the weights alone.
     dtype
         Dtype of the result; by default that of the losses.
 
@@ -145,7 +151,7 @@ def token_mean(
             weights, active = sums[1], sums[2]
         losses, n = sums[0], programs
     out = torch.empty((), dtype=dtype or losses.dtype, device=losses.device)
-    factor = torch.empty((), dtype=losses.dtype, device=losses.device)
+    result = torch.empty((), dtype=losses.dtype, device=losses.device)
     launch.run(
         _token_mean_kernel,
         (1,),
@@ -156,9 +162,10 @@ def token_mean(
         denominator_ptr=denominator,
         report_ptr=device_errors.buffer(losses.device),
         out_ptr=out,
-        factor_ptr=factor,
+        known_factor_ptr=factor,
+        factor_ptr=result,
         n=n,
         scale=scale,
         ACC_DTYPE=acc_dtype,
     )
-    return out, factor
+    return out, result

@@ -4,7 +4,7 @@
     dx   = W·q − w,   W = Σ w_v
     dy   = (1 − ε)·c·(−log q)
 
-In base 2, with row_max = log₂e·max x, z = log₂e·x − row_max and sum_exp = Σ 2^z of a row,
+In base 2, with row_max = max x, z = log₂e·(x − row_max) and sum_exp = Σ 2^z of a row,
 −log q = log sum_exp − z·log 2, so that loss = W·log sum_exp − log 2·Σ w·z. A program computes the statistics of one
 chunk of a row, as online softmax does, and a second kernel merges the chunks in order. Where x = −inf a column with
 w = 0 adds exactly 0, and dy is 0 if (1 − ε)·c is. Probabilities need not add up to 1.
@@ -114,13 +114,16 @@ def _soft_cross_entropy_merge_kernel(
     partials_ptr,  # (4, N, chunks)
     rows,
     chunks,
+    log2e: tl.float64,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Merge the chunks of rows, in order, into losses."""
     offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    stats = merge_chunks(partials_ptr, offs_n, mask_n, rows, chunks, True, ACC_DTYPE, BLOCK_C)
+    stats = merge_chunks(
+        partials_ptr, tl.full((), log2e, ACC_DTYPE), offs_n, mask_n, rows, chunks, True, ACC_DTYPE, BLOCK_C
+    )
     _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats)
 
 
@@ -175,9 +178,15 @@ def soft_cross_entropy_forward(
     )
     if partials is not None:
         grid, config = tiling.merging(dtype)
-        counts = {"rows": tiling.rows, "chunks": tiling.chunks}
         launch.run(
-            _soft_cross_entropy_merge_kernel, grid, config, **outputs, **counts, ACC_DTYPE=launch.tl_dtype(dtype)
+            _soft_cross_entropy_merge_kernel,
+            grid,
+            config,
+            **outputs,
+            rows=tiling.rows,
+            chunks=tiling.chunks,
+            log2e=math.LOG2_E.value,
+            ACC_DTYPE=launch.tl_dtype(dtype),
         )
     return losses, stats
 

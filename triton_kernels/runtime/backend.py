@@ -17,6 +17,9 @@ import triton.language as tl
 
 HAS_GPU: bool = torch.cuda.is_available()
 
+#: PyTorch is built for AMD GPUs.
+HIP: bool = torch.version.hip is not None
+
 #: The user requested Triton's interpreter, now or before triton was imported.
 INTERPRETER_REQUESTED: bool = triton.knobs.runtime.interpret or not isinstance(tl.sum, triton.runtime.JITFunction)
 

@@ -28,6 +28,7 @@ class _State(threading.local):
     def __init__(self) -> None:
         self.dry_run: Callable[[Launch], None] | None = None  # called instead of launching
         self.records: list[tuple[Launch, Any]] | None = None  # with each launch's compiled kernel
+        self.zeros: list[torch.Tensor] = []  # made since records began
 
 
 _state = _State()
@@ -63,11 +64,24 @@ def record_launches() -> Iterator[list[tuple[Launch, Any]]]:
     """Collect this thread's launches inside the block, each with its compiled kernel (None if interpreted)."""
     before = _state.records
     records: list[tuple[Launch, Any]] = []
-    _state.records = records
+    _state.records, _state.zeros = records, []
     try:
         yield records
     finally:
-        _state.records = before
+        _state.records, _state.zeros = before, []
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return zeros that launches change, which a replay makes anew; `torch.zeros` elsewhere is a result of its own."""
+    tensor = torch.zeros(shape, dtype=dtype, device=device)
+    if _state.records is not None:
+        _state.zeros.append(tensor)
+    return tensor
+
+
+def recorded_zeros() -> set[int]:
+    """Return the addresses of storages that `zeros` made since this thread began `record_launches`."""
+    return {tensor.untyped_storage()._cdata for tensor in _state.zeros}
 
 
 def in_dry_run() -> bool:
@@ -110,9 +124,9 @@ def run(kernel: Any, grid: tuple[int, ...], config: tile_configs.Config, **args:
     backend.check_device(device)
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+            compiled = kernel[grid](**args, **config.tiles, **config.options)
     else:
-        compiled = kernel[grid](**args, **config.tiles, num_warps=config.num_warps)
+        compiled = kernel[grid](**args, **config.tiles, **config.options)
     if _state.records is not None:
         _state.records.append((Launch(kernel, grid, args, config), compiled))
 

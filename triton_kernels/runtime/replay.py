@@ -6,10 +6,10 @@ start the compiled kernels with positional arguments, without planning, dictiona
 of the host time of a small loss. Recording takes longer than a plain call, so a signature that occurs once, such as a
 batch of a new length, is not recorded.
 
-A launcher that is `replayable` allocates with `torch.empty` only, and passes to kernels only its arguments and its
-allocations, each as a pointer (`name_ptr`) or in an operand (tensor, strides, …). A call that passes or returns another
-tensor, such as a view of an argument or a tensor made from a number, is never replayed. Launchers that a launcher calls
-are part of its recording.
+A launcher that is `replayable` allocates with `torch.empty` and `launch.zeros` only, and passes to kernels only its
+arguments and its allocations, each as a pointer (`name_ptr`) or in an operand (tensor, strides, …). A call that passes
+or returns another tensor, such as a view of an argument or a tensor made from a number, is never replayed. Launchers
+that a launcher calls are part of its recording.
 """
 
 from __future__ import annotations
@@ -60,14 +60,16 @@ class _Launch(NamedTuple):
 class _Recording(NamedTuple):
     device: torch.device
     allocations: list[tuple[tuple[int, ...], torch.dtype]]
+    zeroed: set[int]  # which of the allocations
     launches: list[_Launch]
     results: Any  # a view, another object, or a tuple of them
 
     def replay(self, tensors: list[Any]) -> Any:
         device = self.device
         tensors.append(device_errors.buffer(device))
-        for shape, dtype in self.allocations:
-            tensors.append(torch.empty(shape, dtype=dtype, device=device))
+        for number, (shape, dtype) in enumerate(self.allocations):
+            make = torch.zeros if number in self.zeroed else torch.empty
+            tensors.append(make(shape, dtype=dtype, device=device))
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
                 self._start(tensors)
@@ -164,11 +166,13 @@ def _record(
     options = {k: next(aliases) if isinstance(arg, torch.Tensor) else arg for k, arg in options.items()}
     with launch.record_launches() as records:
         results = launcher(*args, **options)
+        zeros = launch.recorded_zeros()
     device = tensors[0].device
     slots: dict[int, int] = {id(tensor): slot for slot, tensor in enumerate([*tensors, device_errors.buffer(device)])}
     argument_storages = {tensor.untyped_storage()._cdata for tensor in [*tensors, device_errors.buffer(device)]}
     storages: dict[int, int] = {}
     allocations: list[tuple[tuple[int, ...], torch.dtype]] = []
+    zeroed: set[int] = set()
 
     def view(tensor: torch.Tensor) -> _View | None:
         if id(tensor) in slots:
@@ -178,6 +182,8 @@ def _record(
             return None
         if storage._cdata not in storages:
             storages[storage._cdata] = len(slots) + len(allocations)
+            if storage._cdata in zeros:
+                zeroed.add(len(allocations))
             whole = tensor.is_contiguous() and tensor.numel() * tensor.itemsize == storage.nbytes()
             shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.itemsize,)
             allocations.append((shape, tensor.dtype))
@@ -222,5 +228,5 @@ def _record(
     can_replay &= all(v is not None or r is None for v, r in zip(views_of_results, several, strict=True))
     returned = tuple(map(unaliased, views_of_results, several))
     single = not isinstance(results, tuple)
-    recording = _Recording(device, allocations, launches, views_of_results[0] if single else views_of_results)
+    recording = _Recording(device, allocations, zeroed, launches, views_of_results[0] if single else views_of_results)
     return returned[0] if single else returned, recording if can_replay else _NEVER

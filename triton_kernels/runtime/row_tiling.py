@@ -18,7 +18,19 @@ import triton
 from . import strides, tile_configs
 
 #: Pointers to one element per row or chunk: their alignment changes with the batch, and they need no vectorized access.
-_PER_ROW = ("weight", "labels", "report", "losses", "stats", "partials", "dloss", "dloss_factor", "max", "sum", "sums")
+_PER_ROW = (
+    "weight",
+    "weights",
+    "labels",
+    "report",
+    "losses",
+    "stats",
+    "partials",
+    "dloss",
+    "dloss_factor",
+    "factor",
+    "flags",
+)
 
 
 def row_jit(fn: Callable[..., Any]) -> Any:
@@ -29,7 +41,7 @@ def row_jit(fn: Callable[..., Any]) -> Any:
     passed as a pointer and strides, not as an operand.
     """
     names = inspect.signature(fn).parameters
-    counts = [name for name in ("rows", "chunks", "tiles", "ignore_index") if name in names]
+    counts = [name for name in ("rows", "chunks", "tiles", "polls", "ignore_index") if name in names]
     unaligned = [name for name in names if name.removesuffix("_ptr") in _PER_ROW]
     return triton.jit(do_not_specialize=counts, do_not_specialize_on_alignment=unaligned)(fn)
 
@@ -47,6 +59,9 @@ class RowTiling:
         Tensors that broadcast to one element per row, by name of the kernel's pointer.
     whole_rows
         Prefer one chunk per row.
+    meeting
+        Where the programs of a row's chunks merge statistics within the launch, the most registers per thread; it
+        bounds `chunks`, by chunks of several tiles.
     config
         Tile sizes, by default those of losses of logits.
     in_order
@@ -57,7 +72,9 @@ class RowTiling:
     rows, columns
         Number of each.
     chunks
-        Number of chunks of BLOCK_V columns per row.
+        Number of chunks per row, of BLOCK_V columns each.
+    tiles
+        Number of tiles of BLOCK_V columns per chunk; None for 1.
     config
         Tile sizes and warps.
     """
@@ -70,6 +87,7 @@ class RowTiling:
         *,
         dim: int = -1,
         whole_rows: bool = True,
+        meeting: int | None = None,
         config: tile_configs.Config | None = None,
         in_order: bool = True,
     ) -> None:
@@ -85,12 +103,15 @@ class RowTiling:
         units = [unit] * len(given) + [1] * len(expanded)
         coalesced = strides.coalesce_rows(shape, row_strides, units, in_order=in_order)
         self.rows, self.columns = coalesced.rows, columns
+        itemsize = max(t.dtype.itemsize for t in given.values())
         if config is None:
-            itemsize = max(t.dtype.itemsize for t in given.values())
             contiguous = all(t.stride(dim) == 1 for t in given.values())
             config = tile_configs.logits(itemsize, self.rows, columns, contiguous, whole_rows)
         self.config = config
         self.chunks = max(1, tile_configs.cdiv(columns, self.config["BLOCK_V"]))
+        self.tiles: int | None = None
+        if meeting is not None:
+            self.config, self.chunks, self.tiles = tile_configs.meeting(config, itemsize, self.chunks, meeting)
         merged = iter(coalesced.strides)
         self._args: dict[str, Any] = {"sizes": coalesced.sizes, "rows": self.rows, "chunks": self.chunks}
         for name, tensor in tensors.items():

@@ -19,13 +19,22 @@ INTERPRETER_TILE = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Constexpr tile sizes by parameter name, and the number of warps."""
+    """Constexpr tile sizes by parameter name, the number of warps, and registers per thread where bounded (CUDA)."""
 
     tiles: dict[str, int]
     num_warps: int = 4
+    max_registers: int | None = None
 
     def __getitem__(self, name: str) -> int:
         return self.tiles[name]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Options of Triton's compiler."""
+        options = {"num_warps": self.num_warps}
+        if self.max_registers is not None and not backend.HIP:
+            options["maxnreg"] = self.max_registers
+        return options
 
 
 class _State(threading.local):
@@ -115,23 +124,37 @@ def token_sum(tokens: int) -> Config:
     return Config({"BLOCK": 1024, "TILES": 8}, num_warps=4)
 
 
+def tokens(rows: int) -> Config:
+    """Blocks of rows, of which one number each is calculated."""
+    block = min(next_power_of_2(rows), INTERPRETER_TILE) if _state.interpreted else 256
+    return Config({"BLOCK_N": block, "BLOCK_V": 1}, num_warps=4)
+
+
+#: Programs that scale a gradient: few, as each looks at the factor, which is 1 as a rule, and leaves.
+SCALING_PROGRAMS = 1024
+
+
 def rows(itemsize: int, columns: int, contiguous: bool, tiles: int = 1) -> Config:
     """Tiles of rows and columns; `contiguous` means a column stride of 1.
 
     The tile does not depend on the number of rows, so results are batch-invariant. A row of at most BLOCK_V columns
-    stays in registers between its statistics and its results, in `tiles` tensors at once.
+    stays in registers between its statistics and its results, in `tiles` tensors at once: it has one chunk, BLOCK_C.
+    The programs of a longer row wait for each other: they have smaller tiles, so that several fit a multiprocessor.
     """
     if _state.interpreted:
-        return _interpreted_rows(INTERPRETER_TILE, columns)
+        return Config({**_interpreted_rows(INTERPRETER_TILE, columns).tiles, "BLOCK_C": 1})
     registers = 2 if itemsize > 4 else 1
-    limit = 32768 // (registers * registers * tiles) if contiguous else 64 // registers
+    limit = 32768 // (registers * registers * tiles) if contiguous else 128 // (registers * registers)
+    if contiguous and columns > limit:
+        limit = 4096 // registers
     block_v = min(next_power_of_2(columns), limit)
     if not contiguous:
-        return Config({"BLOCK_N": 32, "BLOCK_V": block_v}, num_warps=4 * registers)
+        warps = max(4 * registers, block_v // 16)
+        return Config({"BLOCK_N": 32, "BLOCK_V": block_v, "BLOCK_C": 1}, num_warps=warps)
     # 32 elements per thread amortize per-program work; 16 if a program has several short rows with one address each.
     block_n = max(1, 1024 // (block_v * registers))
     warps = block_n * block_v * registers // (1024 if block_n == 1 else 512)
-    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(1, min(16, warps)))
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v, "BLOCK_C": 1}, num_warps=max(1, min(16, warps)))
 
 
 def sums(itemsize: int, rows: int, columns: int, contiguous: bool) -> Config:
@@ -180,28 +203,36 @@ def merge(itemsize: int, rows: int, chunks: int) -> Config:
     return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
 
 
-#: Maximal chunks of a row in softmax: each program of a split row merges the statistics of all its chunks.
-MAX_CHUNKS = 64
+#: Maximal chunks of a row whose programs merge its statistics within a launch: each merges those of all. For tiles of
+#: several rows fewer, as it merges those of all of its rows.
+MAX_ROW_CHUNKS, MAX_ROW_CHUNKS_OF_SEVERAL = 256, 32
 
 
-def chunks(config: Config, columns: int) -> tuple[int, int]:
-    """Return the number of chunks of a row of softmax, and of tiles per chunk.
+def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[Config, int, int | None]:
+    """Return the configuration of rows of `tiles` tiles; their number of chunks, and of tiles per chunk, None for 1.
 
-    >>> chunks(Config({"BLOCK_V": 64}), 1000), chunks(Config({"BLOCK_V": 64}), 1_000_000)
-    ((16, 1), (64, 245))
+    A thread of a tile of one row has at most `registers`, so that several programs fit a multiprocessor: they hide each
+    other's waits.
+
+    >>> config = Config({"BLOCK_N": 1, "BLOCK_V": 4096})
+    >>> meeting(config, 4, 32, 128)[1:], meeting(config, 4, 1000, 128)[1:]
+    ((32, None), (250, 4))
     """
-    tiles = cdiv(columns, config["BLOCK_V"])
-    tiles_per_chunk = max(1, cdiv(tiles, MAX_CHUNKS))
-    return cdiv(tiles, tiles_per_chunk), tiles_per_chunk
+    one_row = config["BLOCK_N"] == 1
+    tiles_per_chunk = cdiv(tiles, MAX_ROW_CHUNKS if one_row or _state.interpreted else MAX_ROW_CHUNKS_OF_SEVERAL)
+    chunks = cdiv(tiles, tiles_per_chunk)
+    sizes = {**config.tiles, "BLOCK_C": next_power_of_2(chunks)}
+    bounded = one_row and itemsize <= 4 and not _state.interpreted
+    config = Config(sizes, config.num_warps, registers if bounded else None)
+    return config, chunks, tiles_per_chunk if tiles_per_chunk > 1 else None
 
 
-#: With fewer programs than this (a few per multiprocessor of a large GPU) long rows are split across programs.
-SPLIT_BELOW = 512
+def polls() -> int:
+    """How often a program looks for the statistics of others, before it computes them: for about a third of a ms.
 
-
-def split_rows(config: Config, rows: int, columns: int) -> bool:
-    """Return whether to split rows across programs, one per chunk: if they are longer than a tile, and few."""
-    return columns > config["BLOCK_V"] and cdiv(rows, config["BLOCK_N"]) < SPLIT_BELOW
+    The interpreter runs programs one after another, so waiting is in vain.
+    """
+    return 0 if backend.INTERPRETED else 500
 
 
 def matmul(itemsize: int, m: int, n: int, k: int) -> Config:

@@ -14,25 +14,22 @@ gradient once; it may write the student's over the student's logits.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 
 from ...jit import math
 from ...jit.tiles import (
+    load_logits,
     load_row,
     load_stat,
-    load_tile,
     program_tile,
     store_gradient,
     tile_columns,
-    tile_is_full,
-    tile_mask,
     valid_labels,
 )
 from ...runtime import launch, strides
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
-from .terms import DIVERGENCES, K_S, K_T, WEIGHT, cast_scalars, load_stats
+from .terms import DIVERGENCES, K_S, K_T, WEIGHT, add_label_gradient, cast_scalars, load_stats
 
 
 @row_jit
@@ -80,56 +77,19 @@ def _divergence_backward_kernel(
     if HARD:
         label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    _, _, _, divergence_scale, ce_scale = scalars
-    of_rows = (k_s, k_t, g * divergence_scale, g * ce_scale, label)
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(active, chunk, V, BLOCK_V):
-        to_s, to_t = _tile_gradients(
-            s, t, offs_n, offs_v, sizes, None, row_stats, of_rows, scalars, GRADIENTS_FN, HARD, SEPARATE_SUM_T1
-        )
-        if TO_S:
-            store_gradient(ds, offs_n, offs_v, sizes, to_s, None, mask_n, columns_s)
-        if TO_T:
-            store_gradient(dt, offs_n, offs_v, sizes, to_t, None, mask_n, columns_t)
-    else:
-        mask = tile_mask(active, offs_v, V)
-        to_s, to_t = _tile_gradients(
-            s, t, offs_n, offs_v, sizes, mask, row_stats, of_rows, scalars, GRADIENTS_FN, HARD, SEPARATE_SUM_T1
-        )
-        if TO_S:
-            store_gradient(ds, offs_n, offs_v, sizes, to_s, mask, mask_n, columns_s)
-        if TO_T:
-            store_gradient(dt, offs_n, offs_v, sizes, to_t, mask, mask_n, columns_t)
-
-
-@triton.jit
-def _tile_gradients(
-    s,
-    t,
-    offs_n,
-    offs_v,
-    sizes,
-    mask,  # None: the tile is full
-    row_stats,
-    of_rows,
-    scalars,
-    GRADIENTS_FN: tl.constexpr,
-    HARD: tl.constexpr,
-    SEPARATE_SUM_T1: tl.constexpr,
-):
-    """Return the gradients with respect to s and t of a tile, in the dtype of the arithmetic."""
+    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
     max_s, sum_s, max_t, sum_t, sum_s_T1 = row_stats
-    k_s, k_t, g_divergence, g_ce, label = of_rows
-    log2e_over_T, temperature, beta, _, _ = scalars
-    x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
-    x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
+    x_s = load_logits(s, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
+    x_t = load_logits(t, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
     z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g_divergence)
+    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g * divergence_scale)
     if HARD:
-        e_T1 = math.exp2(z_s * temperature) if SEPARATE_SUM_T1 else math.exp2(z_s)
-        to_s += e_T1 * (g_ce / sum_s_T1)[:, None]
-        to_s -= tl.where(offs_v[None, :] == label[:, None], g_ce[:, None], 0.0)
-    return to_s, to_t
+        offs_v = tile_columns(chunk, V, BLOCK_V)
+        to_s = add_label_gradient(to_s, z_s, offs_v, label, g * ce_scale, sum_s_T1, temperature, SEPARATE_SUM_T1)
+    if TO_S:
+        store_gradient(ds, offs_n, active, mask_n, sizes, chunk, to_s, V, columns_s, BLOCK_V)
+    if TO_T:
+        store_gradient(dt, offs_n, active, mask_n, sizes, chunk, to_t, V, columns_t, BLOCK_V)
 
 
 @replayable

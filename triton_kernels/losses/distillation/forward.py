@@ -1,19 +1,18 @@
-"""Divergences of rows of student logits s and teacher logits t, forward; `backward` has the gradients.
+"""Divergences of rows of student logits s and teacher logits t, and their gradients, reading each logit once.
 
 p = softmax(t/T) and q = softmax(s/T) are calculated in base 2. With x a row of either:
 
-    row_max = log₂e/T·max x,   z = log₂e/T·x − row_max,   sum_exp = Σ 2^z        so that q = 2^z/sum_exp
-    KL(p‖q) = log 2·a/sum_t − log(sum_t/sum_s)   with a = Σ 2^z_t·(z_t − z_s)
+    row_max = max x,   z = log₂e/T·(x − row_max),   sum_exp = Σ 2^z        so that q = 2^z/sum_exp
 
-which is one pass over the logits, as online softmax is. The terms of JS and total variation need the row's sum_exp, so
-a row of several chunks takes a second pass. Hard labels add logsumexp(s) − s[label], at temperature 1. The launches:
+`terms` has the math of each divergence, and `backward` the gradients; hard labels add logsumexp(s) − s[label], at
+temperature 1. One launch does it all. A program holds one chunk of a row of s and t in registers. If the row has
+several, it stores the chunk's maxima and sum_exps, waits for those of the others (`jit.chunk_flags`) and merges all in
+order. That makes a KL and its gradients. JS, total variation and a small KL take the sum of the row's loss terms: the
+program that is the last to store its chunk's adds them up, or, if the gradients need the sum, all do after a second
+wait.
 
-    rows of one chunk            _divergence_kernel
-    KL, several chunks           _divergence_kernel, _divergence_merge_kernel
-    others, several chunks       these two, _divergence_second_pass_kernel, _divergence_finalize_kernel
-
-A program of the first handles one chunk of some rows; those that merge chunks add them up in a fixed order. `terms` has
-the math of each divergence, and the statistics of rows that are saved for backward.
+A row of more than `tile_configs.MAX_ROW_CHUNKS` tiles has chunks of several tiles, which are loaded again for each
+step.
 """
 
 from __future__ import annotations
@@ -22,41 +21,43 @@ import torch
 import triton
 import triton.language as tl
 
-from ...jit import math
+from ...jit import chunk_flags, math
 from ...jit.tiles import (
     chunk_block,
+    chunk_tile,
     load_column,
+    load_logits,
     load_row,
     load_stat,
-    load_tile,
-    merged_max,
     program_tile,
+    store_gradient,
     store_stat,
     tile_columns,
-    tile_is_full,
-    tile_mask,
     token_weights,
     valid_labels,
 )
-from ...runtime import device_errors, launch
+from ...runtime import device_errors, launch, tile_configs
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
 from .terms import (
     AUX_SUM,
-    CHUNK_STATISTICS,
     DIVERGENCES,
     K_S,
     K_T,
     LOSS_SUM,
     MAX_S,
     MAX_T,
+    SMALL,
     STATISTICS,
     SUM_S,
     SUM_S_T1,
     SUM_T,
     WEIGHT,
+    X_LABEL,
+    add_label_gradient,
     cast_scalars,
-    load_stats,
+    gradient_of,
+    row_sums,
     store_stats,
 )
 
@@ -65,16 +66,24 @@ from .terms import (
 def _divergence_kernel(
     s,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     t,  # (N, V)
+    ds,  # (N, columns_s), or None; may be s
+    dt,  # (N, columns_t), or None
     weight_ptr,  # (N,), or None
     labels_ptr,  # (N,), or None
     report_ptr,  # of runtime.device_errors
+    factor_ptr,  # a scalar, or None: a factor on gradients
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (CHUNK_STATISTICS, N, chunks): written instead where rows have several chunks; else None
+    partials_ptr,  # (STATISTICS, N, chunks), or None: rows have one chunk
+    flags_ptr,  # (2, blocks of rows, chunks), zeros; or None
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
+    columns_s,  # V or more; gradients of columns from V on are 0
+    columns_t,
     chunks,
+    tiles,  # per chunk, or None: 1
+    polls,  # how often to look for a flag
     weight_strides,
     labels_strides,
     ignore_index,
@@ -83,267 +92,339 @@ def _divergence_kernel(
     beta: tl.float64,
     divergence_scale: tl.float64,
     ce_scale: tl.float64,
+    gradient_scale: tl.float64,
     TERMS_FN: tl.constexpr,
-    FINALIZE_FN: tl.constexpr,
-    TWO_PASS: tl.constexpr,  # the terms of rows of several chunks are left to a second pass
+    GRADIENTS_FN: tl.constexpr,
+    ONE_PASS_FN: tl.constexpr,  # None unless the divergence is a KL, as the next two
+    RESCALE_FN: tl.constexpr,
+    ESTIMATE_FN: tl.constexpr,
+    TO_S: tl.constexpr,  # with ds: Triton 3.6 cannot compare a tuple with None
+    TO_T: tl.constexpr,  # with dt
     HARD: tl.constexpr,  # with hard labels
     SEPARATE_SUM_T1: tl.constexpr,  # hard labels and T ≠ 1: sum_s_T1 is a statistic beside sum_s
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Statistics of a chunk of rows or, where it is the whole row, losses and the statistics that backward needs."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
     weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
     w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
     active = mask_n & (w != 0)
-    WHOLE_ROW: tl.constexpr = partials_ptr is None
     if tl.max(active.to(tl.int32), axis=0) == 0:  # no logits to read
-        if WHOLE_ROW:
+        if chunk == 0:
             tl.store(losses_ptr + offs_n, tl.zeros_like(w), mask=mask_n)
             store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
+        for i in range(0, 1 if tiles is None else tiles):
+            tile, zero = chunk_tile(chunk, tiles, i), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+            if TO_S:
+                store_gradient(ds, offs_n, active, mask_n, sizes, tile, zero, V, columns_s, BLOCK_V)
+            if TO_T:
+                store_gradient(dt, offs_n, active, mask_n, sizes, tile, zero, V, columns_t, BLOCK_V)
         return
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    WITH_TERMS: tl.constexpr = WHOLE_ROW or not TWO_PASS
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(active, chunk, V, BLOCK_V):
-        stats = _tile_stats(s, t, offs_n, offs_v, sizes, None, scalars, TERMS_FN, WITH_TERMS, SEPARATE_SUM_T1)
-    else:
-        mask = tile_mask(active, offs_v, V)
-        stats = _tile_stats(s, t, offs_n, offs_v, sizes, mask, scalars, TERMS_FN, WITH_TERMS, SEPARATE_SUM_T1)
+    label = offs_n  # not used unless HARD
+    if HARD:
+        label = valid_labels(load_row(labels, offs_n, sizes, active, -1, tl.int64), V)
+    WHOLE_ROW: tl.constexpr = partials_ptr is None
+    IS_KL: tl.constexpr = ONE_PASS_FN is not None
+    PARTS: tl.constexpr = 4 if BLOCK_V >= 512 else 1
+    partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
+    flags = flags_ptr  # not used if WHOLE_ROW
     if WHOLE_ROW:
-        out = (losses_ptr, stats_ptr)
-        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
+        x_s, x_t, stats = _chunk_stats(
+            s, t, offs_n, active, sizes, chunk, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
+            SEPARATE_SUM_T1, BLOCK_V,
+        )  # fmt: skip
     else:
-        max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, _ = stats
-        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        store_stats(partials_ptr, size, at, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1)
-        if WITH_TERMS:
-            store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
+        flags += (tl.program_id(0) - chunk).to(tl.int64)
+        x_s, x_t = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            x_s, x_t, found = _chunk_stats(
+                s, t, offs_n, active, sizes, todo, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
+                SEPARATE_SUM_T1, BLOCK_V,
+            )  # fmt: skip
+            if chunk_flags.may_publish(flags, todo, chunk):
+                _store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
+                chunk_flags.publish(flags + todo)
+            todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+        stats = _merged_stats(partials, active, scalars, RESCALE_FN, HARD, SEPARATE_SUM_T1, BLOCK_C)
+        flags += tl.num_programs(0)  # of the second wait
+    max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label = stats
+    row_stats = (max_s, sum_s, max_t, sum_t, sum_s_T1)
+    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
+    stores_loss = chunk == 0
+    if IS_KL:
+        loss = ESTIMATE_FN(cross, sum_s, sum_t)
+        k_s, k_t = loss, loss
+        small = active & (loss < SMALL)
+        if tl.max(small.to(tl.int32), axis=0) > 0:
+            # From memory, part by part: from registers this would take so many that fewer programs fit the GPU.
+            parts = (1 if tiles is None else tiles) * PARTS
+            loss_sum, _ = _sums_of_tiles(
+                s, t, offs_n, active, sizes, chunk * parts, parts, V, row_stats, scalars, TERMS_FN, BLOCK_V // PARTS
+            )
+            if not WHOLE_ROW:
+                _store_sums(partials, chunk, active, loss_sum, loss_sum, IS_KL)
+                stores_loss = chunk_flags.arrive(flags) == chunks - 1
+                loss_sum, _ = _merged_sums(partials, active & stores_loss, IS_KL, BLOCK_C)
+            loss = tl.where(small, loss_sum, loss)
+        h_s, h_t = x_s, x_t  # not used
+    else:
+        h_s, h_t = tl.zeros_like(x_s), tl.zeros_like(x_t)
+        loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
+        # Without gradients no program needs the sums, but for the last one.
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
+            loss_sum, aux_sum, h_s, h_t = _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
+            if tiles is not None:
+                rest = _sums_of_tiles(
+                    s,
+                    t,
+                    offs_n,
+                    active,
+                    sizes,
+                    chunk_tile(todo, tiles, 1),
+                    tiles - 1,
+                    V,
+                    row_stats,
+                    scalars,
+                    TERMS_FN,
+                    BLOCK_V,
+                )
+                loss_sum, aux_sum = loss_sum + rest[0], aux_sum + rest[1]
+            if WHOLE_ROW:
+                todo = -1
+            elif TO_S or TO_T:
+                if chunk_flags.may_publish(flags, todo, chunk):
+                    _store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
+                    chunk_flags.publish(flags + todo)
+                todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+                if todo >= 0:
+                    x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
+            else:
+                _store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
+                stores_loss = chunk_flags.arrive(flags) == chunks - 1
+                todo = -1
+        if not WHOLE_ROW:
+            loss_sum, aux_sum = _merged_sums(partials, active, IS_KL, BLOCK_C)
+        loss, k_s, k_t = row_sums(loss_sum, aux_sum, sum_s, sum_t)
+    if stores_loss:
+        loss *= divergence_scale
+        if HARD:
+            z_label = (x_label - math.neg_inf_to_zero(max_s)) * log2e_over_T * temperature
+            loss += (math.log(sum_s_T1) - z_label * math.LN_2) * ce_scale
+        tl.store(losses_ptr + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
+        store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
+        store_stats(stats_ptr, rows, offs_n, row_stats, active, SEPARATE_SUM_T1=True)
+        store_stat(stats_ptr, K_S, rows, offs_n, k_s, active)
+        store_stat(stats_ptr, K_T, rows, offs_n, k_t, active)
+    if TO_S or TO_T:
+        g = w * tl.full((), gradient_scale, ACC_DTYPE)
+        if factor_ptr is not None:
+            g *= tl.load(factor_ptr).to(ACC_DTYPE)
+        g_divergence = g * divergence_scale / temperature
+        for i in range(0, 1 if tiles is None else tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            if tiles is not None:
+                x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
+            z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
+            if IS_KL or tiles is not None:
+                to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g_divergence)
+            else:
+                to_s = gradient_of(h_s, math.exp2(z_s), sum_s, k_s, g_divergence)
+                to_t = gradient_of(h_t, math.exp2(z_t), sum_t, k_t, g_divergence)
+            if HARD:
+                offs_v = tile_columns(tile, V, BLOCK_V)
+                to_s = add_label_gradient(
+                    to_s, z_s, offs_v, label, g * ce_scale, sum_s_T1, temperature, SEPARATE_SUM_T1
+                )
+            if TO_S:
+                store_gradient(ds, offs_n, active, mask_n, sizes, tile, to_s, V, columns_s, BLOCK_V)
+            if TO_T:
+                store_gradient(dt, offs_n, active, mask_n, sizes, tile, to_t, V, columns_t, BLOCK_V)
 
 
 @triton.jit
-def _tile_stats(
+def _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V: tl.constexpr):
+    """Load a tile of s and of t."""
+    x_s = load_logits(s, offs_n, active, sizes, tile, V, scalars[0].dtype, BLOCK_V)
+    x_t = load_logits(t, offs_n, active, sizes, tile, V, scalars[0].dtype, BLOCK_V)
+    return x_s, x_t
+
+
+@triton.jit
+def _chunk_stats(
     s,
     t,
     offs_n,
-    offs_v,
+    active,
     sizes,
-    mask,  # None: the tile is full
-    scalars,
-    TERMS_FN: tl.constexpr,
-    WITH_TERMS: tl.constexpr,
-    SEPARATE_SUM_T1: tl.constexpr,
-):
-    """Return max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum and aux_sum of each row of a tile."""
-    log2e_over_T, temperature, beta, _, _ = scalars
-    x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
-    x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
-    max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
-    max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
-    sum_s, sum_t = tl.sum(e_s, axis=1), tl.sum(e_t, axis=1)
-    sum_s_T1, loss_sum, aux_sum = sum_s, sum_s, sum_s  # placeholders
-    if SEPARATE_SUM_T1:
-        sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
-    if WITH_TERMS:
-        loss_terms, aux_terms = TERMS_FN(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
-        loss_sum, aux_sum = tl.sum(loss_terms, axis=1), tl.sum(aux_terms, axis=1)
-    return max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum
-
-
-@triton.jit
-def _finalize_rows(
-    out,  # (losses_ptr, stats_ptr)
-    s,
-    labels,
-    offs_n,
-    sizes,
-    mask_n,
-    w,
-    rows,
+    chunk,
+    tiles,
     V,
-    stats,
+    label,
     scalars,
-    FINALIZE_FN: tl.constexpr,
-    HARD: tl.constexpr,
-):
-    """Store the losses of rows, and all their statistics."""
-    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
-    max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, aux_sum = stats
-    active = mask_n & (w != 0)
-    loss, k_s, k_t = FINALIZE_FN(loss_sum, aux_sum, sum_s, sum_t, beta)
-    loss *= divergence_scale
-    if HARD:
-        label = valid_labels(load_row(labels, offs_n, sizes, active, -1, tl.int64), V)
-        x = load_column(s, offs_n, label, sizes, label >= 0, 0, beta.dtype)
-        z = tl.fma(x, log2e_over_T, -math.neg_inf_to_zero(max_s)) * temperature  # at T = 1
-        loss += (math.log(sum_s_T1) - z * math.LN_2) * ce_scale
-    losses_ptr, stats_ptr = out
-    tl.store(losses_ptr + offs_n, tl.where(active, w * loss, 0.0), mask=mask_n)
-    store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-    store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1=True)
-    store_stat(stats_ptr, K_S, rows, offs_n, k_s, active)
-    store_stat(stats_ptr, K_T, rows, offs_n, k_t, active)
-
-
-@row_jit
-def _divergence_merge_kernel(
-    s,  # (N, V): only the labels' columns are read
-    weight_ptr,  # (N,), or None
-    labels_ptr,  # (N,), or None
-    report_ptr,  # of runtime.device_errors
-    losses_ptr,  # (N,)
-    stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
-    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
-    rows,
-    V,
-    chunks,
-    weight_strides,
-    labels_strides,
-    ignore_index,
-    log2e_over_T: tl.float64,
-    temperature: tl.float64,
-    beta: tl.float64,
-    divergence_scale: tl.float64,
-    ce_scale: tl.float64,
+    ONE_PASS_FN: tl.constexpr,
     RESCALE_FN: tl.constexpr,
-    FINALIZE_FN: tl.constexpr,
-    TWO_PASS: tl.constexpr,
     HARD: tl.constexpr,
     SEPARATE_SUM_T1: tl.constexpr,
-    ACC_DTYPE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Merge the statistics of the chunks of rows, in order. Store them for the second pass, or the losses.
-
-    Weights are loaded again: chunks do not store them.
-    """
-    offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    weight, labels = (weight_ptr, weight_strides), (labels_ptr, labels_strides)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    w = token_weights(weight, labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V, ACC_DTYPE)
-    active = mask_n & (w != 0)
-    max_s = merged_max(partials_ptr, MAX_S, rows, offs_n, active, chunks, BLOCK_C)
-    max_t = merged_max(partials_ptr, MAX_T, rows, offs_n, active, chunks, BLOCK_C)
-    size = tl.cast(rows, tl.int64) * chunks
-    _, temperature, _, _, _ = scalars
-    sums_s = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
-    sums_t, sums_s_T1, loss_sums = sums_s, sums_s, sums_s
-    for start in range(0, chunks, BLOCK_C):
-        at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_s)[:, None]
-        shift_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf")) - math.neg_inf_to_zero(max_t)[:, None]
-        chunk_sum_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0)
-        chunk_sum_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0)
-        sums_s += math.rescaled(chunk_sum_s, shift_s)
-        sums_t += math.rescaled(chunk_sum_t, shift_t)
-        if not TWO_PASS:
-            chunk_loss_sum = load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
-            loss_sums += RESCALE_FN(chunk_loss_sum, chunk_sum_s, chunk_sum_t, shift_s, shift_t)
-        if SEPARATE_SUM_T1:
-            chunk_sum_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0)
-            sums_s_T1 += math.rescaled(chunk_sum_s_T1, shift_s * temperature)
-    sum_s, sum_t = tl.sum(sums_s, axis=1), tl.sum(sums_t, axis=1)
-    sum_s_T1 = tl.sum(sums_s_T1, axis=1) if SEPARATE_SUM_T1 else sum_s
-    if TWO_PASS:
-        store_stat(stats_ptr, WEIGHT, rows, offs_n, w, mask_n)
-        store_stats(stats_ptr, rows, offs_n, max_s, sum_s, max_t, sum_t, sum_s_T1, active, SEPARATE_SUM_T1=True)
-    else:
-        loss_sum = tl.sum(loss_sums, axis=1)
-        stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, loss_sum, loss_sum)  # KL has no aux_sum
-        out = (losses_ptr, stats_ptr)
-        _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
-
-
-@row_jit
-def _divergence_second_pass_kernel(
-    s,  # (N, V)
-    t,  # (N, V)
-    stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
-    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
-    rows,
-    V,
-    chunks,
-    log2e_over_T: tl.float64,
-    beta: tl.float64,
-    TERMS_FN: tl.constexpr,
-    ACC_DTYPE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Sums of the terms of a chunk of rows, which need sum_exp of the whole row."""
-    offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
-    active = mask_n & (load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0) != 0)
-    if tl.max(active.to(tl.int32), axis=0) == 0:
-        return
-    row_stats = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1=False)
-    scalars = (tl.full((), log2e_over_T, ACC_DTYPE), tl.full((), beta, ACC_DTYPE))
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(active, chunk, V, BLOCK_V):
-        loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, None, row_stats, scalars, TERMS_FN)
-    else:
-        mask = tile_mask(active, offs_v, V)
-        loss_sum, aux_sum = _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN)
-    at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-    store_stat(partials_ptr, LOSS_SUM, size, at, loss_sum, active)
-    store_stat(partials_ptr, AUX_SUM, size, at, aux_sum, active)
+    """Load a chunk; return its first tiles, and statistics: max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label."""
+    x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, 0), V, scalars, BLOCK_V)
+    max_s, sum_s, max_t, sum_t, sum_s_T1, cross = _tile_stats(x_s, x_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
+    if tiles is not None:
+        for i in range(1, tiles):
+            y_s, y_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, i), V, scalars, BLOCK_V)
+            before = (max_s, sum_s, max_t, sum_t, sum_s_T1, cross)
+            stats = _tile_stats(y_s, y_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
+            max_s, sum_s, max_t, sum_t, sum_s_T1, cross = _merge(before, stats, scalars, RESCALE_FN)
+    x_label = sum_s  # not used unless HARD
+    if HARD:
+        found = (label >= 0) & (label // BLOCK_V // (1 if tiles is None else tiles) == chunk)
+        x_label = load_column(s, offs_n, label, sizes, found, 0, sum_s.dtype)
+    return x_s, x_t, (max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label)
 
 
 @triton.jit
-def _second_pass_sums(s, t, offs_n, offs_v, sizes, mask, row_stats, scalars, TERMS_FN: tl.constexpr):
-    """Return loss_sum and aux_sum of each row of a tile. mask None: the tile is full."""
-    max_s, sum_s, max_t, sum_t, _ = row_stats
-    log2e_over_T, beta = scalars
-    x_s = load_tile(s, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
-    x_t = load_tile(t, offs_n, offs_v, sizes, mask, float("-inf"), beta.dtype)
-    z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    loss_terms, aux_terms = TERMS_FN(z_s, z_t, math.exp2(z_s), math.exp2(z_t), sum_s, sum_t, beta)
-    return tl.sum(loss_terms, axis=1), tl.sum(aux_terms, axis=1)
+def _tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr):
+    log2e_over_T, temperature, _, _, _ = scalars
+    max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
+    max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
+    sum_s = tl.sum(e_s, axis=1)
+    sum_s_T1, cross = sum_s, sum_s  # placeholders
+    if SEPARATE_SUM_T1:
+        sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
+    if ONE_PASS_FN is not None:
+        cross = tl.sum(ONE_PASS_FN(z_s, z_t, e_s, e_t), axis=1)
+    return max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross
 
 
-@row_jit
-def _divergence_finalize_kernel(
-    s,  # (N, V): only the labels' columns are read
-    labels_ptr,  # (N,), or None
-    losses_ptr,  # (N,)
-    stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (CHUNK_STATISTICS, N, chunks)
-    sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
-    rows,
-    V,
-    chunks,
-    labels_strides,
-    log2e_over_T: tl.float64,
-    temperature: tl.float64,
-    beta: tl.float64,
-    divergence_scale: tl.float64,
-    ce_scale: tl.float64,
-    FINALIZE_FN: tl.constexpr,
+@triton.jit
+def _merge(a, b, scalars, RESCALE_FN: tl.constexpr):
+    """Return the statistics of two parts of rows."""
+    log2e_over_T, temperature, _, _, _ = scalars
+    a_max_s, a_sum_s, a_max_t, a_sum_t, a_sum_s_T1, a_cross = a
+    b_max_s, b_sum_s, b_max_t, b_sum_t, b_sum_s_T1, b_cross = b
+    max_s, max_t = tl.maximum(a_max_s, b_max_s), tl.maximum(a_max_t, b_max_t)
+    from_s, from_t = math.neg_inf_to_zero(max_s), math.neg_inf_to_zero(max_t)
+    a_s, b_s = (a_max_s - from_s) * log2e_over_T, (b_max_s - from_s) * log2e_over_T
+    a_t, b_t = (a_max_t - from_t) * log2e_over_T, (b_max_t - from_t) * log2e_over_T
+    sum_s = a_sum_s * math.exp2(a_s) + b_sum_s * math.exp2(b_s)
+    sum_t = a_sum_t * math.exp2(a_t) + b_sum_t * math.exp2(b_t)
+    sum_s_T1 = a_sum_s_T1 * math.exp2(a_s * temperature) + b_sum_s_T1 * math.exp2(b_s * temperature)
+    cross = a_cross  # not used unless RESCALE_FN
+    if RESCALE_FN is not None:
+        cross = RESCALE_FN(a_cross, a_sum_s, a_sum_t, a_s, a_t) + RESCALE_FN(b_cross, b_sum_s, b_sum_t, b_s, b_t)
+    return max_s, sum_s, max_t, sum_t, sum_s_T1, cross
+
+
+@triton.jit
+def _store_chunk_stats(
+    partials, chunk, active, stats, IS_KL: tl.constexpr, HARD: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr
+):
+    """Store what `_chunk_stats` returned of a chunk."""
+    partials_ptr, offs_n, size, chunks = partials
+    max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label = stats
+    at = offs_n * chunks + chunk
+    store_stats(partials_ptr, size, at, (max_s, sum_s, max_t, sum_t, sum_s_T1), active, SEPARATE_SUM_T1)
+    if IS_KL:
+        store_stat(partials_ptr, AUX_SUM, size, at, cross, active)
+    if HARD:
+        store_stat(partials_ptr, X_LABEL, size, at, x_label, active)
+
+
+@triton.jit
+def _merged_stats(
+    partials,
+    active,
+    scalars,
+    RESCALE_FN: tl.constexpr,
     HARD: tl.constexpr,
     SEPARATE_SUM_T1: tl.constexpr,
-    ACC_DTYPE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Add up the sums of the second pass over the chunks of rows, in order, and store the losses."""
-    offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    w = load_stat(stats_ptr, WEIGHT, rows, offs_n, mask_n, 0.0)
-    active = mask_n & (w != 0)
-    size = tl.cast(rows, tl.int64) * chunks
-    loss_sums = tl.zeros((BLOCK_N, BLOCK_C), ACC_DTYPE)
-    aux_sums = loss_sums
-    for start in range(0, chunks, BLOCK_C):
-        at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        loss_sums += load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0)
-        aux_sums += load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0)
-    max_s, sum_s, max_t, sum_t, sum_s_T1 = load_stats(stats_ptr, rows, offs_n, active, SEPARATE_SUM_T1)
-    stats = (max_s, sum_s, max_t, sum_t, sum_s_T1, tl.sum(loss_sums, axis=1), tl.sum(aux_sums, axis=1))
-    labels, out = (labels_ptr, labels_strides), (losses_ptr, stats_ptr)
-    _finalize_rows(out, s, labels, offs_n, sizes, mask_n, w, rows, V, stats, scalars, FINALIZE_FN, HARD)
+    """Return the statistics of rows, from those of their chunks, in order."""
+    partials_ptr, offs_n, size, chunks = partials
+    log2e_over_T, temperature, _, _, _ = scalars
+    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
+    maxima_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf"), VOLATILE=True)
+    maxima_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf"), VOLATILE=True)
+    sums_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0, VOLATILE=True)
+    sums_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0, VOLATILE=True)
+    max_s, max_t = math.row_max(maxima_s), math.row_max(maxima_t)
+    z_s, z_t = math.shifted(maxima_s, log2e_over_T, max_s), math.shifted(maxima_t, log2e_over_T, max_t)
+    sum_s, sum_t = math.row_sum(sums_s * math.exp2(z_s)), math.row_sum(sums_t * math.exp2(z_t))
+    sum_s_T1, cross, x_label = sum_s, sum_s, sum_s  # placeholders
+    if SEPARATE_SUM_T1:
+        sums_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0, VOLATILE=True)
+        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(z_s * temperature))
+    if RESCALE_FN is not None:
+        crosses = load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True)
+        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, z_s, z_t))
+    if HARD:
+        x_label = math.row_sum(load_stat(partials_ptr, X_LABEL, size, at, mask, 0.0, VOLATILE=True))
+    return max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label
+
+
+@triton.jit
+def _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN: tl.constexpr):
+    """Return the sums of φ and of h_s of each row of a tile, h_s and h_t."""
+    _, sum_s, _, sum_t, _ = row_stats
+    phi, h_s, h_t = TERMS_FN(z_s, z_t, math.exp2(z_s), math.exp2(z_t), sum_s, sum_t, beta)
+    return tl.sum(phi, axis=1), tl.sum(h_s, axis=1), h_s, h_t
+
+
+@triton.jit
+def _sums_of_tiles(
+    s,
+    t,
+    offs_n,
+    active,
+    sizes,
+    first,
+    count,
+    V,
+    row_stats,
+    scalars,
+    TERMS_FN: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Return the sums of φ and of h_s of each row of `count` tiles from `first` on."""
+    log2e_over_T, _, beta, _, _ = scalars
+    max_s, sum_s, max_t, _, _ = row_stats
+    loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
+    for tile in range(first, first + count):
+        x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
+        z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
+        sums = _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
+        loss_sum += sums[0]
+        aux_sum += sums[1]
+    return loss_sum, aux_sum
+
+
+@triton.jit
+def _store_sums(partials, chunk, active, loss_sum, aux_sum, IS_KL: tl.constexpr):
+    """Store the sums of a chunk; KL has no aux_sum."""
+    partials_ptr, offs_n, size, chunks = partials
+    store_stat(partials_ptr, LOSS_SUM, size, offs_n * chunks + chunk, loss_sum, active)
+    if not IS_KL:
+        store_stat(partials_ptr, AUX_SUM, size, offs_n * chunks + chunk, aux_sum, active)
+
+
+@triton.jit
+def _merged_sums(partials, active, IS_KL: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Add up loss_sum and aux_sum of the chunks of rows, in order."""
+    partials_ptr, offs_n, size, chunks = partials
+    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
+    loss_sum = math.row_sum(load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0, VOLATILE=True))
+    aux_sum = loss_sum
+    if not IS_KL:
+        aux_sum = math.row_sum(load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True))
+    return loss_sum, aux_sum
 
 
 @replayable
@@ -360,6 +441,11 @@ def divergence_forward(
     ignore_index: int = -100,
     hard_label_weight: float = 0.0,
     vocab_size: int | None = None,
+    gradient_scale: float = 1.0,
+    gradient_factor: torch.Tensor | None = None,
+    dstudent: torch.Tensor | None = None,
+    dteacher: torch.Tensor | None = None,
+    polls: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """weight·((1 − α)·scale·divergence + α·cross-entropy) of each row of logits, with α = `hard_label_weight`.
 
@@ -381,6 +467,14 @@ def divergence_forward(
         α, the weight of the student's cross-entropy with the labels, at temperature 1.
     vocab_size
         Only the first `vocab_size` columns count; by default all, and both have equally many.
+    gradient_scale, gradient_factor
+        Factors on the gradients: a number, and a 0-d tensor that is read on the device.
+    dstudent, dteacher
+        Where the gradients to the logits are written, for an upstream gradient of 1 to each loss: tensors of their
+        shapes, or None. `dstudent` may be `student` itself, if that is not expanded and shares no memory with
+        `teacher`.
+    polls
+        How often a program looks whether another has published its statistics, before it computes them by itself.
 
     Returns
     -------
@@ -391,54 +485,58 @@ def divergence_forward(
     Examples
     --------
     >>> s, t = torch.tensor([[0.0, 0.0]]).to(DEVICE), torch.tensor([[0.0, 1.0]]).to(DEVICE)
-    >>> losses, statistics = divergence_forward(s, t)
-    >>> round(losses.item(), 4)
-    0.1109
+    >>> ds = torch.empty_like(s)
+    >>> losses, statistics = divergence_forward(s, t, dstudent=ds)
+    >>> round(losses.item(), 4), [round(x, 4) for x in ds[0].tolist()]
+    (0.1109, [0.2311, -0.2311])
     """
+    fns = DIVERGENCES[divergence]
     V = student.shape[-1] if vocab_size is None else vocab_size
-    tiling = RowTiling(V, {"s": student, "t": teacher}, {"weight": weight, "labels": labels})
+    # With `vocab_size` logits have columns beyond V, whose gradients are written, too.
+    columns = max([V] + [gradient.shape[-1] for gradient in (dstudent, dteacher) if gradient is not None])
+    tensors = {"s": student, "t": teacher, "ds": dstudent, "dt": dteacher}
+    tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=fns.registers)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     losses = torch.empty(student.shape[:-1], dtype=dtype, device=student.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=student.device)
-    partials = None
+    partials, flags = None, None
     if tiling.chunks > 1:
-        partials = torch.empty((CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
-    fns = DIVERGENCES[divergence]
+        partials = torch.empty((STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
+        flags = launch.zeros((2, *tiling.grid), dtype=torch.int32, device=student.device)
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     hard = hard_label_weight != 0
-    common = {  # of all kernels
-        "stats_ptr": stats,
-        "partials_ptr": partials,
-        "V": V,
-        "log2e_over_T": log2e_over_T,
-        "beta": beta,
-        "ACC_DTYPE": launch.tl_dtype(dtype),
-    }
-    finalizing = {  # of kernels that store losses: all but the second pass
-        **common,
-        "losses_ptr": losses,
-        "temperature": temperature,
-        "divergence_scale": (1 - hard_label_weight) * scale,
-        "ce_scale": hard_label_weight,
-        "FINALIZE_FN": fns.finalize,
-        "HARD": hard,
-        "SEPARATE_SUM_T1": hard and inv_temperature != 1,
-    }
-    weighing = {  # of kernels that load weights: the first and the merge
-        **finalizing,
-        "report_ptr": device_errors.buffer(student.device),
-        "ignore_index": ignore_index,
-        "TWO_PASS": fns.rescale is None,
-    }
-    args = tiling.args("s", "t", "weight", "labels")
-    launch.run(_divergence_kernel, tiling.grid, tiling.config, **args, **weighing, TERMS_FN=fns.terms)
-    if partials is None:
-        return losses, stats
-    grid, config = tiling.merging(dtype)
-    args = tiling.args("s", "weight", "labels")
-    launch.run(_divergence_merge_kernel, grid, config, **args, **weighing, RESCALE_FN=fns.rescale)
-    if fns.rescale is None:
-        args = tiling.args("s", "t")
-        launch.run(_divergence_second_pass_kernel, tiling.grid, tiling.config, **args, **common, TERMS_FN=fns.terms)
-        launch.run(_divergence_finalize_kernel, grid, config, **tiling.args("s", "labels"), **finalizing)
+    launch.run(
+        _divergence_kernel,
+        tiling.grid,
+        tiling.config,
+        **tiling.args("s", "t", "ds", "dt", "weight", "labels"),
+        report_ptr=device_errors.buffer(student.device),
+        factor_ptr=gradient_factor,
+        losses_ptr=losses,
+        stats_ptr=stats,
+        partials_ptr=partials,
+        flags_ptr=flags,
+        V=V,
+        columns_s=student.shape[-1],
+        columns_t=teacher.shape[-1],
+        tiles=tiling.tiles,
+        polls=tile_configs.polls() if polls is None else polls,
+        ignore_index=ignore_index,
+        log2e_over_T=log2e_over_T,
+        temperature=temperature,
+        beta=beta,
+        divergence_scale=(1 - hard_label_weight) * scale,
+        ce_scale=hard_label_weight,
+        gradient_scale=gradient_scale,
+        TERMS_FN=fns.terms,
+        GRADIENTS_FN=fns.gradients,
+        ONE_PASS_FN=fns.one_pass,
+        RESCALE_FN=fns.rescale,
+        ESTIMATE_FN=fns.estimate,
+        TO_S=dstudent is not None,
+        TO_T=dteacher is not None,
+        HARD=hard,
+        SEPARATE_SUM_T1=hard and inv_temperature != 1,
+        ACC_DTYPE=launch.tl_dtype(dtype),
+    )
     return losses, stats
