@@ -4,12 +4,12 @@
     with row_max = max x and sum_exp = Σ exp(x − row_max) of a row
     dx = y·(dy − Σ dy·y)   and, from log y,   dx = dy − exp(log y)·Σ dy
 
-A program handles a tile of rows. A row that fits the tile is loaded once. A longer one is loaded chunk by chunk for
-statistics, merged in order as in online softmax, and again, last chunk first, for results: what was loaded last is most
-likely in the L2 cache. If such rows are too few to fill the GPU, each chunk has its own program, in two launches:
-statistics per chunk, then results, which merge the same statistics in the same order. A row has at most
-`tile_configs.MAX_CHUNKS` chunks, of one or several tiles, so merging stays cheap. The chunks of a row depend on its
-length, its stride and the dtype only, so results are batch-invariant.
+One launch reads each element once and writes each result once. A program holds one chunk of a row in registers. If the
+row has several, it stores the chunk's statistics, waits for those of the others (`jit.chunk_flags`) and merges all in
+order. A row of more than `tile_configs.MAX_ROW_CHUNKS` tiles has chunks of several tiles, which are loaded again for
+results. The chunks of a row depend on its length, its stride and the dtype only, so results are batch-invariant.
+
+Results are not stored over operands, so a program may compute and publish the statistics of any chunk at any time.
 """
 
 from __future__ import annotations
@@ -20,105 +20,167 @@ import torch
 import triton
 import triton.language as tl
 
-from ..jit import math, partials
-from ..jit.tiles import load_tile, program_tile, store_tile, tile_columns, tile_mask
+from ..jit import chunk_flags, math
+from ..jit.tiles import (
+    chunk_block,
+    chunk_tile,
+    load_stat,
+    load_tile,
+    program_tile,
+    store_stat,
+    store_tile,
+    tile_columns,
+    tile_is_full,
+    tile_mask,
+)
 from ..runtime import launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
 
+#: Statistics of chunks: forward maximum and sum_exp; backward Σ dy·y, or Σ dy.
+_MAX, _SUM = tl.constexpr(0), tl.constexpr(1)
+_TOTAL = tl.constexpr(0)
+
 
 @row_jit
 def _softmax_kernel(
-    x,  # (N, V): (pointer, row strides, column stride, unit)
-    y,  # (N, V), or None
-    max_ptr,  # (N, chunks), statistics, or None: this program computes them
-    sum_ptr,  # (N, chunks), or None
-    sizes,
+    x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
+    y,  # (N, V)
+    partials_ptr,  # (2, N, chunks), or None: rows have one chunk
+    flags_ptr,  # (blocks of rows, chunks), zeros; or None
+    sizes,  # of the dimensions of rows: runtime.strides
     rows,
     V,
     chunks,
     tiles,  # per chunk, or None: 1
+    polls,  # how often to look for a flag
     LOG: tl.constexpr,
-    MULTI_CHUNK: tl.constexpr,  # the program handles all chunks of its rows
-    STATS_ONLY: tl.constexpr,  # store the chunk's statistics only
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    offs_n, mask_n, chunk = program_tile(rows, 1 if MULTI_CHUNK else chunks, BLOCK_N)
-    row_max = tl.full((BLOCK_N,), float("-inf"), ACC_DTYPE)
-    sum_exp = tl.zeros((BLOCK_N,), ACC_DTYPE)
-    if MULTI_CHUNK:
-        for i in range(0, chunks):
-            chunk_max, chunk_sum = _chunk_stats(x, offs_n, mask_n, sizes, i, tiles, V, ACC_DTYPE, BLOCK_V)
-            row_max, sum_exp = math.merge_softmax(row_max, sum_exp, chunk_max, chunk_sum)
-        for i in range(0, chunks):
-            _chunk_results(x, y, offs_n, mask_n, sizes, chunks - 1 - i, tiles, V, row_max, sum_exp, LOG, BLOCK_V)
-    elif STATS_ONLY:
-        row_max, sum_exp = _chunk_stats(x, offs_n, mask_n, sizes, chunk, tiles, V, ACC_DTYPE, BLOCK_V)
-        tl.store(max_ptr + offs_n * chunks + chunk, row_max, mask=mask_n)
-        tl.store(sum_ptr + offs_n * chunks + chunk, sum_exp, mask=mask_n)
-    elif max_ptr is None:
-        offs_v = tile_columns(0, V, BLOCK_V)
-        mask = tile_mask(mask_n, offs_v, V)
-        row = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), ACC_DTYPE)
-        row_max, sum_exp, e = math.tile_softmax(row, FTZ=LOG)
-        value = _softmax(row, row_max, sum_exp, LOG) if LOG else e * math.div(1.0, sum_exp)[:, None]
-        store_tile(y, offs_n, offs_v, sizes, value, mask)
+    WHOLE_ROW: tl.constexpr = partials_ptr is None
+    offs_n, mask_n, chunk = program_tile(rows, 1 if WHOLE_ROW else chunks, BLOCK_N)
+    if WHOLE_ROW:
+        kept, chunk_max, chunk_sum = _chunk_stats(
+            x, offs_n, mask_n, sizes, chunk, tiles, V, LOG, WHOLE_ROW, ACC_DTYPE, BLOCK_V
+        )
+        row_max, sum_exp = chunk_max, chunk_sum
     else:
-        for i in range(0, chunks):
-            chunk_max = tl.load(max_ptr + offs_n * chunks + i, mask=mask_n, other=0)
-            chunk_sum = tl.load(sum_ptr + offs_n * chunks + i, mask=mask_n, other=1)
-            row_max, sum_exp = math.merge_softmax(row_max, sum_exp, chunk_max, chunk_sum)
-        _chunk_results(x, y, offs_n, mask_n, sizes, chunk, tiles, V, row_max, sum_exp, LOG, BLOCK_V)
-
-
-@triton.jit
-def _softmax(x, row_max, sum_exp, LOG: tl.constexpr):
-    if LOG:
-        y = (x - row_max[:, None]) - tl.log(sum_exp)[:, None]
-    else:
-        y = math.exp(x - row_max[:, None]) * math.div(1.0, sum_exp)[:, None]
-    return y
-
-
-@triton.jit
-def _chunk_stats(x, offs_n, mask_n, sizes, chunk, tiles, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Return row_max and sum_exp of one chunk of each row: of its tiles, merged in order."""
+        flags, size = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64), tl.cast(rows, tl.int64) * chunks
+        kept, chunk_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            kept, chunk_max, chunk_sum = _chunk_stats(
+                x, offs_n, mask_n, sizes, todo, tiles, V, LOG, WHOLE_ROW, ACC_DTYPE, BLOCK_V
+            )
+            _publish(partials_ptr, size, offs_n * chunks + todo, mask_n, (chunk_max, chunk_sum), flags + todo)
+            todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+        at, mask = chunk_block(offs_n, mask_n, 0, chunks, BLOCK_C)
+        maxima = load_stat(partials_ptr, _MAX, size, at, mask, float("-inf"), VOLATILE=True)
+        sums = load_stat(partials_ptr, _SUM, size, at, mask, 0.0, VOLATILE=True)
+        row_max = math.row_max(maxima)
+        sum_exp = math.row_sum(sums * math.exp(maxima - math.neg_inf_to_zero(row_max)[:, None]))
     if tiles is None:
-        row_max, sum_exp = _tile_stats(x, offs_n, mask_n, sizes, chunk, V, DTYPE, BLOCK_V)
+        if LOG:
+            value = _log_softmax(kept, row_max, sum_exp)
+        else:
+            scale = math.div(1.0, sum_exp)
+            if not WHOLE_ROW:
+                scale *= math.exp(chunk_max - math.neg_inf_to_zero(row_max))
+            value = kept * scale[:, None]
+        _store(y, offs_n, mask_n, sizes, chunk, V, value, WHOLE_ROW, BLOCK_V)
     else:
-        row_max = tl.full(mask_n.shape, float("-inf"), DTYPE)
-        sum_exp = tl.zeros(mask_n.shape, DTYPE)
-        for tile in range(0, tiles):
-            tile_max, tile_sum = _tile_stats(x, offs_n, mask_n, sizes, chunk * tiles + tile, V, DTYPE, BLOCK_V)
-            row_max, sum_exp = math.merge_softmax(row_max, sum_exp, tile_max, tile_sum)
-    return row_max, sum_exp
+        for i in range(0, tiles):
+            tile = chunk_tile(chunk, tiles, tiles - 1 - i)  # what was loaded last is most likely in a cache
+            values = _load(x, offs_n, mask_n, sizes, tile, V, float("-inf"), False, ACC_DTYPE, BLOCK_V)
+            if LOG:
+                value = _log_softmax(values, row_max, sum_exp)
+            else:
+                value = math.exp(values - row_max[:, None]) * math.div(1.0, sum_exp)[:, None]
+            _store(y, offs_n, mask_n, sizes, tile, V, value, False, BLOCK_V)
 
 
 @triton.jit
-def _tile_stats(x, offs_n, mask_n, sizes, tile, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
-    offs_v = tile_columns(tile, V, BLOCK_V)
-    mask = tile_mask(mask_n, offs_v, V)
-    values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), DTYPE, EVICT_FIRST=False)
-    row_max, sum_exp, _ = math.tile_softmax(values)
-    return row_max, sum_exp
+def _log_softmax(x, row_max, sum_exp):
+    return (x - row_max[:, None]) - tl.log(sum_exp)[:, None]
 
 
 @triton.jit
-def _chunk_results(
-    x, y, offs_n, mask_n, sizes, chunk, tiles, V, row_max, sum_exp, LOG: tl.constexpr, BLOCK_V: tl.constexpr
+def _load(
+    operand,
+    offs_n,
+    mask_n,
+    sizes,
+    tile,
+    V,
+    OTHER: tl.constexpr,
+    WHOLE: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_V: tl.constexpr,
 ):
-    """Store the results of one chunk of each row, last tile first."""
-    for i in range(0, 1 if tiles is None else tiles):
-        offs_v = tile_columns(chunk if tiles is None else chunk * tiles + (tiles - 1 - i), V, BLOCK_V)
-        mask = tile_mask(mask_n, offs_v, V)
-        values = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), row_max.dtype, EVICT_FIRST=True)
-        store_tile(y, offs_n, offs_v, sizes, _softmax(values, row_max, sum_exp, LOG), mask)
+    """Load and upcast a tile, OTHER out of bounds; one that is a whole row has few full tiles, so one path only."""
+    offs_v = tile_columns(tile, V, BLOCK_V)
+    if WHOLE:
+        value = load_tile(operand, offs_n, offs_v, sizes, tile_mask(mask_n, offs_v, V), OTHER, DTYPE)
+    elif tile_is_full(mask_n, tile, V, BLOCK_V):
+        value = load_tile(operand, offs_n, offs_v, sizes, None, OTHER, DTYPE)
+    else:
+        value = load_tile(operand, offs_n, offs_v, sizes, tile_mask(mask_n, offs_v, V), OTHER, DTYPE)
+    return value
+
+
+@triton.jit
+def _store(operand, offs_n, mask_n, sizes, tile, V, value, WHOLE: tl.constexpr, BLOCK_V: tl.constexpr):
+    offs_v = tile_columns(tile, V, BLOCK_V)
+    if WHOLE:
+        store_tile(operand, offs_n, offs_v, sizes, value, tile_mask(mask_n, offs_v, V))
+    elif tile_is_full(mask_n, tile, V, BLOCK_V):
+        store_tile(operand, offs_n, offs_v, sizes, value, None)
+    else:
+        store_tile(operand, offs_n, offs_v, sizes, value, tile_mask(mask_n, offs_v, V))
+
+
+@triton.jit
+def _publish(partials_ptr, size, at, mask, stats, flag_ptr):
+    """Store a chunk's statistics, each of `size` numbers, and set its flag."""
+    for i in tl.static_range(len(stats)):
+        store_stat(partials_ptr, i, size, at, stats[i], mask)
+    chunk_flags.publish(flag_ptr)
+
+
+@triton.jit
+def _chunk_stats(
+    x,
+    offs_n,
+    mask_n,
+    sizes,
+    chunk,
+    tiles,
+    V,
+    LOG: tl.constexpr,
+    WHOLE: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Load a chunk; return x (LOG) or e^(x − maximum) of its first tile, and maximum and sum_exp of each row."""
+    tile = chunk_tile(chunk, tiles, 0)
+    values = _load(x, offs_n, mask_n, sizes, tile, V, float("-inf"), WHOLE, DTYPE, BLOCK_V)
+    row_max, sum_exp, kept = math.tile_softmax(values, FTZ=LOG)
+    if LOG:
+        kept = values
+    if tiles is not None:
+        for i in range(1, tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            values = _load(x, offs_n, mask_n, sizes, tile, V, float("-inf"), WHOLE, DTYPE, BLOCK_V)
+            tile_max, tile_sum, _ = math.tile_softmax(values)
+            row_max, sum_exp = math.merge_softmax(row_max, sum_exp, tile_max, tile_sum)
+    return kept, row_max, sum_exp
 
 
 @replayable
-def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
+def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False, polls: int | None = None) -> torch.Tensor:
     """Return the softmax or log-softmax of `x` along `dim`.
 
     Parameters
@@ -129,6 +191,8 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
         A dimension of x; a 0-d x is one row of one column.
     log
         Return the log-softmax.
+    polls
+        How often a program looks whether another has published its statistics, before it computes them by itself.
 
     Returns
     -------
@@ -143,56 +207,95 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False) -> torch.Te
     if x.dim() == 0:
         return softmax_forward(x.view(1), 0, log=log).view(())
     y = strides.coalesce(x.shape, x).empty(x.shape, x.dtype, x.device)
-    dtype = launch.compute_dtype(x.dtype)
-    plan = _Plan({"x": x, "y": y}, dim)
-    args = {**plan.args, "LOG": log, "ACC_DTYPE": launch.tl_dtype(dtype)}
-    stats: dict[str, Any] = {"max_ptr": None, "sum_ptr": None}
-    if plan.split:
-        stats = {name: partials.allocate(plan.rows, plan.chunks, dtype, x.device) for name in stats}
-        launch.run(_softmax_kernel, plan.grid, plan.config, **{**args, "y": None}, **stats, STATS_ONLY=True)
-    launch.run(_softmax_kernel, plan.grid, plan.config, **args, **stats, STATS_ONLY=False)
+    _launch(_softmax_kernel, {"x": x, "y": y}, dim, statistics=2, registers=80, LOG=log, polls=polls)
     return y
 
 
 @row_jit
 def _softmax_backward_kernel(
-    y,  # (N, V): (pointer, row strides, column stride, unit)
+    y,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     dy,  # (N, V)
-    dx,  # (N, V), or None
-    sums_ptr,  # (N, chunks), or None: this program computes the sum
-    sizes,
+    dx,  # (N, V)
+    partials_ptr,  # (1, N, chunks), or None: rows have one chunk
+    flags_ptr,  # (blocks of rows, chunks), zeros; or None
+    sizes,  # of the dimensions of rows: runtime.strides
     rows,
     V,
     chunks,
     tiles,  # per chunk, or None: 1
+    polls,  # how often to look for a flag
     LOG: tl.constexpr,
-    MULTI_CHUNK: tl.constexpr,  # the program handles all chunks of its rows
-    STATS_ONLY: tl.constexpr,  # store the chunk's statistics only
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    offs_n, mask_n, chunk = program_tile(rows, 1 if MULTI_CHUNK else chunks, BLOCK_N)
-    total = tl.zeros((BLOCK_N,), ACC_DTYPE)
-    if MULTI_CHUNK:
-        for i in range(0, chunks):
-            total += _chunk_sum(y, dy, offs_n, mask_n, sizes, i, tiles, V, LOG, ACC_DTYPE, BLOCK_V)
-        for i in range(0, chunks):
-            _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunks - 1 - i, tiles, V, total, LOG, BLOCK_V)
-    elif STATS_ONLY:
-        total = _chunk_sum(y, dy, offs_n, mask_n, sizes, chunk, tiles, V, LOG, ACC_DTYPE, BLOCK_V)
-        tl.store(sums_ptr + offs_n * chunks + chunk, total, mask=mask_n)
-    elif sums_ptr is None:
-        offs_v = tile_columns(0, V, BLOCK_V)
-        mask = tile_mask(mask_n, offs_v, V)
-        row_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, ACC_DTYPE)
-        row_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, ACC_DTYPE)
-        gradient = _input_gradient(row_y, row_dy, _row_sum(row_y, row_dy, LOG), LOG)
-        store_tile(dx, offs_n, offs_v, sizes, gradient, mask)
+    WHOLE_ROW: tl.constexpr = partials_ptr is None
+    offs_n, mask_n, chunk = program_tile(rows, 1 if WHOLE_ROW else chunks, BLOCK_N)
+    if WHOLE_ROW:
+        y_tile, dy_tile, total = _chunk_sum(
+            y, dy, offs_n, mask_n, sizes, chunk, tiles, V, LOG, WHOLE_ROW, ACC_DTYPE, BLOCK_V
+        )
     else:
-        for i in range(0, chunks):
-            total += tl.load(sums_ptr + offs_n * chunks + i, mask=mask_n, other=0)
-        _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunk, tiles, V, total, LOG, BLOCK_V)
+        flags, size = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64), tl.cast(rows, tl.int64) * chunks
+        y_tile, dy_tile = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            y_tile, dy_tile, found = _chunk_sum(
+                y, dy, offs_n, mask_n, sizes, todo, tiles, V, LOG, WHOLE_ROW, ACC_DTYPE, BLOCK_V
+            )
+            _publish(partials_ptr, size, offs_n * chunks + todo, mask_n, (found,), flags + todo)
+            todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+        at, mask = chunk_block(offs_n, mask_n, 0, chunks, BLOCK_C)
+        total = math.row_sum(load_stat(partials_ptr, _TOTAL, size, at, mask, 0.0, VOLATILE=True))
+    if tiles is None:
+        _store(dx, offs_n, mask_n, sizes, chunk, V, _gradient(y_tile, dy_tile, total, LOG), WHOLE_ROW, BLOCK_V)
+    else:
+        for i in range(0, tiles):
+            tile = chunk_tile(chunk, tiles, tiles - 1 - i)  # what was loaded last is most likely in a cache
+            y_tile = _load(y, offs_n, mask_n, sizes, tile, V, 0, False, ACC_DTYPE, BLOCK_V)
+            dy_tile = _load(dy, offs_n, mask_n, sizes, tile, V, 0, False, ACC_DTYPE, BLOCK_V)
+            _store(dx, offs_n, mask_n, sizes, tile, V, _gradient(y_tile, dy_tile, total, LOG), WHOLE_ROW, BLOCK_V)
+
+
+@triton.jit
+def _gradient(y, dy, total, LOG: tl.constexpr):
+    if LOG:
+        dx = dy - math.exp(y) * total[:, None]
+    else:
+        dx = y * (dy - total[:, None])
+    return dx
+
+
+@triton.jit
+def _chunk_sum(
+    y,
+    dy,
+    offs_n,
+    mask_n,
+    sizes,
+    chunk,
+    tiles,
+    V,
+    LOG: tl.constexpr,
+    WHOLE: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Load a chunk; return its first tile of y and of dy, and Σ dy·y, or Σ dy, of each row."""
+    tile = chunk_tile(chunk, tiles, 0)
+    dy_tile = _load(dy, offs_n, mask_n, sizes, tile, V, 0, WHOLE, DTYPE, BLOCK_V)
+    y_tile = _load(y, offs_n, mask_n, sizes, tile, V, 0, WHOLE, DTYPE, BLOCK_V)
+    total = _row_sum(y_tile, dy_tile, LOG)
+    if tiles is not None:
+        for i in range(1, tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            other_dy = _load(dy, offs_n, mask_n, sizes, tile, V, 0, WHOLE, DTYPE, BLOCK_V)
+            other_y = other_dy  # log-softmax needs Σ dy alone
+            if not LOG:
+                other_y = _load(y, offs_n, mask_n, sizes, tile, V, 0, WHOLE, DTYPE, BLOCK_V)
+            total += _row_sum(other_y, other_dy, LOG)
+    return y_tile, dy_tile, total
 
 
 @triton.jit
@@ -204,45 +307,10 @@ def _row_sum(y, dy, LOG: tl.constexpr):
     return total
 
 
-@triton.jit
-def _input_gradient(y, dy, total, LOG: tl.constexpr):
-    if LOG:
-        dx = dy - math.exp(y) * total[:, None]
-    else:
-        dx = y * (dy - total[:, None])
-    return dx
-
-
-@triton.jit
-def _chunk_sum(
-    y, dy, offs_n, mask_n, sizes, chunk, tiles, V, LOG: tl.constexpr, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr
-):
-    """Return Σ dy·y (or Σ dy) of one chunk of each row: of its tiles, in order."""
-    total = tl.zeros(mask_n.shape, DTYPE)
-    for i in range(0, 1 if tiles is None else tiles):
-        offs_v = tile_columns(chunk if tiles is None else chunk * tiles + i, V, BLOCK_V)
-        mask = tile_mask(mask_n, offs_v, V)
-        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICT_FIRST=False)
-        tile_y = tile_dy  # log-softmax needs Σ dy alone
-        if not LOG:
-            tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, DTYPE, EVICT_FIRST=False)
-        total += _row_sum(tile_y, tile_dy, LOG)
-    return total
-
-
-@triton.jit
-def _chunk_gradient(y, dy, dx, offs_n, mask_n, sizes, chunk, tiles, V, total, LOG: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Store the gradient of one chunk of each row, last tile first."""
-    for i in range(0, 1 if tiles is None else tiles):
-        offs_v = tile_columns(chunk if tiles is None else chunk * tiles + (tiles - 1 - i), V, BLOCK_V)
-        mask = tile_mask(mask_n, offs_v, V)
-        tile_y = load_tile(y, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICT_FIRST=True)
-        tile_dy = load_tile(dy, offs_n, offs_v, sizes, mask, 0, total.dtype, EVICT_FIRST=True)
-        store_tile(dx, offs_n, offs_v, sizes, _input_gradient(tile_y, tile_dy, total, LOG), mask)
-
-
 @replayable
-def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool = False) -> torch.Tensor:
+def softmax_backward(
+    y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool = False, polls: int | None = None
+) -> torch.Tensor:
     """Return the gradient of `softmax_forward` to its input, from its output `y` and the upstream gradient `dy`.
 
     Returns
@@ -259,31 +327,50 @@ def softmax_backward(y: torch.Tensor, dy: torch.Tensor, dim: int, *, log: bool =
     if y.dim() == 0:
         return softmax_backward(y.view(1), dy.view(1), 0, log=log).view(())
     dx = strides.coalesce(y.shape, y).empty(y.shape, y.dtype, y.device)
-    dtype = launch.compute_dtype(y.dtype)
-    plan = _Plan({"y": y, "dy": dy, "dx": dx}, dim, tiles_on_chip=2)
-    args = {**plan.args, "LOG": log, "ACC_DTYPE": launch.tl_dtype(dtype)}
-    sums = None
-    if plan.split:
-        sums = partials.allocate(plan.rows, plan.chunks, dtype, y.device)
-        launch.run(
-            _softmax_backward_kernel, plan.grid, plan.config, **{**args, "dx": None}, sums_ptr=sums, STATS_ONLY=True
-        )
-    launch.run(_softmax_backward_kernel, plan.grid, plan.config, **args, sums_ptr=sums, STATS_ONLY=False)
+    _launch(
+        _softmax_backward_kernel, {"y": y, "dy": dy, "dx": dx}, dim, statistics=1, registers=96, LOG=log, polls=polls
+    )
     return dx
 
 
-class _Plan:
-    """Tiles of the rows of equally shaped tensors along `dim`, and whether a row is split across programs."""
+def _launch(
+    kernel: Any,
+    tensors: dict[str, torch.Tensor],
+    dim: int,
+    *,
+    statistics: int,
+    registers: int,
+    LOG: bool,
+    polls: int | None,
+) -> None:
+    """Launch a kernel on equally shaped tensors with rows along `dim`.
 
-    def __init__(self, tensors: dict[str, torch.Tensor], dim: int, *, tiles_on_chip: int = 1) -> None:
-        first = next(iter(tensors.values()))
-        columns = first.shape[dim]
-        self.config = tile_configs.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, tiles_on_chip)
-        tiling = RowTiling(columns, tensors, dim=dim, config=self.config, in_order=False)
-        self.rows = tiling.rows
-        self.chunks, tiles = tile_configs.chunks(self.config, columns)
-        self.split = tile_configs.split_rows(self.config, self.rows, columns)
-        blocks = tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) if columns else 0
-        self.grid = (blocks * (self.chunks if self.split else 1),)
-        self.args = {**tiling.args(*tensors), "V": columns, "chunks": self.chunks}
-        self.args |= {"tiles": tiles if tiles > 1 else None, "MULTI_CHUNK": self.chunks > 1 and not self.split}
+    A chunk has `statistics` numbers per row, and a thread of a program that waits at most so many registers.
+    """
+    first = next(iter(tensors.values()))
+    columns, dtype, device = first.shape[dim], launch.compute_dtype(first.dtype), first.device
+    if columns == 0:
+        return
+    config = tile_configs.rows(first.dtype.itemsize, columns, first.stride(dim) == 1, len(tensors) - 1)
+    meeting = None
+    if columns > config["BLOCK_V"]:
+        # An operand whose columns are strided takes registers for addresses.
+        meeting = registers if all(t.stride(dim) == 1 for t in tensors.values()) else 128
+    tiling = RowTiling(columns, tensors, dim=dim, config=config, in_order=False, meeting=meeting)
+    partials, flags = None, None
+    if tiling.chunks > 1:
+        partials = torch.empty((statistics, tiling.rows, tiling.chunks), dtype=dtype, device=device)
+        flags = launch.zeros(tiling.grid, dtype=torch.int32, device=device)
+    launch.run(
+        kernel,
+        tiling.grid,
+        tiling.config,
+        **tiling.args(*tensors),
+        partials_ptr=partials,
+        flags_ptr=flags,
+        V=columns,
+        tiles=tiling.tiles,
+        polls=tile_configs.polls() if polls is None else polls,
+        LOG=LOG,
+        ACC_DTYPE=launch.tl_dtype(dtype),
+    )
