@@ -20,7 +20,7 @@ from importlib import metadata
 from lucid import _namesakes as _namesakes  # isort: split
 
 from lucid import autograd, nn, ops, optim
-from lucid._flags import check_values
+from lucid._flags import check_values, gradient_in_forward
 from lucid._lazy import fusion
 from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from lucid.device import device, get_default_device, set_default_device
@@ -97,6 +97,7 @@ __all__ = [
     "full",
     "full_like",
     "fusion",
+    "gradient_in_forward",
     "get_default_device",
     "half",
     "int",

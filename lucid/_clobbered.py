@@ -60,7 +60,7 @@ def check_valid(buffer: torch.Tensor) -> torch.Tensor:
     if _any_clobbered and getattr(_base(buffer), _ATTRIBUTE, False):
         raise RuntimeError(
             f"a tensor of shape {tuple(buffer.shape)} was overwritten in place by the gradient of a loss "
-            "(inplace_gradient=True); leave inplace_gradient out if its values are needed after backward()"
+            "(inplace_gradient=True); leave inplace_gradient out if its values are needed after the loss"
         )
     return buffer
 

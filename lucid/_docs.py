@@ -55,14 +55,17 @@ SECTIONS = {
                                 with m = beta·p + (1 − beta)·q
             total_variation     ½·Σ |p − q|
 
-        The forward pass reads each logit once (js and total_variation twice, where a row does not fit on chip) and
-        keeps a few numbers per token. Backward reads each once and writes the gradient, the only tensor of the logits'
-        size.""",
+        Where a gradient is wanted, it is computed with the loss: one launch reads each logit once and writes the
+        gradient for an upstream gradient of 1, the only tensor of the logits' size. No logits are kept. Backward
+        multiplies by the upstream gradient, exactly by a power of two, else with one more rounding, and moves nothing
+        where it is 1; where the graph is kept for another backward pass, it multiplies a copy. Under ``no_grad()`` no
+        gradient is computed. Within ``gradient_in_forward(False)``, and for float16, whose small gradients need the
+        upstream gradient's scale, backward reads the logits again.""",
     "distillation_logits": """
         student_logits, teacher_logits : Tensor
             (..., V), any strides, each float16, bfloat16, float32 or float64, on one device; with the same leading
-            dimensions, and the same V unless `vocab_size` is given. −inf is a logit like others. The largest of a row
-            may be up to 10⁹·T in magnitude in float32. Gradients flow to both.""",
+            dimensions, and the same V unless `vocab_size` is given. −inf is a logit like others. Gradients flow to
+            both.""",
     "divergence": """
         divergence : {'forward_kl', 'reverse_kl', 'js', 'total_variation'}
             The first column of the table. Default: 'forward_kl'.""",
@@ -108,9 +111,10 @@ SECTIONS = {
             of 0. By default all, which must be equally many in both.""",
     "inplace_gradient": """
         inplace_gradient : bool
-            Write the student's gradient over its logits in backward, which then allocates nothing of that size. To use
-            the values of the logits after that is an error, and so are logits that are a leaf, such as a parameter.
-            Without effect where the student gets no gradient, as within ``no_grad()``. Default: False.""",
+            Write the student's gradient over its logits as the loss is computed, which then allocates nothing of that
+            size; in backward, where the gradient is computed there. To use the values of the logits after that is an
+            error, and so are logits that are a leaf, such as a parameter. Without effect where the student gets no
+            gradient, as within ``no_grad()``. Default: False.""",
     "distillation_returns": """
         Tensor
             0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient

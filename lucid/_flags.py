@@ -85,3 +85,42 @@ class check_values(FlagScope):
 def is_checking() -> bool:
     """Return whether calls of this thread synchronize to raise errors of kernels."""
     return _checking.enabled
+
+
+_gradient_in_forward = ThreadLocalFlag(True)
+
+
+class gradient_in_forward(FlagScope):
+    """Whether losses of logits compute their gradient with the loss, as a context manager or decorator; per thread.
+
+    On by default: where the gradient is wanted, one launch reads each logit once and writes loss and gradient; backward
+    multiplies with the upstream gradient, where that is not 1. Logits are not kept for backward. Switched off, backward
+    reads the logits again. float16 logits, whose small gradients need the upstream gradient's scale, graphs of
+    `torch.compile`, and calls under `torch.utils.checkpoint` or transforms of `torch.func` always do that.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether to compute the gradient with the loss inside the block. Default: True.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn.functional as F
+    >>> logits = lucid.tensor([[0.0, 0.0]], requires_grad=True)
+    >>> with lucid.gradient_in_forward(False):
+    ...     loss = F.cross_entropy(logits, lucid.tensor([1]))
+    >>> loss.backward()
+    >>> logits.grad.tolist()
+    [[0.5, -0.5]]
+    """
+
+    _flag = _gradient_in_forward
+
+    def __init__(self, enabled: bool = True) -> None:
+        super().__init__(enabled)
+
+
+def is_gradient_in_forward() -> bool:
+    """Return whether losses of this thread compute their gradient in forward."""
+    return _gradient_in_forward.enabled

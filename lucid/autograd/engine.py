@@ -250,6 +250,7 @@ class GraphTask:
                 self.results.append((tensor, grads[number]))
         results: tuple[Tensor | None, ...] = (None,) * len(node.edges)
         if grads and (self.needed is None or id(node) in self.needed):
+            node.context.keeps_graph = self.retain_graph
             results = node.apply(tuple(grads.get(number) for number in range(node.outputs)))
             if not self.retain_graph:
                 node.free()

@@ -30,9 +30,12 @@ class Context:
     ----------
     needs_input_grad : tuple of bool
         For each argument of forward, whether its gradient is needed.
+    keeps_graph : bool
+        In backward, whether the graph is kept for another backward pass.
     """
 
     needs_input_grad: tuple[bool, ...]
+    keeps_graph = True
 
     def __init__(self) -> None:
         self._to_save: tuple[Tensor | None, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +12,10 @@ import triton_kernels as tk
 from lucid._clobbered import mark_clobbered
 from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
+from lucid.ops.in_forward import Gradients, empty_gradient, in_forward
 from lucid.ops.memory import raise_device_errors
 from lucid.tensor import Tensor
+from triton_kernels.losses.cross_entropy import COUNTS
 
 
 def _reduced(
@@ -33,6 +37,29 @@ def _reduced(
     )
 
 
+def _factor(
+    logits: torch.Tensor,
+    weights: Callable[[], torch.Tensor] | None,
+    reduction: Reduction,
+    denominator: Tensor | None = None,
+) -> tuple[float, torch.Tensor | None]:
+    """The factor of each token's loss in the result, before losses are known: a number, and a tensor or None.
+
+    `weights` computes those of the tokens; None: all count once.
+    """
+    rows = math.prod(logits.shape[:-1])
+    if not reduction.reduce:
+        return 1.0, None
+    if weights is None and denominator is None:
+        return reduction.scale / max(rows, 1) if reduction.mean else reduction.scale, None
+    if not (reduction.mean or denominator is not None) or not rows:
+        return reduction.scale, None
+    given = logits.new_empty(0, dtype=tk.launch.compute_dtype(logits.dtype)) if weights is None else weights()
+    number = None if denominator is None else denominator._buffer
+    counting = None if weights is None else given
+    return 1.0, tk.token_mean(given, weights=counting, denominator=number, scale=reduction.scale)[1]
+
+
 class DistillationLoss(Function):
     """(1 − α)·divergence + α·cross-entropy of each token, reduced."""
 
@@ -47,22 +74,43 @@ class DistillationLoss(Function):
         options: DistillationConfig,
         reduction: Reduction,
     ) -> Tensor:
-        ctx.options = options
+        ctx.options, ctx.gradients = options, None
+        s, t = student._buffer, teacher._buffer
+        rows = {
+            "weight": None if weight is None else weight._buffer,
+            "labels": None if labels is None else labels._buffer,
+            "ignore_index": options.ignore_index,
+        }
+        to_s, to_t = ctx.needs_input_grad[:2]
+        if not in_forward(s if to_s else None, t if to_t else None):
+            losses, statistics = tk.divergence_forward(s, t, **rows, **options.shared)
+            loss, factor = _reduced(losses, statistics[0], reduction, losses.dtype, normalizer)
+            raise_device_errors(s)
+            ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
+            return Tensor._wrap(loss)
+        dtype = tk.launch.compute_dtype(s.dtype, t.dtype)
+
+        def weights() -> torch.Tensor:
+            return tk.token_weights(s, **rows, vocab_size=options.vocab_size, dtype=dtype)
+
+        counted = None if weight is None and labels is None else weights
+        scale, factor = _factor(s, counted, reduction, normalizer)
+        in_place = to_s and options.inplace_gradient
+        ds, dt = student._buffer_for_write() if in_place else empty_gradient(s, to_s), empty_gradient(t, to_t)
         losses, statistics = tk.divergence_forward(
-            student._buffer,
-            teacher._buffer,
-            weight=None if weight is None else weight._buffer,
-            labels=None if labels is None else labels._buffer,
-            ignore_index=options.ignore_index,
-            **options.shared,
+            s, t, **rows, **options.shared, gradient_scale=scale, gradient_factor=factor, dstudent=ds, dteacher=dt
         )
-        loss, factor = _reduced(losses, statistics[0], reduction, losses.dtype, normalizer)
-        raise_device_errors(student._buffer)
-        ctx.save_for_backward(student, teacher, labels, Tensor._wrap(statistics), _wrapped(factor))
-        return Tensor._wrap(loss)
+        raise_device_errors(s)
+        ctx.gradients = Gradients(ctx, (student, teacher), options.vocab_size, "distillation_loss")
+        ctx.gradients.save(
+            None if weight is None and labels is None else statistics[0], mark_clobbered(s) if in_place else ds, dt
+        )
+        return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale)[0] if reduction.reduce else losses)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is not None:
+            return (*ctx.gradients.times(dloss), None, None, None, None, None)
         student, teacher, labels, statistics, factor = ctx.saved_tensors
         needs_grad = ctx.needs_input_grad[:2]
         grads = DistillationLossBackward.apply(
@@ -122,15 +170,37 @@ class HardCrossEntropy(Function):
         reduction: Reduction,
     ) -> Tensor:
         ctx.options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
+        ctx.gradients = None
+        logits, of = x._buffer, labels._buffer
         weight = None if class_weight is None else class_weight._buffer.contiguous()
-        losses, statistics = tk.cross_entropy_forward(x._buffer, labels._buffer, class_weight=weight, **ctx.options)
-        loss, factor = _reduced(losses, statistics[0], reduction, x._buffer.dtype)
-        raise_device_errors(x._buffer, labels="target")
-        ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
-        return Tensor._wrap(loss)
+        needed = ctx.needs_input_grad[0]
+        if not in_forward(logits if needed else None):
+            losses, statistics = tk.cross_entropy_forward(logits, of, class_weight=weight, **ctx.options)
+            loss, factor = _reduced(losses, statistics[0], reduction, logits.dtype)
+            raise_device_errors(logits, labels="target")
+            ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
+            return Tensor._wrap(loss)
+        dtype = tk.launch.compute_dtype(logits.dtype)
+        scale, factor = _factor(
+            logits,
+            lambda: tk.token_weights(logits, labels=of, class_weight=weight, ignore_index=ignore_index, dtype=dtype),
+            reduction,
+        )
+        dx = empty_gradient(logits, needed)
+        losses, statistics = tk.cross_entropy_forward(
+            logits, of, class_weight=weight, **ctx.options, gradient_scale=scale, gradient_factor=factor, dx=dx
+        )
+        raise_device_errors(logits, labels="target")
+        ctx.gradients = Gradients(ctx, (x,), None, "cross_entropy")
+        ctx.gradients.save(statistics[COUNTS], dx)
+        if reduction.reduce:
+            return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale, dtype=logits.dtype)[0])
+        return Tensor._wrap(losses.to(logits.dtype))
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is not None:
+            return (*ctx.gradients.times(dloss), *(None,) * 5)
         return (HardCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options), *(None,) * 5)
 
 

@@ -21,7 +21,7 @@ class KLDiv(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, log_target: bool, reduce: bool, scale: float) -> Tensor:
-        ctx.log_target, ctx.scale, ctx.x = log_target, scale, meta(x)
+        ctx.log_target, ctx.scale, ctx.x, ctx.gradients = log_target, scale, meta(x), [None, None]
         # Without the target's gradient, the gradient to x is −p: x itself is not needed.
         kept = x if ctx.needs_input_grad[1] else None
         of_logits = match_fusion(x._memory, target._memory, log_target) if reduce else None
@@ -29,7 +29,10 @@ class KLDiv(Function):
             ctx.save_for_backward(kept, target)
             loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
         else:
-            loss, statistics = fused_forward(of_logits, scale)
+            # The gradient to a softmax that is a leaf goes no further, to logits.
+            to_x, to_target = ctx.needs_input_grad[:2]
+            wanted = (to_x and not x.is_leaf, to_target and not target.is_leaf)
+            loss, statistics, ctx.gradients = fused_forward(of_logits, scale, wanted)
             ctx.save_for_backward(kept, target, Tensor._wrap(statistics))
             # Its own node keeps it as long as a fused backward pass may want it.
             ctx.log_q = weakref.ref(x._memory)
@@ -38,11 +41,15 @@ class KLDiv(Function):
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         x, target, *statistics = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
+        wanted, gradients = ctx.needs_input_grad[:2], ctx.gradients
+        if not ctx.keeps_graph:
+            ctx.gradients = [None, None]
         if statistics and not is_grad_enabled():
             of_logits = match_fusion(ctx.log_q(), target._memory, ctx.log_target, dloss._buffer)
             if of_logits is not None:
-                run = FusedBackward(of_logits, statistics[0]._buffer, dloss._buffer, ctx.scale)
+                run = FusedBackward(
+                    of_logits, statistics[0]._buffer, gradients, dloss._buffer, ctx.scale, ctx.keeps_graph
+                )
                 dx, dtarget = (Tensor._wrap(run.gradient(side)) if want else None for side, want in enumerate(wanted))
                 return dx, dtarget, None, None, None
         dx, dtarget = KLDivBackward.apply(x, target, dloss, ctx.log_target, ctx.scale, ctx.x, wanted)

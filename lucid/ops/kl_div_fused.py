@@ -1,8 +1,8 @@
 """The KL divergence of unrealized softmaxes, computed from their logits.
 
 The backward pass returns deferred gradients to the log-probabilities and probabilities. A softmax that receives such a
-gradient unrealized computes the gradient to its logits from the logits. A deferred gradient that was read or added to
-is realized first, and is then like any other.
+gradient unrealized returns the gradient to its logits: the one computed with the loss, scaled, or else one computed
+from the logits now. A deferred gradient that was read or added to is realized first, and is then like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 import triton_kernels as tk
 from lucid._lazy import Deferred, is_fusion_enabled, is_shared, realize
+from lucid.ops.in_forward import empty_gradient, in_forward
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
 
@@ -54,19 +55,43 @@ def match_fusion(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor)
     return FusionMatch((log_q, target), logits, log_q.factor if same else 1.0, scaled)
 
 
-def fused_forward(of: FusionMatch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scale · Σ KL over all rows, in the promoted dtype, and the row statistics for backward."""
-    student, teacher = of.logits
-    losses, statistics = tk.divergence_forward(student, teacher, inv_temperature=of.factor)
-    dtype = torch.promote_types(student.dtype, teacher.dtype)
-    return tk.sum(losses, range(losses.dim()), scale=scale, dtype=dtype), statistics
+def fused_forward(
+    of: FusionMatch, scale: float, needs_grad: tuple[bool, bool]
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
+    """Return scale · Σ KL over all rows, in the promoted dtype; statistics of rows, for backward; gradients to logits.
+
+    The gradients, for an upstream gradient of 1, are None where they are not needed, or are computed in backward.
+    """
+    wanted = [logits if needed else None for logits, needed in zip(of.logits, needs_grad, strict=True)]
+    one_launch = in_forward(*wanted)
+    gradients = [
+        empty_gradient(logits, one_launch and needed) for logits, needed in zip(of.logits, needs_grad, strict=True)
+    ]
+    losses, statistics = tk.divergence_forward(
+        *of.logits, inv_temperature=of.factor, gradient_scale=scale, dstudent=gradients[0], dteacher=gradients[1]
+    )
+    dtype = torch.promote_types(of.logits[0].dtype, of.logits[1].dtype)
+    return tk.sum(losses, range(losses.dim()), scale=scale, dtype=dtype), statistics, gradients
 
 
 class FusedBackward:
-    """One backward pass of a fused loss: to x (side 0), to the target (side 1), or to both."""
+    """One backward pass of a fused loss: to x (side 0), to the target (side 1), or to both.
 
-    def __init__(self, of: FusionMatch, statistics: torch.Tensor, dloss: torch.Tensor, scale: float) -> None:
+    `gradients` are those to the logits that were computed with the loss, for an upstream gradient of 1. All passes
+    through the same graph share the list: a pass that does not keep the graph takes them out, and overwrites them.
+    """
+
+    def __init__(
+        self,
+        of: FusionMatch,
+        statistics: torch.Tensor,
+        gradients: list[torch.Tensor | None],
+        dloss: torch.Tensor,
+        scale: float,
+        keeps_graph: bool,
+    ) -> None:
         self.softmaxes, self.logits, self.factor, self.scaled = of
+        self.gradients, self.keeps_graph = gradients, keeps_graph
         self.statistics, self.dloss, self.scale = statistics, dloss, scale
         self.pending: list[weakref.ref[Deferred] | None] = [None, None]
         self.results: list[torch.Tensor | None] = [None, None]
@@ -77,17 +102,35 @@ class FusedBackward:
 
     def to_logits(self, side: int) -> torch.Tensor:
         """The gradient to the logits of one side; the same pass makes that of the other, if it may be pending for."""
+        gradient = self._take(side)
+        if gradient is not None:
+            return tk.scale_gradient(gradient, self.dloss, in_place=not self.keeps_graph)
         if self.results[side] is None:
-            dependents = [ref() if ref is not None else None for ref in self.pending]
-            self.results = list(
-                self._pass(self.scale, [gradient is not None and gradient.pending for gradient in dependents])
-            )
+            wanted = [number == side or self._waits(number) for number in range(2)]
+            self.results = list(self._pass(self.scale, wanted))
         result, self.results[side] = self.results[side], None
         assert result is not None
         return result
 
+    def _take(self, side: int) -> torch.Tensor | None:
+        """Return the gradient to the logits that was computed with the loss, if any; it is overwritten or not needed.
+
+        Unless the graph is kept, none is left then.
+        """
+        gradient = self.gradients[side]
+        if not self.keeps_graph:
+            self.gradients[side] = None
+        return gradient
+
+    def _waits(self, side: int) -> bool:
+        """Return whether a deferred gradient may ask for the one to the logits of its side."""
+        ref = self.pending[side]
+        gradient = None if ref is None else ref()
+        return gradient is not None and gradient.pending and self.gradients[side] is None
+
     def to_scaled(self, side: int) -> torch.Tensor:
         """Return the gradient to the scaled logits, the input of the softmax."""
+        self._take(side)
         result = self._pass(self.scale / self.factor, [side == 0, side == 1])[side]
         assert result is not None
         return result
@@ -107,6 +150,7 @@ class FusedBackward:
 
     def to_softmax(self, side: int) -> torch.Tensor:
         """Return the gradient to x or to the target, from their values."""
+        self._take(side)
         x, target = self.softmaxes
         result = tk.kl_div_backward(
             x.buffer() if side else None,

@@ -18,6 +18,7 @@ Examples
 """
 
 from lucid._docs import listing
+from lucid._flags import gradient_in_forward
 from lucid.torch.functional import cross_entropy, distillation_loss, kl_div
 from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss
 from lucid.torch.operators import kernels_on_cpu
@@ -28,6 +29,7 @@ __all__ = [
     "KLDivLoss",
     "cross_entropy",
     "distillation_loss",
+    "gradient_in_forward",
     "kernels_on_cpu",
     "kl_div",
 ]

@@ -11,17 +11,16 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.ops.memory import raise_device_errors
-from lucid.torch import cpu, row_ops
+from lucid.torch import cpu, one_launch, row_ops
 from lucid.torch.cpu import step
 from lucid.torch.cpu.rows import number
 from lucid.torch.cpu.token_mean import factor_of, reduced
 from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator, or_empty, saved
-from triton_kernels.losses.cross_entropy import STATISTICS
+from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
 
-_no_second, _raise_no_second = no_gradient(
-    "cross_entropy has no second derivatives: its gradient cannot be differentiated"
-)
+_NO_SECOND = "cross_entropy has no second derivatives: its gradient cannot be differentiated"
+_no_second, _raise_no_second = no_gradient(_NO_SECOND)
 _ERROR = "cross_entropy has no second derivatives"
 
 
@@ -52,6 +51,32 @@ def _parts(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any
             return cross_entropy_backward(*needed, statistics, in_loss, dloss, ignore_index, label_smoothing)
 
     return step.Parts((x, labels, class_weight), loss_and_gradient, recompute, lambda: labels != ignore_index)
+
+
+def _kernels(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
+    ignore_index, label_smoothing, reduce, mean, dtype = options
+    of_classes, compute = _contiguous(class_weight), tk.launch.compute_dtype(x.dtype)
+
+    def weights() -> Tensor:
+        return tk.token_weights(x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute)
+
+    def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        scale, factor = row_ops.factor_before(x, weights, reduce and mean, None, 1.0)
+        losses, statistics = tk.cross_entropy_forward(
+            x,
+            labels,
+            class_weight=of_classes,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            gradient_scale=scale,
+            gradient_factor=factor,
+            dx=dx,
+        )
+        raise_device_errors(x, labels="target")
+        loss = tk.token_mean(losses, factor=factor, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype)
+        return loss, statistics[COUNTS]
+
+    return one_launch.OneLaunch(run, _NO_SECOND)
 
 
 def _forward(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +141,8 @@ cross_entropy = row_ops.define(
     _forward,
     tensors=3,
     parts=_parts,
+    kernels=_kernels,
+    pair=False,
     fake=_forward_fake,
     setup=_forward_setup,
     backward=_forward_backward,

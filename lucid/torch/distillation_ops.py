@@ -12,7 +12,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.ops.memory import raise_device_errors
-from lucid.torch import cpu, row_ops
+from lucid.torch import cpu, one_launch, row_ops
 from lucid.torch.cpu import step
 from lucid.torch.cpu.rows import number
 from lucid.torch.cpu.token_mean import factor_of, reduced
@@ -22,13 +22,15 @@ from triton_kernels.losses.distillation.terms import STATISTICS
 #: Options of both launchers.
 _NAMES = ("divergence", "beta", "inv_temperature", "scale", "hard_label_weight", "vocab_size")
 _OPTIONS = "str divergence, float beta, float inv_temperature, float scale, float hard_label_weight, SymInt vocab_size"
+_NO_SECOND = "distillation_loss has no second derivatives: its gradients cannot be differentiated"
 _SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
 
 
-def distillation_loss(*arguments: Any) -> Tensor:
-    """Return the loss of the forward operator's arguments; a gradient in place is always written in backward."""
+def distillation_loss(student: Tensor, *arguments: Any) -> Tensor:
+    """Return the loss of the forward operator's arguments; on the CPU a gradient in place is written in backward."""
     *_, inplace_gradient, _, _, _, _ = arguments
-    return _divergence.operator(*arguments)[0] if inplace_gradient else _divergence.loss(*arguments)
+    in_backward = inplace_gradient and launchers(student) is cpu
+    return _divergence.operator(student, *arguments)[0] if in_backward else _divergence.loss(student, *arguments)
 
 
 def _parts(
@@ -61,6 +63,43 @@ def _parts(
 
     needed = (student, teacher, labels if of.hard_label_weight else None)
     return step.Parts(needed, loss_and_gradient, recompute, lambda: weights != 0)
+
+
+def _kernels(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor | None,
+    labels: Tensor | None,
+    normalizer: Tensor | None,
+    *options: Any,
+) -> one_launch.OneLaunch:
+    *shared, ignore_index, in_place, reduce, mean, count, divisor = options
+    dtype = tk.launch.compute_dtype(student.dtype, teacher.dtype)
+    rows = {"weight": weight, "labels": labels, "ignore_index": ignore_index}
+
+    def weights() -> Tensor:
+        return tk.token_weights(student, **rows, vocab_size=shared[-1], dtype=dtype)
+
+    def run(ds: Tensor | None, dt: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        scale, factor = 1.0, None
+        if reduce:
+            counting = None if weight is None and labels is None else weights
+            scale, factor = row_ops.factor_before(student, counting, mean, normalizer, 1 / (count * divisor))
+        losses, statistics = tk.divergence_forward(
+            student,
+            teacher,
+            **rows,
+            **_named(shared),
+            gradient_scale=scale,
+            gradient_factor=factor,
+            dstudent=ds,
+            dteacher=dt,
+        )
+        raise_device_errors(student)
+        loss = tk.token_mean(losses, factor=factor, scale=scale)[0] if reduce else losses
+        return loss, None if weight is None and labels is None else statistics[0]
+
+    return one_launch.OneLaunch(run, _NO_SECOND, shared[-1], in_place)
 
 
 def _forward(
@@ -147,9 +186,7 @@ def _backward_in_place_fake(student: Tensor, teacher: Tensor, *options: Any) -> 
     return row_ops.fake_pair(student, teacher, False, options[-1])[1]
 
 
-_no_second, _raise_no_second = no_gradient(
-    "distillation_loss has no second derivatives: its gradients cannot be differentiated"
-)
+_no_second, _raise_no_second = no_gradient(_NO_SECOND)
 
 divergence_backward = operator(
     f"divergence_backward({_SAVED.format('')}, {_OPTIONS}, bool to_student, bool to_teacher) -> (Tensor, Tensor)",
@@ -174,6 +211,7 @@ _divergence = row_ops.define(
     _forward,
     tensors=5,
     parts=_parts,
+    kernels=_kernels,
     fake=_forward_fake,
     setup=_forward_setup,
     backward=_forward_backward,

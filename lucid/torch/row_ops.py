@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch import cpu
+from lucid.torch import cpu, one_launch
 from lucid.torch.cpu import step
 from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.operators import launchers, operator, save, saved
@@ -26,8 +26,8 @@ class RowLoss(NamedTuple):
     Attributes
     ----------
     loss
-        Returns the loss. Where eager autograd on the CPU, or a compiled graph there, needs the gradient to the logits
-        alone, that is computed with the loss; elsewhere `operator` is called.
+        Returns the loss. Where eager autograd needs a gradient, it is computed with the loss; so it is for compiled
+        graphs on the CPU; elsewhere `operator` is called.
     operator
         The forward operator; its first result is the loss.
     """
@@ -47,6 +47,8 @@ def define(
     setup: Callable[..., None],
     backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]],
     error: str,
+    kernels: Callable[..., one_launch.OneLaunch] | None = None,
+    pair: bool = True,
 ) -> RowLoss:
     """Define ``lucid::NAME``, and for tensors of the CPU ``lucid::NAME_and_gradient``.
 
@@ -58,10 +60,14 @@ def define(
         Those of `lucid.torch.operators.operator`.
     parts
         Returns the loss and its gradient as functions, for tensors of the CPU.
+    kernels
+        Returns the loss with its gradients, by kernels; None if they are computed in two launches.
     backward
         Takes the upstream gradient of the loss and returns gradients to the first arguments.
     error
         Message where the gradient of a compiled graph is to be differentiated.
+    pair
+        The second tensor may need a gradient, too.
     """
     count = arguments.count(",") + 1
 
@@ -76,11 +82,15 @@ def define(
     )
 
     def loss(logits: Tensor, *others: Any) -> Tensor:
-        if launchers(logits) is cpu:
-            if step.applies(logits, *others[: tensors - 1]):
-                return step.Step.apply(logits, parts(logits, *others))
-            if step.applies_compiled(logits, *others[: tensors - 1]):
-                return with_gradient(logits, *others)[0]
+        given = others[: tensors - 1]
+        if launchers(logits) is not cpu:
+            second, *rest = given if pair else (None, *given)
+            if kernels is not None and one_launch.applies(logits, second, *rest):
+                return one_launch.apply(logits, second, kernels(logits, *others))
+        elif step.applies(logits, *given):
+            return step.Step.apply(logits, parts(logits, *others))
+        elif step.applies_compiled(logits, *given):
+            return with_gradient(logits, *others)[0]
         return forward(logits, *others)[0]
 
     return RowLoss(loss, forward)
@@ -130,6 +140,24 @@ def reduce_rows(
     if not reduce:
         return losses.to(dtype), losses.new_empty(0)
     return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
+
+
+def factor_before(
+    logits: Tensor, weights: Callable[[], Tensor] | None, mean: bool, normalizer: Tensor | None, scale: float
+) -> tuple[float, Tensor | None]:
+    """Return the factor of each row's loss in a reduced one, before losses are known: a number, and a tensor or None.
+
+    `weights` computes those of rows; None: all rows count once.
+    """
+    rows = math.prod(logits.shape[:-1])
+    if weights is None and normalizer is None:
+        return scale / max(rows, 1) if mean else scale, None
+    if not (mean or normalizer is not None) or not rows:
+        return scale, None
+    dtype = tk.launch.compute_dtype(logits.dtype)
+    of_rows = logits.new_empty(0, dtype=dtype) if weights is None else weights()
+    counting = None if weights is None else of_rows
+    return 1.0, tk.token_mean(of_rows, weights=counting, denominator=normalizer, scale=scale)[1]
 
 
 def save_rows(ctx: Any, output: tuple[Tensor, Tensor, Tensor], reduce: bool, *tensors: Tensor | None) -> None:

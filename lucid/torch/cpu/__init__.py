@@ -9,6 +9,7 @@ from .divergence import divergence_backward, divergence_forward
 from .kl_div import kl_div_backward, kl_div_forward
 from .soft_cross_entropy import soft_cross_entropy_backward, soft_cross_entropy_forward
 from .token_mean import token_mean
+from .upstream import scale_gradient, token_weights
 
 __all__ = [
     "cross_entropy_backward",
@@ -17,7 +18,9 @@ __all__ = [
     "divergence_forward",
     "kl_div_backward",
     "kl_div_forward",
+    "scale_gradient",
     "soft_cross_entropy_backward",
     "soft_cross_entropy_forward",
     "token_mean",
+    "token_weights",
 ]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.divergence import empty_as
+from lucid.torch.cpu.divergence import empty_as, factor_on_gradient
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
-from triton_kernels.losses.cross_entropy import STATISTICS
+from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 
 
 def cross_entropy_forward(
@@ -22,6 +22,9 @@ def cross_entropy_forward(
     class_weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    gradient_scale: float = 1.0,
+    gradient_factor: Tensor | None = None,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.cross_entropy_forward` with torch's operators.
 
@@ -30,8 +33,9 @@ def cross_entropy_forward(
     """
     weights = label_weights(x, labels, class_weight, ignore_index)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
-    statistics[0] = weights
-    return run(x, labels, class_weight, ignore_index, label_smoothing, losses=True), statistics
+    statistics[0], statistics[COUNTS] = weights, labels.reshape(-1) != ignore_index
+    dloss = factor_on_gradient(gradient_scale, gradient_factor, weights.dtype)
+    return run(x, labels, class_weight, ignore_index, label_smoothing, losses=True, dloss=dloss, dx=dx), statistics
 
 
 def cross_entropy_backward(

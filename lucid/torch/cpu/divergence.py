@@ -12,7 +12,7 @@ whatever the other factor: such a product is NaN at most, and one that should be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
-from triton_kernels.losses.distillation.terms import STATISTICS
+from triton_kernels.losses.distillation.terms import SMALL, STATISTICS
 
 
 class Options(NamedTuple):
@@ -80,6 +80,10 @@ def divergence_forward(
     ignore_index: int = -100,
     hard_label_weight: float = 0.0,
     vocab_size: int | None = None,
+    gradient_scale: float = 1.0,
+    gradient_factor: Tensor | None = None,
+    dstudent: Tensor | None = None,
+    dteacher: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.divergence_forward` with torch's operators.
 
@@ -88,7 +92,8 @@ def divergence_forward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     weights = token_weights(student, teacher, weight, labels, ignore_index, V)
     options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
-    losses = run(student, teacher, weights, labels, options, V, losses=True)
+    dloss = factor_on_gradient(gradient_scale, gradient_factor, weights.dtype)
+    losses = run(student, teacher, weights, labels, options, V, losses=True, dloss=dloss, ds=dstudent, dt=dteacher)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
     statistics[0] = weights
     return losses, statistics
@@ -129,6 +134,12 @@ def divergence_backward(
 def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a fresh dense tensor with the logits' order of strides."""
     return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, dtype, logits.device)
+
+
+def factor_on_gradient(scale: float, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the product of a number and a tensor, 0-d."""
+    number = torch.full((), scale, dtype=dtype)
+    return number if factor is None else number * factor
 
 
 def token_weights(
@@ -177,6 +188,8 @@ def run(
     g = None if dloss is None else (w * rows.per_row(dloss)).unsqueeze(-1)
     label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
     numbers = weights.new_empty((7, rows.count, 1))
+    small_kl = {"forward_kl": False, "reverse_kl": True}.get(options.divergence) if losses else None
+    small = weights.new_full((rows.count, 1), math.nan)  # NaN where the sums that `terms` makes are accurate
     hard = weights.new_zeros((rows.count, 1))
     terms = _TERMS[options.divergence]
     for chunk in rows.chunks:
@@ -203,6 +216,9 @@ def run(
         row_sum(e_t, d_t)
         of_chunk = _Chunk(z_s, e_s, d_s, z_t, e_t, d_t, rows.scratch(5, s))
         to_s, to_t = terms(of_chunk, options.beta, first, second, ds is not None, dt is not None)
+        if small_kl is not None:
+            parts = (rows.part(t, chunk) for t in rows.tensors[:2])
+            _store_small_kl(small[r], first, parts, (m_s, m_t), (d_s, d_t), factor, exchanged=small_kl)
         if g is None:
             continue
         of_row = g[r]
@@ -219,7 +235,8 @@ def run(
     if not losses:
         return weights
     _, d_s, _, d_t, first, second, d_1 = numbers.double().unbind()
-    loss = _FINISH[options.divergence](first, second, d_s, d_t, options.beta).mul_((1 - alpha) * options.scale)
+    loss = _FINISH[options.divergence](first, second, d_s, d_t, options.beta)
+    loss = torch.where(small.isnan(), loss, small).mul_((1 - alpha) * options.scale)
     if label is not None:
         loss = loss + alpha * (hard.double() + d_1.log())
     return rows.results((w * loss.squeeze(-1)).to(weights.dtype))
@@ -254,6 +271,35 @@ def _forward_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: flo
     k = a / d_t
     # k = inf: q = 0 where p > 0.
     return torch.where(k == math.inf, k, k * LN_2 - torch.log(d_t / d_s)).clamp_(min=0)
+
+
+def _store_small_kl(
+    small: Tensor,
+    first: Tensor,
+    parts: Iterable[Tensor],
+    maxima: tuple[Tensor, Tensor],
+    sums: tuple[Tensor, Tensor],
+    factor: float,
+    *,
+    exchanged: bool,
+) -> None:
+    """Store the KL of rows, (rows, 1), where it is below `SMALL`, from terms of which none is negative.
+
+    KL(p‖q) = Σ p·(exp δ − 1 − δ) with δ = log(q/p); its terms are differences of larger numbers unless in a series.
+    """
+    (d_s, d_t), order = sums, slice(None, None, -1 if exchanged else 1)
+    (d_q, d_p) = (d_s, d_t)[order]
+    found = (_forward_kl_finish(first, first, d_q, d_p, 0.0) < SMALL.value).squeeze(-1)
+    if not found.any():
+        return
+    z_q, z_p = [
+        (part[found].to(maximum.dtype) - maximum[found]) * factor for part, maximum in zip(parts, maxima, strict=True)
+    ][order]
+    p, q = torch.exp2(z_p) / d_p[found], torch.exp2(z_q) / d_q[found]
+    delta = torch.where(p > 0, (z_q - z_p - torch.log2(d_q[found] / d_p[found])) * LN_2, 1)  # any number where p = 0
+    series = p * delta * delta * (1 / 2 + delta * (1 / 6 + delta / 24))
+    near = delta.abs() < (0.125 if delta.dtype == torch.float32 else 0.001)
+    small[found] = torch.where(near, series, q - p - p * delta).sum(-1, keepdim=True)
 
 
 def _reverse_kl(

@@ -122,16 +122,19 @@ class Rows:
         torch.exp2(self._buffers[number][:size], out=self._buffers[to][:size])
         return self.scratch(to, like)
 
+    def part(self, tensor: Tensor, chunk: Chunk) -> Tensor:
+        """Return the selected rows of a chunk, (rows, V), in their dtype."""
+        part = tensor[chunk.at][..., : self.columns]
+        if part.dim() > 2:
+            part = part.flatten(0, -2)
+        return part if chunk.selected is None else part.index_select(0, chunk.selected)
+
     def load(self, number: int, tensor: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Return the selected rows of a chunk in the dtype of the arithmetic, (rows, V), and a buffer of that shape.
 
         Rows of another dtype are converted into the buffer.
         """
-        part = tensor[chunk.at][..., : self.columns]
-        if part.dim() > 2:
-            part = part.flatten(0, -2)
-        if chunk.selected is not None:
-            part = part.index_select(0, chunk.selected)
+        part = self.part(tensor, chunk)
         buffer = self.scratch(number, part)
         if part.dtype != buffer.dtype:
             part = buffer.copy_(part)

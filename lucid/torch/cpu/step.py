@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from lucid._flags import is_gradient_in_forward
 from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.operators import save, saved
 
@@ -67,27 +68,45 @@ def applies_compiled(logits: Tensor, *others: Tensor | None) -> bool:
 
 
 def applies(logits: Tensor, *others: Tensor | None) -> bool:
-    """Return whether eager autograd, and nothing else, needs the gradient to the logits alone.
+    """Return whether eager autograd, and nothing else, needs the gradient to the logits alone."""
+    return (
+        is_gradient_in_forward()
+        and _needs_grad_alone(logits, others)
+        and logits.dtype != torch.float16  # its gradients need the scale of the upstream gradient
+        and is_eager(logits, *others)
+    )
+
+
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Return whether nothing but eager autograd sees what is called with these tensors.
 
     False under saved-tensor hooks, such as those of `torch.utils.checkpoint`, which would not see the gradient.
     """
     return (
-        _needs_grad_alone(logits, others)
-        and logits.dtype != torch.float16  # its gradients need the scale of the upstream gradient
-        and _eager(logits, *others)
+        _plain(*tensors)
         and forward_ad._current_level < 0
         and torch._C._get_tracing_state() is None
         and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     )
 
 
-def _eager(*tensors: Tensor | None) -> bool:
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether a tensor is batched, as in `torch.autograd.grad` with is_grads_batched."""
+    return bool(torch._C._dispatch_keys(tensor).has(_BATCHED))
+
+
+def dispatch_modes() -> int:
+    """Return the number of active dispatch modes, such as those of fake tensors or of profilers."""
+    return torch._C._len_torch_dispatch_stack()
+
+
+def _plain(*tensors: Tensor | None) -> bool:
     """Return whether tensors are of no subclass and no compiler, functorch transform or dispatch mode is active."""
     return (
         all(tensor is None or type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
+        and not dispatch_modes()
     )
 
 
@@ -106,8 +125,7 @@ class Step(Function):
         """Return the gradient of `forward` times dloss."""
         gradient, ctx.gradient = ctx.gradient, None
         needed = saved(ctx)  # raises where they were changed in place, or freed
-        batched = torch._C._dispatch_keys(dloss).has(_BATCHED)
-        if torch.is_grad_enabled() or batched or not _eager(dloss) or not _exact(ctx.dtype, dloss):
+        if torch.is_grad_enabled() or is_batched(dloss) or not _plain(dloss) or not _exact(ctx.dtype, dloss):
             return ctx.recompute(dloss, *needed), None
         if gradient is None:
             gradient = ctx.recompute(torch.ones_like(dloss), *needed)

@@ -24,6 +24,7 @@ def token_mean(
     *,
     weights: Tensor | None = None,
     denominator: Tensor | None = None,
+    factor: Tensor | None = None,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -31,8 +32,8 @@ def token_mean(
 
     A denominator that is not positive is a ValueError.
     """
-    factor = factor_of(weights, denominator, scale)
-    return reduced(losses, factor, dtype or losses.dtype), number(factor.value, losses.dtype)
+    result = factor_of(weights, denominator, scale if factor is None else scale * factor.item())
+    return reduced(losses, result, dtype or losses.dtype), number(result.value, losses.dtype)
 
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:

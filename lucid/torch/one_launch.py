@@ -1,0 +1,151 @@
+"""Losses of rows of logits whose kernel writes the gradient with the loss, for eager autograd.
+
+The graph keeps the gradient for an upstream gradient of 1, and no logits. Backward multiplies it with the upstream
+gradient: in place and for nothing where that is 1, in a new tensor if the graph is kept for another backward pass.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+import triton_kernels as tk
+from lucid._flags import is_gradient_in_forward
+from lucid.torch.cpu import step
+from lucid.torch.cpu.divergence import empty_as
+
+#: Returns the loss, and the weights of rows, or None where all rows count. Writes the gradients, for an upstream
+#: gradient of 1, to tensors of the shapes of the first and of the second argument of the loss; None: not wanted.
+Run = Callable[[Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+class OneLaunch(NamedTuple):
+    """A loss with its gradients.
+
+    Attributes
+    ----------
+    run
+        Computes them. It has the logits, so the graph does not keep it.
+    error
+        Message where a gradient is to be differentiated.
+    vocab_size
+        Gradients of further columns are 0.
+    in_place
+        Write the gradient to the first argument over it.
+    """
+
+    run: Run
+    error: str
+    vocab_size: int | None = None
+    in_place: bool = False
+
+
+def applies(first: Tensor, second: Tensor | None, *others: Tensor | None) -> bool:
+    """Return whether eager autograd, and nothing else, needs a gradient to the first or the second tensor alone."""
+    wanted = [tensor for tensor in (first, second) if tensor is not None and tensor.requires_grad]
+    return (
+        not torch.compiler.is_compiling()
+        and is_gradient_in_forward()
+        and first.device.type in ("cpu", "cuda")
+        and bool(wanted)
+        and torch.is_grad_enabled()
+        and not any(tensor.dtype == torch.float16 for tensor in wanted)  # the upstream gradient may be their scale
+        and not any(other is not None and other.requires_grad for other in others)
+        and step.is_eager(first, second, *others)
+    )
+
+
+def apply(first: Tensor, second: Tensor | None, of: OneLaunch) -> Tensor:
+    """Return the loss, as a node of the graph."""
+    loss: Tensor = LossWithGradient.apply(first, second, of)
+    return loss
+
+
+class LossWithGradient(Function):
+    """Node of a loss whose gradients are computed in `forward`."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor | None, of: OneLaunch) -> Tensor:
+        to_first, to_second = ctx.needs_input_grad[:2]
+        d_first = d_second = None
+        if to_first:
+            d_first = first if of.in_place else empty_as(first, first.dtype)
+        if to_second and second is not None:
+            d_second = empty_as(second, second.dtype)
+        loss, weights = of.run(d_first, d_second)
+        if d_first is first:
+            torch.autograd.graph.increment_version(first)
+            d_first = _alias(first)
+        ctx.vocab_size, ctx.error = of.vocab_size, of.error
+        ctx.logits = [weakref.ref(x) for x in (first, second) if x is not None]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(d_first, d_second, weights)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor | None) -> tuple[Tensor | None, ...]:
+        d_first, d_second, weights = ctx.saved_tensors
+        if dloss is None:
+            return None, None, None
+        if torch.is_grad_enabled():
+            alive = [x for x in (ref() for ref in ctx.logits) if x is not None and x.requires_grad]
+            node = alive[0] if alive else torch.empty(0, device=dloss.device, requires_grad=True)
+            grads = (
+                None if d is None else _NotDifferentiable.apply(d, dloss, node, weights, ctx.vocab_size, ctx.error)
+                for d in (d_first, d_second)
+            )
+            return *grads, None
+        in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
+        grads = (
+            None if d is None else _scaled(d, dloss, weights, ctx.vocab_size, in_place) for d in (d_first, d_second)
+        )
+        return *grads, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("losses of lucid.torch have no forward-mode derivatives (jvp)")
+
+
+class _NotDifferentiable(Function):
+    """A gradient that can be computed under create_graph=True, for other terms of a loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gradient: Tensor,
+        dloss: Tensor,
+        _: Tensor,
+        weights: Tensor | None,
+        vocab_size: int | None,
+        error: str,
+    ) -> Tensor:
+        ctx.error = error
+        return _scaled(gradient, dloss, weights, vocab_size, in_place=False)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(ctx.error)
+
+
+def _scaled(gradient: Tensor, dloss: Tensor, weights: Tensor | None, vocab_size: int | None, in_place: bool) -> Tensor:
+    """Return a gradient times the upstream gradient; rows of weight 0, and unused columns, keep theirs, which is 0."""
+    if step.is_eager(dloss) and not step.is_batched(dloss):
+        return tk.scale_gradient(gradient, dloss, weights=weights, vocab_size=vocab_size, in_place=in_place)
+    g = dloss.to(tk.launch.compute_dtype(gradient.dtype))
+    if weights is not None:
+        g = torch.where(weights.view(gradient.shape[:-1]) == 0, 1.0, g)
+    scaled = (gradient * g.unsqueeze(-1)).to(gradient.dtype)
+    if vocab_size is not None and vocab_size < gradient.shape[-1]:
+        scaled = torch.where(torch.arange(gradient.shape[-1], device=gradient.device) < vocab_size, scaled, gradient)
+    return scaled
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same memory, which autograd knows nothing of."""
+    fresh = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return fresh.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
