@@ -24,6 +24,7 @@ from perf.results import CASE, PROVIDERS, UsageError, case_name, left_out, order
 STYLES = {
     "ours": ("#0072B2", "o"),
     "lucid.torch": ("#E69F00", "v"),
+    "two-launches": ("#56B4E9", "P"),
     "torch": ("#D55E00", "s"),
     "compile": ("#009E73", "^"),
     "liger": ("#CC79A7", "D"),

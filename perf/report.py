@@ -26,8 +26,8 @@ RESULTS = ROOT / "perf/results"
 BEGIN, END = "<!-- perf:begin -->", "<!-- perf:end -->"
 NONE = "–"
 
-#: The rows of README's table, forward and backward.
-HEADLINE = (("distillation", "forward_kl"), ("distillation", "js"), ("kl_div", "log"))
+#: The rows of README's table: an op and a variant, forward and in this mode or, where it was not measured, backward.
+HEADLINE = (("distillation", "forward_kl", "full"), ("distillation", "js", "full"), ("kl_div", "log", "backward"))
 
 #: What the cells of a file's tables hold, for each provider.
 CELLS = {
@@ -96,9 +96,10 @@ def section() -> str:
 def _headline(rows: DataFrame) -> str:
     rows = _against_ours(rows[(rows["status"] == "ok") & (rows["dtype"] == "bf16")])
     lines = []
-    for op, variant in HEADLINE:
-        for mode in ("forward", "backward"):
-            here = rows[(rows["op"] == op) & (rows["variant"] == variant) & (rows["mode"] == mode)]
+    for op, variant, training in HEADLINE:
+        of_op = rows[(rows["op"] == op) & (rows["variant"] == variant)]
+        for mode in ("forward", training if training in set(of_op["mode"]) else "backward"):
+            here = of_op[of_op["mode"] == mode]
             line = {"op": op, "": case_name(mode, variant)}
             for best in here[here["provider"] == "ours"].sort_values(["elements", "n"]).tail(1).to_dict("records"):
                 line |= {"N × V": _shape(best), "ms": number_text(best["median_ms"])}
@@ -165,8 +166,10 @@ def _cell(kind: str, row: Row) -> str:
         names = ("median_us", "launches", "syncs", "python_calls")
         return ", ".join(number_text(row[name]) for name in names if row[name] == row[name])
     if kind == "sweep":
-        multiple = "" if row["provider"] == "ours" or row["ratio"] != row["ratio"] else f"; {row['ratio']:.2f}"
-        return f"{number_text(row['median_ms'])} ({row['roof_fraction']:.2f}{multiple})"
+        roof, ratio = row["roof_fraction"], row["ratio"]
+        known = [] if roof != roof else [f"{roof:.2f}"]
+        known += [] if row["provider"] == "ours" or ratio != ratio else [f"{ratio:.2f}"]
+        return number_text(row["median_ms"]) + (f" ({'; '.join(known)})" if known else "")
     ratio = (row["read"] + row["written"]) / (row["least_read"] + row["least_written"])
     allocated = row["allocated"] / (row["n"] * row["v"] * DTYPES[row["dtype"]].itemsize)
     return f"{row['read']:,.0f} + {row['written']:,.0f} ({ratio:.2f}), {row['launches']:.0f}, {allocated:.2f}"

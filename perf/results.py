@@ -27,6 +27,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, 
 PROVIDERS = {
     "ours": "ours",
     "lucid.torch": "ours, lucid.torch",
+    "two-launches": "lucid.torch, two launches",
     "torch": "torch eager",
     "compile": "torch.compile",
     "liger": "Liger",

@@ -20,9 +20,10 @@ from unittest import mock
 
 import torch
 import triton
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from lucid.torch.cpu import step
 from lucid.torch.operators import KERNELS
 from perf.results import ROOT
 from triton_kernels.devtools import trace
@@ -104,6 +105,15 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+_is_really_eager = step.is_eager
+
+
+def _is_eager(*tensors: torch.Tensor | None) -> bool:
+    """What `step.is_eager` returns where nothing is counted."""
+    with _disable_current_modes():
+        return _is_really_eager(*tensors)
+
+
 @contextmanager
 def counted(collect: bool = False) -> Iterator[Counts]:
     """Count what is done within, in the interpreter; `collect` frees what it holds in cycles, for an exact peak."""
@@ -111,7 +121,6 @@ def counted(collect: bool = False) -> Iterator[Counts]:
 
     counts = Counts()
     dispatched = _Dispatched(counts)
-    execute = GridExecutor.__call__
 
     def launch(self: Any, *args: Any, **kwargs: Any) -> None:
         counts.launches += 1
@@ -123,8 +132,11 @@ def counted(collect: bool = False) -> Iterator[Counts]:
         finally:
             dispatched.paused = False
 
-    with mock.patch.object(GridExecutor, "__call__", launch), trace.traffic() as moved, dispatched:
-        yield counts
+    with trace.traffic() as moved:
+        execute = GridExecutor.__call__
+        eager = mock.patch.object(step, "is_eager", _is_eager)
+        with mock.patch.object(GridExecutor, "__call__", launch), eager, dispatched:
+            yield counts
     counts.read += moved.read
     counts.written += moved.written
 

@@ -50,9 +50,9 @@ def run(steps: Mapping[str, Step], folder: Path, total: float, environ: Mapping[
             seconds = f"{time.monotonic() - before:.1f}"
             writer.writerow((name, seconds, f"{max(limit, 0):.0f}", status, *about))
             summary.flush()
-            print(f"{name:<14} {seconds:>6} s  {status}", flush=True)
+            print(f"{name:<16} {seconds:>6} s  {status}", flush=True)
             bad |= status.startswith("failed")
-    print(f"{'total':<14} {time.monotonic() - start:6.1f} s  {folder}")
+    print(f"{'total':<16} {time.monotonic() - start:6.1f} s  {folder}")
     return bad
 
 

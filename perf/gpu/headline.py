@@ -27,22 +27,28 @@ Case = tuple[str, Callable[[], Any], tuple[int | None, ...]]
 def cases(n: int, v: int, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     """The headline kernels on random tensors."""
     a, b = (torch.randn(n, v, device=device, dtype=dtype) for _ in range(2))
-    dloss = torch.ones((), device=device)
+    dloss, two = (torch.full((), number, device=device) for number in (1.0, 2.0))
     labels = torch.randint(0, v, (n,), device=device)
     gradient = {"shape": b.shape, "dx_dtype": dtype}
+    written = torch.empty_like(a)
     yield "kl_div forward, log", partial(tk.kl_div_forward, a, b, log_target=True), (2, None)
     yield "kl_div forward, probabilities", partial(tk.kl_div_forward, a, b), (2, None)
     yield "kl_div backward", partial(tk.kl_div_backward, None, b, dloss, log_target=True, **gradient), (2,)
-    for kind, passes in (("forward_kl", (2, None)), ("js", (2, None, 2, None))):
-        yield f"{kind} forward", partial(tk.divergence_forward, a, b, divergence=kind), passes
-        _, stats = tk.divergence_forward(a, b, divergence=kind)
+    for kind in ("forward_kl", "js"):
+        forward = partial(tk.divergence_forward, a, b, divergence=kind)
+        yield f"{kind} loss and gradient", partial(forward, dstudent=written), (3,)
+        yield f"{kind} forward", forward, (2,)
+        _, stats = forward()
         backward = partial(tk.divergence_backward, a, b, stats, dloss, divergence=kind, dstudent_dtype=dtype)
         yield f"{kind} backward", backward, (3,)
-    yield "cross_entropy forward", partial(tk.cross_entropy_forward, a, labels), (1, None)
+    yield "cross_entropy loss and gradient", partial(tk.cross_entropy_forward, a, labels, dx=written), (2,)
+    yield "cross_entropy forward", partial(tk.cross_entropy_forward, a, labels), (1,)
     _, rows = tk.cross_entropy_forward(a, labels)
     yield "cross_entropy backward", partial(tk.cross_entropy_backward, a, labels, rows, dloss), (2,)
-    yield "softmax forward", partial(tk.softmax_forward, a, 1), (3,)
-    yield "softmax backward", partial(tk.softmax_backward, a, b, 1), (5,)
+    yield "scale_gradient by 1", partial(tk.scale_gradient, written, dloss, in_place=True), (None,)
+    yield "scale_gradient by 2", partial(tk.scale_gradient, written, two, in_place=True), (2,)
+    yield "softmax forward", partial(tk.softmax_forward, a, 1), (2,)
+    yield "softmax backward", partial(tk.softmax_backward, a, b, 1), (3,)
 
 
 def main(shape: str, dtype: str, file: str) -> None:

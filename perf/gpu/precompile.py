@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import torch
 
-from perf.gpu import every_kernel, graphs, tiles
+from perf.gpu import every_kernel, graphs, stress, tiles
 from perf.gpu.steps import STEPS
 from perf.measure import cases, overhead, rows, sweep
 from perf.measure.ops import Point, UnsupportedError
@@ -29,7 +29,7 @@ def points() -> Iterator[tuple[Point, str, str]]:
             parser = argparse.ArgumentParser()
             (overhead if name == "overhead" else sweep).add_arguments(parser)
             options = parser.parse_args(shlex.split(os.path.expandvars(step.command))[4:])
-            providers = [name for name in options.providers if name in ("ours", "lucid.torch", "liger")]
+            providers = [name for name in options.providers if name in (*rows.OURS, "liger")]
             yield from itertools.product(rows.points(options), providers, options.modes)
 
 
@@ -56,6 +56,8 @@ def main() -> int:
                 print(f"{provider} {mode} {point}: {type(error).__name__}: {error}"[:300], flush=True)
         for point in graphs.POINTS:
             launch(point, "lucid.torch", "full")
+        for case in stress.CASES:
+            stress.loss_and_gradient(case, stress.inputs(case, device), in_place=False, polls=None)
         for dtype, v in itertools.product((torch.bfloat16, torch.float32), tiles.COLUMNS):
             for _, table, call in tiles.calls(4, v, dtype, device):
                 for _ in tiles.tried(table, call):

@@ -28,8 +28,10 @@ class Step(NamedTuple):
     needs: str = "sh"
 
 
-def _sweep(what: str, shapes: str, providers: str = "ours,lucid.torch,torch,liger", dtype: str = "bf16") -> str:
-    options = f"--shapes {shapes} --dtypes {dtype} --providers {providers} --modes forward,backward --budget-ms 40"
+def _sweep(
+    what: str, shapes: str, modes: str, providers: str = "ours,lucid.torch,torch,liger", dtypes: str = "bf16"
+) -> str:
+    options = f"--shapes {shapes} --dtypes {dtypes} --providers {providers} --modes {modes} --budget-ms 40"
     return f"$PYTHON -m perf sweep {what} {options} --time-limit $SECONDS_LEFT --csv $OUT/sweep.csv --append"
 
 
@@ -41,7 +43,11 @@ def _sanitizer(tool: str) -> Step:
 
 _IGNORE = " ".join(f"--ignore=tests/test_{name}.py" for name in IGNORED)
 _PYTEST = "-n 13 --dist worksteal -q -p no:benchmark -p no:cacheprovider --tb=short --maxfail=100"
-_SOME = "--variants log,forward_kl,js"
+_SOME, _KL, _JS = "--variants log,forward_kl,js", "kl_div --variants log", "--variants forward_kl,js"
+#: Losses of logits, whose gradient may be computed with the loss, are compared in both together; others in each.
+_BOTH, _EACH = "forward,full", "forward,backward"
+#: Many rows, long and short and not aligned; and one.
+_LAUNCHES = "8192x32000,8192x128256,8192x32001,8192x128257,65536x1024,1x262144"
 _ODD = "${ROWS}x32001,${ROWS}x50257"  # rows that are not aligned: one column more than a multiple of 32, and GPT-2's
 _OVERHEAD = "--variants prob,log,forward_kl,js --modes forward,full --repeats 15"
 
@@ -50,11 +56,18 @@ STEPS = {
     "cache": Step(20, "mkdir -p $CACHE && tar -xJf $BUNDLE/cache.tar.xz -C $CACHE", "$BUNDLE/cache.tar.xz"),
     "versions": Step(30, "$PYTHON -m torch.utils.collect_env && $PYTHON -m perf.environment"),
     "tests": Step(110, f"$PYTHON -m pytest {_PYTEST} tests {_IGNORE}"),
-    "sweep": Step(80, _sweep("kl_div distillation softmax log_softmax", "$SHAPE")),
-    "sweep-labels": Step(40, _sweep("cross_entropy", "$SHAPE")),
-    "sweep-odd": Step(45, _sweep(f"kl_div distillation cross_entropy softmax {_SOME}", _ODD)),
-    "sweep-compile": Step(70, _sweep(f"kl_div distillation cross_entropy {_SOME}", "$SHAPE", "ours,compile")),
-    "sweep-fp32": Step(60, _sweep(f"kl_div distillation softmax {_SOME}", "$SHAPE", dtype="fp32")),
+    "stress": Step(30, "$PYTHON -m perf.gpu.stress $OUT/stress.csv $SECONDS_LEFT"),
+    "sweep": Step(50, _sweep("kl_div softmax log_softmax", "$SHAPE", _EACH)),
+    "sweep-logits": Step(70, _sweep("distillation cross_entropy", "$SHAPE", _BOTH)),
+    "sweep-launches": Step(
+        60,
+        _sweep(f"distillation cross_entropy {_JS}", _LAUNCHES, "full", "lucid.torch,two-launches", "bf16,fp32"),
+    ),
+    "sweep-odd": Step(45, _sweep(f"kl_div distillation cross_entropy softmax {_SOME}", _ODD, _BOTH)),
+    "sweep-compile": Step(60, _sweep(f"distillation cross_entropy {_JS}", "$SHAPE", _BOTH, "ours,compile")),
+    "sweep-compile-kl": Step(30, _sweep(_KL, "$SHAPE", _EACH, "ours,compile")),
+    "sweep-fp32": Step(50, _sweep(f"distillation cross_entropy {_JS}", "$SHAPE", _BOTH, dtypes="fp32")),
+    "sweep-fp32-kl": Step(30, _sweep(f"softmax {_KL}", "$SHAPE", _EACH, dtypes="fp32")),
     "overhead": Step(
         45, f"$PYTHON -m perf overhead kl_div distillation softmax cross_entropy {_OVERHEAD} --csv $OUT/overhead.csv"
     ),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import lucid
-from perf.measure.ops import OPS, Point
+from perf.measure.ops import OPS, Costs, Point
 from triton_kernels.devtools.cost import Cost
 
 MODES = ("forward", "backward", "full")
@@ -62,8 +62,8 @@ def make_inputs(point: Point, device: torch.device, seed: int = 0) -> tuple[Inpu
         made = OPS[point.op].inputs(point, rows.stop - rows.start, generator)
         for tensor, value in zip(inputs, made, strict=True):
             tensor[rows].copy_(value)
-    # between 0.5 and 1.5: no provider can take the short cut for a gradient of 1
-    return inputs, dloss.uniform_(0.5, 1.5, generator=generator)
+    # That of a reduced loss is 1, as `loss.backward()` has it; others are between 0.5 and 1.5.
+    return inputs, dloss.uniform_(0.5, 1.5, generator=generator) if dloss.dim() else dloss.fill_(1)
 
 
 def _chunks(point: Point) -> list[slice]:
@@ -88,10 +88,20 @@ def truth(point: Point, inputs: Inputs, dloss: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def least_cost(point: Point, mode: str) -> Cost:
-    """The least that must be moved in a mode; `full` is forward and backward, which a loss in between keeps apart."""
+    """The least that must be moved in a mode: `forward` without a gradient, `backward`, and both in a `full` step."""
+    return _costs(point)[mode]
+
+
+def least_allocated(point: Point, mode: str) -> int:
+    """The bytes of a mode's results; a gradient that was computed with the loss is scaled in place."""
+    costs = _costs(point)
+    in_place = costs["backward"].written if OPS[point.op].in_forward(point) and mode != "forward" else 0
+    return costs[mode].written - in_place
+
+
+def _costs(point: Point) -> Costs:
     (x, *others), dloss = empty_inputs(point, torch.device("meta"))
-    forward, backward = OPS[point.op].costs(point, x, others[0] if others else None, dloss)
-    return {"forward": forward, "backward": backward, "full": forward + backward}[mode]
+    return OPS[point.op].costs(point, x, others[0] if others else None, dloss)
 
 
 class Case:

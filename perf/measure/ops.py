@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as torch_functional
@@ -25,11 +25,10 @@ from triton_kernels.devtools.cost import Cost
 
 Function = Callable[..., Any]
 
-BETA = 0.5
+#: By mode.
+Costs = dict[str, Cost]
 
-#: The longest rows, in columns, that are read once by JS and total variation, and by softmax, which has one operand on
-#: chip forward and two backward.
-WHOLE_ROW, ON_CHIP = 8192, {"forward": 32768, "backward": 16384}
+BETA = 0.5
 
 
 class UnsupportedError(Exception):
@@ -52,27 +51,31 @@ class Op:
     """An entry of the registry; its defaults are those of losses of rows of logits.
 
     `inputs` makes so many rows of each input, the first of which gets a gradient; floating ones are converted to the
-    point's dtype afterwards. `costs` are the least forward and backward, from tensors of the meta device. `call` gives
+    point's dtype afterwards. `costs` are the least of each mode, from tensors of the meta device. `call` gives
     the function of the inputs in a namespace of functions like lucid.nn.functional; it and those of other providers
-    raise an `UnsupportedError` where there is none. `rereads` are bytes that ours may read a second time, `statistics`
-    those that it may write and read about rows and their chunks of at least 2,048 columns.
+    raise an `UnsupportedError` where there is none. `statistics` are bytes that ours may write and read about rows and
+    their chunks.
     """
 
     variants: tuple[str, ...] = ("",)
     reductions: tuple[str, ...] = ("none", "mean", "sum", "batchmean")
-    #: The most launches that ours may make, forward and backward.
-    launches: tuple[int, int] = (4, 1)
+    #: The most launches that ours may make, by mode.
+    launches: ClassVar[dict[str, int]] = {"forward": 4, "backward": 1, "full": 9}
     #: Providers and variants that need inputs of their own: those that write to them, or are fused only then.
     private: tuple[str, ...] = ()
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> tuple[Cost, Cost]:
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         raise NotImplementedError
 
     def call(self, point: Point, namespace: Any) -> Function:
         raise NotImplementedError
+
+    def in_forward(self, point: Point) -> bool:
+        """Whether ours computes the gradient with the loss."""
+        return False
 
     def torch(self, point: Point) -> Function:
         """The expression in torch; of one dtype throughout."""
@@ -85,16 +88,21 @@ class Op:
         """What a reduction "mean" divides by."""
         return point.n
 
-    def rereads(self, point: Point, mode: str) -> int:
-        return 0
-
     def statistics(self, point: Point, mode: str) -> int:
-        return point.n * 4 * 16 * (triton.cdiv(point.v, 2048) + (mode != "backward"))
+        # Chunks are of at least so many columns; where programs of a row meet, each reads the statistics of all chunks.
+        size, columns = (8, 512) if point.dtype is torch.float64 else (4, 4096)
+        chunks = triton.cdiv(point.v, columns)
+        meeting = chunks * chunks if mode != "backward" and chunks > 1 else 0
+        return point.n * size * (16 * (chunks + (mode != "backward")) + 8 * meeting)
 
     def function(self, provider: str, point: Point) -> Function:
         """A provider's function of the inputs."""
         if provider in ("ours", "lucid.torch"):
             return self.call(point, lucid_functional if provider == "ours" else lucid.torch)
+        if provider == "two-launches":
+            if not self.in_forward(point):
+                raise UnsupportedError("its gradient takes a launch of its own in any case")
+            return lucid.torch.gradient_in_forward(False)(self.call(point, lucid.torch))
         if provider == "torch":
             return self.torch(point)
         if provider == "compile":
@@ -108,19 +116,30 @@ class Op:
         return self.liger(point)
 
 
+def _in_backward(forward: Cost, backward: Cost) -> Costs:
+    """Costs where the gradient is computed in backward: a loss in between keeps the two apart."""
+    return {"forward": forward, "backward": backward, "full": forward + backward}
+
+
+def _in_forward(forward: Cost, with_gradient: Cost, x: Tensor, dloss: Tensor) -> Costs:
+    """Costs where it may be computed with the loss, for an upstream gradient of 1, which that of a reduced loss is."""
+    backward = cost.scale_gradient(x, dloss, one=not dloss.dim())
+    return {"forward": forward, "backward": backward, "full": with_gradient + backward}
+
+
 class KLDiv(Op):
     """Pointwise KL divergence from log-probabilities; the target holds probabilities or their logarithms."""
 
     variants = ("prob", "log")
-    launches = (2, 1)
+    launches: ClassVar = {"forward": 2, "backward": 1, "full": 3}
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         x, target = (_normal(point, rows, generator).log_softmax(-1) for _ in range(2))
         return x, target if point.variant == "log" else target.exp()
 
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> tuple[Cost, Cost]:
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         backward = cost.kl_div_backward(x, y, dloss, log_target=point.variant == "log")
-        return cost.kl_div_forward(x, y, reduce=point.reduction != "none"), backward
+        return _in_backward(cost.kl_div_forward(x, y, reduce=point.reduction != "none"), backward)
 
     def call(self, point: Point, namespace: Any) -> Function:
         return partial(namespace.kl_div, reduction=point.reduction, log_target=point.variant == "log")
@@ -143,13 +162,13 @@ class Softmax(Op):
     """Softmax and log-softmax of rows, by the point's op."""
 
     reductions = ()
-    launches = (2, 2)
+    launches: ClassVar = {"forward": 2, "backward": 2, "full": 4}
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (_normal(point, rows, generator),)
 
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> tuple[Cost, Cost]:
-        return cost.softmax_forward(x), cost.softmax_backward(x, dloss)
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
+        return _in_backward(cost.softmax_forward(x), cost.softmax_backward(x, dloss))
 
     def call(self, point: Point, namespace: Any) -> Function:
         if namespace is lucid.torch:
@@ -166,15 +185,10 @@ class Softmax(Op):
         function: Function = LigerSoftmaxFunction.apply
         return function
 
-    def rereads(self, point: Point, mode: str) -> int:
-        """A longer row is read for its statistics and for its results; of log-softmax's gradient, only dy twice."""
-        operands = {"forward": 1, "backward": 1 if point.op == "log_softmax" else 2}
-        scale = 4 if point.dtype.itemsize == 8 else 1
-        long = [part for part in ON_CHIP if mode in (part, "full") and scale * point.v > ON_CHIP[part]]
-        return sum(operands[part] for part in long) * point.n * point.v * point.dtype.itemsize
-
     def statistics(self, point: Point, mode: str) -> int:
-        return 0
+        size, columns = (8, 2048) if point.dtype is torch.float64 else (4, 4096)
+        chunks = triton.cdiv(point.v, columns)
+        return 2 * point.n * size * 2 * chunks * (chunks + 1) if point.v > 2 * columns else 0
 
 
 class Distillation(Op):
@@ -185,7 +199,6 @@ class Distillation(Op):
     """
 
     variants = ("forward_kl", "two_line", "reverse_kl", "js", "total_variation")
-    launches = (6, 1)
     private = ("two_line",)
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -193,9 +206,15 @@ class Distillation(Op):
         teacher, noise = (_normal(point, rows, generator) for _ in range(2))
         return 2 * teacher + noise, 3 * teacher
 
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> tuple[Cost, Cost]:
-        forward = cost.divergence_forward(x, y, reduce=point.reduction != "none")
-        return forward, cost.divergence_backward(x, y, dloss)
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
+        loss = partial(cost.divergence_forward, x, y, reduce=point.reduction != "none")
+        if self.in_forward(point):
+            return _in_forward(loss(), loss(gradient=True), x, dloss)
+        return _in_backward(loss(), cost.divergence_backward(x, y, dloss))
+
+    def in_forward(self, point: Point) -> bool:
+        """A float16 gradient needs the scale of the upstream gradient."""
+        return point.dtype is not torch.float16
 
     def call(self, point: Point, namespace: Any) -> Function:
         if point.variant != "two_line":
@@ -247,10 +266,6 @@ class Distillation(Op):
     def elements(self, point: Point) -> int:
         return point.n * (point.v if point.variant == "two_line" else 1)
 
-    def rereads(self, point: Point, mode: str) -> int:
-        twice = point.variant in ("js", "total_variation") and point.v > WHOLE_ROW and mode != "backward"
-        return 2 * point.n * point.v * point.dtype.itemsize if twice else 0
-
 
 class CrossEntropy(Op):
     """Cross-entropy of rows of logits with labels or, in the variant ``prob``, with class probabilities.
@@ -267,11 +282,18 @@ class CrossEntropy(Op):
             return x, _normal(point, rows, generator).softmax(-1)
         return x, torch.randint(0, point.v, (rows,), generator=generator, device=generator.device)
 
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> tuple[Cost, Cost]:
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         reduce = point.reduction != "none"
         if point.variant:  # moves what a divergence moves
-            return cost.divergence_forward(x, y, reduce=reduce), cost.divergence_backward(x, y, dloss)
-        return cost.cross_entropy_forward(x, y, reduce=reduce), cost.cross_entropy_backward(x, y, dloss)
+            return _in_backward(cost.divergence_forward(x, y, reduce=reduce), cost.divergence_backward(x, y, dloss))
+        loss = partial(cost.cross_entropy_forward, x, y, reduce=reduce)
+        if self.in_forward(point):
+            return _in_forward(loss(), loss(gradient=True), x, dloss)
+        return _in_backward(loss(), cost.cross_entropy_backward(x, y, dloss))
+
+    def in_forward(self, point: Point) -> bool:
+        """With class probabilities, and of float16, the gradient is computed in backward."""
+        return not point.variant and point.dtype is not torch.float16
 
     def call(self, point: Point, namespace: Any) -> Function:
         return partial(namespace.cross_entropy, reduction=point.reduction.removeprefix("batch"))

@@ -15,8 +15,9 @@ from perf.measure.cases import MODES, quiet
 from perf.measure.ops import OPS, Point, UnsupportedError
 from perf.results import DTYPES, PROVIDERS, Row, UsageError, number_text
 
-#: Those that are held to what is promised of our kernels.
-OURS = ("ours", "lucid.torch")
+#: Those that are held to what is promised of our kernels, and all that launch them.
+PROMISED = ("ours", "lucid.torch")
+OURS = (*PROMISED, "two-launches")
 
 LISTS = {
     "shapes": results.shapes,

@@ -2,7 +2,9 @@
 
 Each provider runs each mode of each op, shape, dtype and reduction; what it calculates is compared with float64 before
 it is timed, and what is wrong or fails is reported and not timed. Times are medians of CUDA events with cold caches.
-Backward starts from leaf inputs and a gradient that is there already, so that it times nothing but the op.
+Backward starts from leaf inputs and a gradient that is there already, so that it times nothing but the op. The upstream
+gradient of a reduced loss is 1. Losses of logits may compute their gradient with the loss, so that backward has little
+to do, and are to be compared in the mode full; `two-launches` is lucid.torch with `gradient_in_forward(False)`.
 
 GB/s are the least possible bytes, the same for every provider, over the time; the roofline is what a device-to-device
 copy reads and writes a second in the same run. Memory is what a step needs beyond its inputs. The error is the largest,
@@ -82,11 +84,12 @@ class Sweep:
         case = cases.Case(point, provider, mode, *self._inputs(point))
         expected = self._truth(point)
         # Not for others: torch.compile compiles anew within.
-        with nan_memory() if provider in ("ours", "lucid.torch") else nullcontext():
+        with nan_memory() if provider in rows.OURS else nullcontext():
             error = case.check(expected)
         found = self._gpu.measure(case, self._budget)
         least = cases.least_cost(point, mode).bytes
-        gbps = least / found.median / 1e6
-        peak = self._gpu.peak_bytes(case) / 2**20
-        values = (*found, least, gbps, self._copy, gbps / self._copy, peak, error)
+        # Nothing where there is nothing to move: backward of a gradient that was computed with the loss.
+        gbps = least / found.median / 1e6 if least >= point.n * point.v else None
+        roof = None if gbps is None else gbps / self._copy
+        values = (*found, least, gbps, self._copy, roof, self._gpu.peak_bytes(case) / 2**20, error)
         return dict(zip(COLUMNS, values, strict=True))

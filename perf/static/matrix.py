@@ -25,7 +25,8 @@ INTEGERS = (torch.int64, torch.int32)
 Shape = tuple[int, ...]
 Factors = dict[str, Any]
 
-#: Rows of one chunk and of several, of aligned and other lengths; one; several dimensions; 64-bit offsets.
+#: Rows of one chunk and of several, of aligned and other lengths; one; several dimensions; 64-bit offsets; rows whose
+#: chunks are of several tiles where the programs of a row wait for each other, as are long rows that are strided.
 SHAPES: dict[str, Shape] = {
     "one chunk": (256, 4096),
     "odd": (7, 1271),
@@ -36,6 +37,7 @@ SHAPES: dict[str, Shape] = {
     "batch of rows": (3, 37, 5008),
     "64-bit": (2**16, 2**15 + 16),
     "few chunks": (16, 131072),
+    "tiles": (4, 2**20 + 2**16),
 }
 ALL = tuple(SHAPES)
 
@@ -114,7 +116,8 @@ def calls(factors: Factors, *every: Factors) -> Callable[[Callable[[Case], None]
 
 def widths(operand: str, dtype: str = "dtype", **more: Sequence[Any]) -> tuple[Factors, Factors]:
     """Every width of rows, and narrow rows that are strided."""
-    return {"shape": [*WIDTHS], dtype: WIDE, **more}, {"shape": [*WIDTHS][:5], operand: ["strided"], dtype: WIDE}
+    strided = {"shape": [*WIDTHS][:5], operand: ["strided"], dtype: WIDE, **more}
+    return {"shape": [*WIDTHS], dtype: WIDE, **more}, strided
 
 
 KL_DIV: Factors = {"shape": ALL, "target": BROADCAST, "x_dtype": FLOATS, "target_dtype": FLOATS, "log_target": BOOL}
@@ -152,6 +155,8 @@ KINDS = [
 DISTILLATION: Factors = {"shape": ALL, "kind": KINDS, "student": LAYOUTS, "teacher": LAYOUTS, "unused": (0, 3)}
 DISTILLATION |= {"student_dtype": FLOATS, "teacher_dtype": FLOATS, "labels": TOKENS, "labels_dtype": INTEGERS}
 DISTILLED = ({"shape": PLAIN, "kind": KINDS, "dtype": WIDE}, *widths("student", kind=[("js", 1.0, 0.0)]))
+WEIGHTS: Factors = {"weight": TOKENS, "weight_dtype": (None, torch.bool, *FLOATS)}
+TO_LOGITS = ("student", "teacher", "both", "in place")
 
 
 def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -166,16 +171,30 @@ def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any
     return case.tensor("student"), case.tensor("teacher", (*lead, columns)), options
 
 
-@calls(DISTILLATION | {"weight": TOKENS, "weight_dtype": (None, torch.bool, *FLOATS)}, *DISTILLED)
+@calls(
+    DISTILLATION | WEIGHTS | {"gradients": (None, *TO_LOGITS), "factor": BOOL},
+    *(factors | {"gradients": (None, "student")} for factors in DISTILLED),
+)
 def divergence_forward(case: Case) -> None:
     s, t, options = _distillation(case)
-    tk.divergence_forward(s, t, weight=case.tokens("weight"), **options)
+    gradients, dtype = case["gradients"], launch.compute_dtype(s.dtype, t.dtype)
+    tk.divergence_forward(
+        s, t, weight=case.tokens("weight"), **options,
+        gradient_factor=tensor((), "number", dtype) if case["factor"] else None,
+        dstudent=s if gradients == "in place" else _gradient(s) if gradients in ("student", "both") else None,
+        dteacher=_gradient(t) if gradients in ("teacher", "both") else None,
+    )  # fmt: skip
+
+
+def _gradient(logits: torch.Tensor) -> torch.Tensor:
+    """Memory for a gradient, as the facade makes it: dense, with the logits' order of dimensions."""
+    return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, logits.dtype, logits.device)
 
 
 UPSTREAM: Factors = {"dloss": TOKENS, "factor": BOOL}
 
 
-@calls(DISTILLATION | UPSTREAM | {"gradients": ("student", "teacher", "both", "in place")}, *DISTILLED)
+@calls(DISTILLATION | UPSTREAM | {"gradients": TO_LOGITS}, *DISTILLED)
 def divergence_backward(case: Case) -> None:
     s, t, options = _distillation(case)
     gradients = case["gradients"]
@@ -208,9 +227,16 @@ def _cross_entropy(case: Case) -> dict[str, Any]:
     return {"class_weight": case.tensor("class_weight"), "label_smoothing": case["label_smoothing"]}
 
 
-@calls(LOGITS | LABELS, SMOOTHED, *widths("x", "x_dtype"))
+@calls(
+    LOGITS | LABELS | {"gradient": (None, "new", "in place"), "factor": BOOL},
+    *(factors | {"gradient": (None, "new")} for factors in (SMOOTHED, *widths("x", "x_dtype"))),
+)
 def cross_entropy_forward(case: Case) -> None:
-    tk.cross_entropy_forward(case.tensor("x"), case.tokens("labels"), **_cross_entropy(case))
+    x, gradient = case.tensor("x"), case["gradient"]
+    options = _cross_entropy(case) | {"dx": x if gradient == "in place" else _gradient(x) if gradient else None}
+    if case["factor"]:
+        options["gradient_factor"] = tensor((), "number", launch.compute_dtype(x.dtype))
+    tk.cross_entropy_forward(x, case.tokens("labels"), **options)
 
 
 @calls(LOGITS | LABELS | UPSTREAM, SMOOTHED, *widths("x", "x_dtype"))
@@ -232,11 +258,36 @@ def soft_cross_entropy_backward(case: Case) -> None:
     tk.soft_cross_entropy_backward(*args, **options, dy_dtype=None if case["gradients"] == "x" else case["y_dtype"])
 
 
+@calls(
+    {"shape": ALL, "labels": TOKENS, "labels_dtype": (None, *INTEGERS), "dtype": WIDE, "unused": (0, 3)}
+    | WEIGHTS | {"class_weight": ["row"], "class_weight_dtype": (None, *FLOATS)}
+)  # fmt: skip
+def token_weights(case: Case) -> None:
+    """Weights of classes go with labels."""
+    logits, labels = tensor(case.shape, "dense", torch.float32), case.tokens("labels")
+    options = {"class_weight": case.tensor("class_weight") if labels is not None else None, "dtype": case["dtype"]}
+    options["vocab_size"] = max(1, case.shape[-1] - case["unused"]) if case["unused"] else None
+    tk.token_weights(logits, weight=case.tokens("weight"), labels=labels, **options)
+
+
+@calls(
+    {"shape": ALL, "gradient": LAYOUTS, "gradient_dtype": FLOATS, "dloss": TOKENS, "dloss_dtype": FLOATS}
+    | {"weights": (None, torch.bool, *WIDE), "unused": (0, 3), "in_place": BOOL},
+    {"shape": PLAIN, "gradient_dtype": WIDE, "dloss": ("dense", "number"), "in_place": BOOL},
+    *widths("gradient", "gradient_dtype"),
+)
+def scale_gradient(case: Case) -> None:
+    gradient, columns = case.tensor("gradient"), case.shape[-1]
+    weights = tensor((gradient[..., 0].numel(),), "dense", case["weights"]) if case["weights"] else None
+    options = {"vocab_size": max(1, columns - case["unused"]) if case["unused"] else None, "weights": weights}
+    tk.scale_gradient(gradient, case.tokens("dloss"), in_place=case["in_place"], **options)
+
+
 NUMBERS: Factors = {"tokens": (1, 2**20), "weights": BOOL}
 
 
 @calls(
-    {"tokens": (1, 100, 2**20), "losses_dtype": WIDE, "weights": BOOL, "denominator": ["number"]}
+    {"tokens": (1, 100, 2**20), "losses_dtype": WIDE, "weights": BOOL, "denominator": ["number"], "factor": BOOL}
     | {"denominator_dtype": (None, *FLOATS, *INTEGERS), "dtype": (None, *FLOATS)},
     NUMBERS | {"denominator_dtype": [None]},
     NUMBERS | {"denominator_dtype": [torch.float32]},
@@ -244,7 +295,8 @@ NUMBERS: Factors = {"tokens": (1, 2**20), "weights": BOOL}
 def token_mean(case: Case) -> None:
     losses = tensor((case["tokens"],), "dense", case["losses_dtype"])
     weights, denominator = losses if case["weights"] else None, case.tensor("denominator", ())
-    tk.token_mean(losses, weights=weights, denominator=denominator, dtype=case["dtype"])
+    factor = tensor((), "number", case["losses_dtype"]) if case["factor"] else None
+    tk.token_mean(losses, weights=weights, denominator=denominator, factor=factor, dtype=case["dtype"])
 
 
 SOFTMAX: Factors = {"shape": ALL, "dtype": FLOATS, "dim": (-1, 0), "log": BOOL}

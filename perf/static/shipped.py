@@ -91,8 +91,7 @@ def _kl_div(dtype: str) -> Iterator[Variant]:
 
 def _softmax(dtype: str, log: bool) -> Iterator[Variant]:
     variant = partial(Variant, "log_softmax" if log else "softmax", dtype)
-    short, long, few = (_empty(dtype, *shape) for shape in ((8192, 8192), (8192, 131072), (16, 131072)))
-    first = 1 if log else 2  # of backward: log-softmax sums dy alone
+    short, long = _empty(dtype, 8192, 8192), _empty(dtype, 8192, 131072)
 
     def forward(x: Tensor) -> Callable[[], Any]:
         return partial(tk.softmax_forward, x, 1, log=log)
@@ -101,38 +100,41 @@ def _softmax(dtype: str, log: bool) -> Iterator[Variant]:
         return partial(tk.softmax_backward, y, y, 1, log=log)
 
     yield variant("forward, row on chip", forward(short), 2, limit=16)
-    yield variant("forward, long rows", forward(long), 3, least=2, limit=16)
-    yield variant("forward, few long rows: statistics", forward(few), 1, limit=8)
-    yield variant("forward, few long rows: results", forward(few), 2, 1, least=1, limit=8)
+    yield variant("forward, long rows", forward(long), 2, limit=16)
     yield variant("backward, row on chip", backward(short), 3, limit=16)
-    yield variant("backward, long rows", backward(long), 3 + first, least=3, limit=16)
-    yield variant("backward, few long rows: sums", backward(few), first, limit=6)
-    yield variant("backward, few long rows: results", backward(few), 3, 1, least=3 - first, limit=10)
+    yield variant("backward, long rows", backward(long), 3, limit=16)
+
+
+#: Of instructions and special functions per pair of logits: loss and gradient, the loss alone, the gradient alone.
+_LIMITS: dict[str, tuple[tuple[float, float], ...]] = {
+    "forward_kl": ((30, 4), (20, 2), (14, 2)),
+    "reverse_kl": ((34, 3), (20, 2), (16, 2)),
+    "js": ((80, 7), (76, 6), (40, 3)),
+    "total_variation": ((44, 5), (40, 4), (24, 2)),
+}
 
 
 def _distillation(dtype: str, divergence: str) -> Iterator[Variant]:
     """A divergence from logits; its element is a pair of logits."""
     variant = partial(Variant, divergence, dtype)
     long, short = _empty(dtype, 8192, 131072), _empty(dtype, 65536, 1024)
-    twice = divergence in ("js", "total_variation")
 
-    def forward(x: Tensor) -> Callable[[], Any]:
-        return partial(tk.divergence_forward, x, x, divergence=divergence)
+    def forward(x: Tensor, gradient: bool = False) -> Callable[[], Any]:
+        return partial(tk.divergence_forward, x, x, divergence=divergence, dstudent=x if gradient else None)
 
     def backward(x: Tensor) -> Callable[[], Any]:
         rows, dloss = _empty("fp32", STATISTICS, x.shape[0]), _empty("fp32")
         return partial(tk.divergence_backward, x, x, rows, dloss, divergence=divergence, dstudent_dtype=x.dtype)
 
-    def limits(instructions: float) -> dict[str, Any]:
-        return {} if twice else {"limit": instructions, "special_limit": 2.1}
+    def limits(instructions: float, special: float) -> dict[str, Any]:
+        return {"limit": instructions, "special_limit": special + 0.1}
 
-    yield variant("forward, a chunk of a long row", forward(long), 2, **limits(16))
-    yield variant("forward, merging chunks", forward(long), number=1)
-    if twice:
-        yield variant("forward, a chunk again", forward(long), 2, 2)
-        yield variant("forward, adding up chunks", forward(long), number=3)
+    both, loss, gradient = _LIMITS[divergence]
+    yield variant("loss and gradient, long rows", forward(long, True), 3, **limits(*both))
+    yield variant("loss and gradient, short rows", forward(short, True), 3)
+    yield variant("forward, long rows", forward(long), 2, **limits(*loss))
     yield variant("forward, short rows", forward(short), 2)
-    yield variant("backward, a chunk of a long row", backward(long), 3, **limits(14))
+    yield variant("backward, a chunk of a long row", backward(long), 3, **limits(*gradient))
     yield variant("backward, short rows", backward(short), 3)
 
 
@@ -146,9 +148,18 @@ def _cross_entropy(dtype: str) -> Iterator[Variant]:
         with torch.device("meta"):
             tk.cross_entropy_backward(long, labels, forward()[1], dloss)
 
-    yield variant("forward, a chunk of a long row", forward, 1)
-    yield variant("forward, merging chunks", forward, number=1)
-    yield variant("backward, a chunk of a long row", backward, 2, 2)
+    yield variant("loss and gradient, long rows", partial(forward, dx=long), 2)
+    yield variant("forward, long rows", forward, 1)
+    yield variant("backward, a chunk of a long row", backward, 2, 1)
+
+
+def _scale_gradient(dtype: str) -> Iterator[Variant]:
+    """What is left to do in backward, where the gradient was computed with the loss."""
+    long, one, per_row = _empty(dtype, 8192, 131072), _empty("fp32"), _empty("fp32", 8192)
+    for dloss, of in ((one, "a number"), (per_row, "of rows")):
+        for in_place in (True, False):
+            call = partial(tk.scale_gradient, long, dloss, in_place=in_place)
+            yield Variant("scale_gradient", dtype, f"{of}, {'in place' if in_place else 'new tensor'}", call, 2)
 
 
 def _soft_cross_entropy(dtype: str) -> Iterator[Variant]:
@@ -175,6 +186,7 @@ def _others(dtype: str) -> Iterator[Variant]:
     yield Variant("sum", dtype, "rows", partial(tk.sum, matrix, [1]))
     yield Variant("sum", dtype, "columns", partial(tk.sum, matrix, [0]))
     yield Variant("finalize", dtype, "", partial(tk.kl_div_forward, x, x), number=1)
+    yield Variant("token_weights", dtype, "", partial(tk.token_weights, losses[:, None], weight=losses))
     yield Variant("token_mean", dtype, "a part", mean)
     yield Variant("token_mean", dtype, "all", mean, number=1)
     yield Variant("matmul", dtype, "", partial(tk.matmul, matrix, matrix))
@@ -192,4 +204,5 @@ def variants() -> list[Variant]:
     for divergence in ("forward_kl", "reverse_kl", "js", "total_variation"):
         made += [_distillation(dtype, divergence) for dtype in MAIN]
     made += [_cross_entropy(dtype) for dtype in MAIN] + [_soft_cross_entropy(dtype) for dtype in MAIN]
+    made += [_scale_gradient(dtype) for dtype in MAIN]
     return [variant for kind in (*made, _others("fp32")) for variant in kind]
