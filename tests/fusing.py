@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from triton_kernels.devtools import trace
 
-#: Names of the fused kernels, which take logits.
-FORWARD, BACKWARD = "_divergence_kernel", "_divergence_backward_kernel"
+#: Names of the fused kernels, which take logits; and of that which scales gradients computed with the loss.
+FORWARD, BACKWARD, SCALE = "_divergence_kernel", "_divergence_backward_kernel", "_scale_kernel"
 
 LOGS = pytest.mark.parametrize("log_target", [False, True])
 TEMPERATURES = pytest.mark.parametrize("temperature", [None, 2.5])
+IN_FORWARD = pytest.mark.parametrize("in_forward", [True, False], ids=["one launch", "two launches"])
 
 
 class Case:
@@ -70,18 +71,48 @@ class Case:
         return [*more, *self.seen, self.made, *gradients, self.log_q, self.target]
 
 
+def backward_kernel(in_forward: bool) -> str:
+    """Return the name of the kernel that gives logits their gradients in backward."""
+    return SCALE if in_forward else BACKWARD
+
+
+class Scenario(NamedTuple):
+    """A function of a `Case`, and the fused kernels that it must launch: with gradients in forward, and without."""
+
+    run: Callable[[Case], Any]
+    one_launch: set[str]
+    two_launches: set[str]
+
+    def check(self, case: Callable[[], Case], in_forward: bool) -> None:
+        """Compare fused and eager, and the kernels launched."""
+        used = assert_fused_equals_eager(lambda: self.run(case()), in_forward=in_forward)
+        assert used == (self.one_launch if in_forward else self.two_launches)
+
+
 class ScenarioRegistry:
-    """Scenarios, functions of a `Case`, with the fused kernels that each must launch."""
+    """Scenarios by name."""
 
     def __init__(self) -> None:
-        self.all: dict[str, tuple[Callable[[Case], Any], set[str]]] = {}
+        self.all: dict[str, Scenario] = {}
 
-    def __call__(self, *fused: str) -> Callable[[Callable[[Case], Any]], Callable[[Case], Any]]:
+    def __call__(
+        self, *two_launches: str, one_launch: set[str] | None = None
+    ) -> Callable[[Callable[[Case], Any]], Callable[[Case], Any]]:
+        """Register a function; with gradients in forward BACKWARD becomes SCALE unless `one_launch` says otherwise."""
+
         def register(function: Callable[[Case], Any]) -> Callable[[Case], Any]:
-            self.all[function.__name__] = (function, set(fused))
+            self.add(function.__name__, function, *two_launches, one_launch=one_launch)
             return function
 
         return register
+
+    def add(
+        self, name: str, function: Callable[[Case], Any], *two_launches: str, one_launch: set[str] | None = None
+    ) -> None:
+        """Register a function by another name."""
+        if one_launch is None:
+            one_launch = {SCALE if kernel == BACKWARD else kernel for kernel in two_launches}
+        self.all[name] = Scenario(function, one_launch, set(two_launches))
 
 
 def kernels(run: Callable[[], Any]) -> list[str]:
@@ -100,21 +131,24 @@ def message(run: Callable[[], Any]) -> str:
     return "nothing raised"
 
 
-def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12) -> set[str]:
-    """Run code fused and eagerly; compare values up to rounding, all else exactly. Return the fused kernels used."""
+def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12, in_forward: bool = True) -> set[str]:
+    """Run code fused and eagerly; compare values up to rounding, all else exactly. Return the fused kernels used.
+
+    `in_forward`: whether fused losses compute gradients to logits in forward.
+    """
     results: list[Any] = []
     used: list[list[str]] = []
     for enabled in (False, True):
         lucid.manual_seed(0)
 
         def run() -> None:
-            with lucid.fusion(enabled):  # noqa: B023
+            with lucid.fusion(enabled), lucid.gradient_in_forward(in_forward):  # noqa: B023
                 results.append(code())
 
         used.append(kernels(run))
-    assert not {FORWARD, BACKWARD} & set(used[0])
+    assert not {FORWARD, BACKWARD, SCALE} & set(used[0])
     compare(results[1], results[0], rtol)
-    return {FORWARD, BACKWARD} & set(used[1])
+    return {FORWARD, BACKWARD, SCALE} & set(used[1])
 
 
 def compare(got: Any, expected: Any, rtol: float) -> None:

@@ -126,5 +126,5 @@ class TestDescriptions:
         x = torch.empty(3, 70000, device="meta")
         with triton_kernels.launch.dry_run(planned.append), trace.launches() as made:
             triton_kernels.softmax_forward(x, 1)
-        assert [launched.kernel.__name__ for launched in planned] == ["_softmax_kernel"] * 2
+        assert [launched.kernel.__name__ for launched in planned] == ["_softmax_kernel"]
         assert made == []

@@ -59,7 +59,10 @@ def _check(x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = 
         leaf, lucid.from_torch(labels), None if weight is None else lucid.from_torch(weight), **options
     )
     assert loss.dtype.torch == x.dtype
-    dloss = torch.randn(loss.shape, dtype=torch.float64).to(x.dtype)
+    # Powers of two scale a rounded gradient exactly.
+    dloss = torch.ldexp(torch.randn(loss.shape, dtype=torch.float64).sign(), torch.randint(-3, 4, loss.shape)).to(
+        x.dtype
+    )
     loss.backward(lucid.from_torch(dloss.to(DEVICE)))
 
     wide = x.detach().cpu().double().requires_grad_()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import triton_kernels as tk
 from tests import kernels, row_reference
@@ -158,3 +160,76 @@ def test_gradients_of_a_row_sum_to_zero(kind: str, family: str) -> None:
 def test_equal_rows_have_a_divergence_and_a_gradient_of_exactly_zero(dtype: torch.dtype, kind: str) -> None:
     s = (5 * torch.randn(2, 10000)).to(dtype)
     assert not any(result.any() for result in kernels.divergence(s, s.clone(), kind, dtype))
+
+
+#: Sizes of a divergence that a difference of larger numbers would lose.
+SMALL = (1e-8, 1e-6, 1e-4, 1e-2)
+
+
+def _small_divergences(family: str) -> tuple[Tensor, Tensor]:
+    """Rows of 128,256 logits, of which the ith has a divergence of the order `SMALL[i]`, in float32.
+
+    With the tiles of a GPU, of which the interpreter takes seconds, rows are shorter.
+    """
+    columns = 128_256 if tk.tile_configs.interpreted() else 12_000
+    t = torch.randn(len(SMALL), columns, dtype=torch.float64) * {"ordinary": 1.0, "wide": 3.0}.get(family, 2.0)
+    if family == "peaked":
+        t[:, 77] += 15
+    noise = torch.randn_like(t)
+    if family == "one column":
+        noise = (torch.arange(t.shape[-1]) == 5) * 30.0
+    s = t + noise * (2 * torch.tensor(SMALL).double()).sqrt()[:, None]
+    if family == "masked":
+        s[:, 6_000:9_000], t[:, 6_000:9_000] = -math.inf, -math.inf
+    return s.float(), t.float()
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("family", ["ordinary", "wide", "peaked", "one column", "masked"])
+@pytest.mark.parametrize(("kind", "beta"), [("forward_kl", 0.5), ("reverse_kl", 0.5), ("js", 0.5), ("js", 0.1)])
+def test_small_divergences_are_right_to_a_thousandth_and_never_negative(
+    kind: str, beta: float, family: str, special: float
+) -> None:
+    s, t = _small_divergences(family)
+    truth = row_reference.divergence(exact(s), exact(t), kind, beta).loss
+    losses, _, _ = kernels.divergence(s, t, kind, beta=beta)
+    assert (losses >= 0).all()
+    # 1e-3 of each that is 1e-8 or more; of smaller ones, such as of a peaked row, that much of 1e-8.
+    assert (np.abs(exact(losses) - truth) <= 1e-3 * np.maximum(truth, 1e-8)).all(), (exact(losses), truth)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("columns", [1, 300, 20_000])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_logits_that_differ_by_a_constant_are_the_same_distribution(kind: str, columns: int) -> None:
+    t = torch.randint(-64, 64, (3, columns)) / 8  # so that the sum is exact
+    results = kernels.divergence(t + 100, t.clone(), kind, inv_temperature=0.37)
+    assert not any(result.any() for result in results)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [130, 20_001])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_one_launch_and_two_differ_by_rounding_alone(kind: str, columns: int, dtype: torch.dtype) -> None:
+    s, t = (torch.randn(3, columns).to(dtype) for _ in range(2))
+    labels = torch.randint(0, columns, (3,)).to(DEVICE)
+    options = {"labels": labels, "hard_label_weight": 0.3, "inv_temperature": 0.5}
+    accurate = torch.float64 if dtype == torch.float64 else torch.float32
+    one = kernels.divergence(s, t, kind, accurate, **options)
+    two = kernels.divergence_in_two_launches(s, t, kind, accurate, **options)
+    assert torch.equal(one[0], two[0])
+    for a, b in zip(one[1:], two[1:], strict=True):
+        unit = torch.finfo(accurate).eps
+        torch.testing.assert_close(a, b, rtol=16 * unit, atol=16 * unit * b.abs().max().item())
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_rows_that_differ_by_roundings_have_no_negative_divergence(kind: str, steps: int) -> None:
+    t = 3 * torch.randn(16, 3000)
+    s = t + torch.randint(-steps, steps + 1, t.shape) * 2.0**-23 * t.abs()
+    for given in ((s, t), (t, s)):
+        losses, _, _ = kernels.divergence(*given, kind)
+        assert (losses >= 0).all()
+        assert losses.any()

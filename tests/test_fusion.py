@@ -17,11 +17,14 @@ from lucid.autograd import grad, gradcheck, gradgradcheck
 from tests.fusing import (
     BACKWARD,
     FORWARD,
+    IN_FORWARD,
     LOGS,
+    SCALE,
     TEMPERATURES,
     Case,
     ScenarioRegistry,
     assert_fused_equals_eager,
+    backward_kernel,
     kernels,
     message,
 )
@@ -144,16 +147,19 @@ def all_a_softmax_can_be_asked(case: Case) -> Any:
 
 @LOGS
 @TEMPERATURES
+@IN_FORWARD
 @pytest.mark.parametrize("name", scenario.all)
-def test_fused_is_unfused_but_for_rounding(name: str, temperature: float | None, log_target: bool) -> None:
-    function, fused = scenario.all[name]
-    assert assert_fused_equals_eager(lambda: function(Case(log_target, temperature=temperature))) == fused
+def test_fused_is_unfused_but_for_rounding(
+    name: str, in_forward: bool, temperature: float | None, log_target: bool
+) -> None:
+    scenario.all[name].check(lambda: Case(log_target, temperature=temperature), in_forward)
 
 
 @LOGS
+@IN_FORWARD
 @pytest.mark.parametrize("reduction", F.REDUCTIONS)
 @pytest.mark.parametrize("shape", [(7,), (1, 1), (2, 3, 4), (4, 1), (41, 1271), (0, 3), (3, 0), ()])
-def test_every_shape_and_reduction(shape: tuple[int, ...], reduction: str, log_target: bool) -> None:
+def test_every_shape_and_reduction(shape: tuple[int, ...], reduction: str, in_forward: bool, log_target: bool) -> None:
     def run() -> Any:
         case = Case(log_target, shape)
         error = message(lambda: case.loss(reduction))
@@ -162,8 +168,9 @@ def test_every_shape_and_reduction(shape: tuple[int, ...], reduction: str, log_t
         case.made.backward(lucid.ones_like(case.made))
         return case.observables()
 
-    fused = assert_fused_equals_eager(run)
-    assert fused == ({FORWARD, BACKWARD} if np.prod(shape) and shape and reduction != "none" else set())
+    fused = assert_fused_equals_eager(run, in_forward=in_forward)
+    expected = {FORWARD, backward_kernel(in_forward)} if np.prod(shape) and shape and reduction != "none" else set()
+    assert fused == expected
 
 
 INF, NAN = np.inf, np.nan
@@ -172,6 +179,7 @@ ORDINARY = [1.0, -2.0, 0.5]
 
 @LOGS
 @TEMPERATURES
+@IN_FORWARD
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize(
     ("student", "teacher"),
@@ -195,7 +203,12 @@ ORDINARY = [1.0, -2.0, 0.5]
     ids=str,
 )
 def test_special_rows_are_special_in_the_same_way(
-    student: list[float], teacher: list[float], dtype: str, temperature: float | None, log_target: bool
+    student: list[float],
+    teacher: list[float],
+    dtype: str,
+    in_forward: bool,
+    temperature: float | None,
+    log_target: bool,
 ) -> None:
     def run() -> Any:
         case = Case(log_target, temperature=temperature)
@@ -205,11 +218,13 @@ def test_special_rows_are_special_in_the_same_way(
         return case.observables()
 
     roundings = {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-5, "float64": 1e-12}
-    assert assert_fused_equals_eager(run, roundings[dtype]) == {FORWARD, BACKWARD}
+    used = assert_fused_equals_eager(run, roundings[dtype], in_forward)
+    assert used == {FORWARD, backward_kernel(in_forward and dtype != "float16")}
 
 
 @LOGS
-def test_derivatives_agree_with_finite_differences(log_target: bool) -> None:
+@IN_FORWARD
+def test_derivatives_agree_with_finite_differences(in_forward: bool, log_target: bool) -> None:
     case = Case(log_target, (2, 3))
 
     def loss(student: Any, teacher: Any) -> Any:
@@ -217,8 +232,9 @@ def test_derivatives_agree_with_finite_differences(log_target: bool) -> None:
         case.softmaxes()
         return case.loss()
 
-    assert gradcheck(loss, (case.student, case.teacher))
-    assert gradgradcheck(loss, (case.student, case.teacher))
+    with lucid.gradient_in_forward(in_forward):
+        assert gradcheck(loss, (case.student, case.teacher))
+        assert gradgradcheck(loss, (case.student, case.teacher))
 
 
 def test_fusion_is_a_block_and_a_decorator() -> None:
@@ -257,4 +273,27 @@ def test_what_was_deferred_outside_is_calculated_inside_a_block_without_fusion()
     fused = Case(False)
     loss = fused.loss()
     with lucid.fusion(False):
-        assert BACKWARD not in kernels(loss.backward)
+        assert not {BACKWARD, SCALE} & set(kernels(loss.backward))
+
+
+def test_gradients_in_forward_are_a_block_and_a_decorator_around_the_loss() -> None:
+    def loss() -> Any:
+        return Case(False).loss()
+
+    def backward_of(made: Any) -> list[str]:
+        return kernels(made.backward)
+
+    @lucid.gradient_in_forward(False)
+    def apart() -> Any:
+        return loss()
+
+    assert kernels(loss) == kernels(apart) == [FORWARD, "_sum_kernel"]
+    assert backward_of(loss()) == [SCALE] * 2
+    assert backward_of(apart()) == [BACKWARD]
+    before = loss()
+    with lucid.gradient_in_forward(False):
+        assert backward_of(before) == [SCALE] * 2
+        within = loss()
+        with lucid.gradient_in_forward():
+            assert backward_of(loss()) == [SCALE] * 2
+    assert backward_of(within) == [BACKWARD]

@@ -8,13 +8,13 @@ import torch
 
 import lucid
 import lucid.nn.functional as F
+from lucid.autograd import grad
 from tests.device import DEVICE
-from tests.fusing import BACKWARD, FORWARD, kernels
+from tests.fusing import FORWARD, IN_FORWARD, LOGS, SCALE, backward_kernel, kernels
 from tests.reference import ROUNDOFF, TINY, arithmetic_of, assert_within, exact
 from tests.values import torch_of
 
 N, V = 11, 1271
-FORMS = pytest.mark.parametrize("log_target", [False, True])
 
 
 def _logits(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,13 +58,16 @@ def _truth(student: torch.Tensor, teacher: torch.Tensor, scale: float) -> tuple[
 
 
 @pytest.mark.usefixtures("tiles")
+@IN_FORWARD
 @pytest.mark.parametrize(
     ("student_dtype", "teacher_dtype"),
     [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float16", "bfloat16"),
      ("float64", "float64"), ("float64", "float16")],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_fused_loss_is_the_truth_rounded_once(kind: str, student_dtype: str, teacher_dtype: str) -> None:
+def test_the_fused_loss_is_the_truth_rounded_once(
+    kind: str, student_dtype: str, teacher_dtype: str, in_forward: bool
+) -> None:
     values = _logits(kind)
     student, teacher = (
         lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True)
@@ -77,27 +80,31 @@ def test_the_fused_loss_is_the_truth_rounded_once(kind: str, student_dtype: str,
         losses.append(F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean"))
         losses[0].backward()
 
-    assert {FORWARD, BACKWARD} <= set(kernels(run))
+    with lucid.gradient_in_forward(in_forward):
+        used = set(kernels(run))
+    assert {FORWARD, backward_kernel(in_forward and "float16" not in (student_dtype, teacher_dtype))} <= used
     loss, dtypes = torch_of(losses[0]), (student.dtype.torch, teacher.dtype.torch)
     arithmetic = arithmetic_of(*dtypes)
     kl, *truths, kl_size, ds_size, dt_size = _truth(torch_of(student), torch_of(teacher), 1 / N)
     assert loss.dtype is torch.promote_types(*dtypes)
     assert_within(loss, kl, kl_size, arithmetic)
-    for grad, truth, size in zip((student.grad, teacher.grad), truths, (ds_size, dt_size), strict=True):
-        assert grad is not None
-        assert_within(torch_of(grad), truth, size, arithmetic)
+    for gradient, truth, size in zip((student.grad, teacher.grad), truths, (ds_size, dt_size), strict=True):
+        assert gradient is not None
+        assert_within(torch_of(gradient), truth, size, arithmetic)
         # A row's gradient sums to 0, but for the rounding of its elements.
-        dtype = grad.dtype.torch
+        dtype = gradient.dtype.torch
         rounding = ROUNDOFF[dtype] * np.abs(truth) + 8 * ROUNDOFF[arithmetic] * size + TINY[dtype]
-        assert np.all(np.abs(exact(torch_of(grad)).sum(1)) <= rounding.sum(1))
+        assert np.all(np.abs(exact(torch_of(gradient)).sum(1)) <= rounding.sum(1))
 
 
+@IN_FORWARD
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "constant"])
-def test_the_errors_of_the_fused_loss_are_on_the_whole_four_roundings_in_float32(kind: str) -> None:
+def test_the_errors_of_the_fused_loss_are_on_the_whole_four_roundings_in_float32(kind: str, in_forward: bool) -> None:
     """One number may have had eight, as above."""
     s, t = (x.float() for x in _logits(kind))
     student, teacher = (lucid.tensor(x.numpy(), requires_grad=True) for x in (s, t))
-    loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean")
+    with lucid.gradient_in_forward(in_forward):
+        loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean")
     loss.backward()
     truths = _truth(s, t, 1 / N)
     for result, truth, size in zip((loss, student.grad, teacher.grad), truths[:3], truths[3:], strict=True):
@@ -105,7 +112,80 @@ def test_the_errors_of_the_fused_loss_are_on_the_whole_four_roundings_in_float32
         assert error <= 4 * ROUNDOFF[torch.float32] * np.linalg.norm(size)
 
 
-@FORMS
+FACTORS = [0.0, 1.0, 2.0, 0.3, -1.0, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["freed graph", "retained graph"])
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("kind", ["ordinary", "masked"])
+def test_the_gradient_of_the_loss_multiplies_gradients_that_were_computed_with_it(
+    kind: str, dtype: str, factor: float, kept: bool
+) -> None:
+    student, teacher = (lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True) for x in _logits(kind))
+    found = []
+    for upstream in (1.0, factor):
+        loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean")
+        dloss = lucid.tensor(upstream, dtype=dtype)
+        if kept:
+            grad(loss, [student, teacher], lucid.tensor(7.0, dtype=dtype), retain_graph=True)
+        assert kernels(lambda: found.append(grad(loss, [student, teacher], dloss, retain_graph=kept))) == [SCALE] * 2  # noqa: B023
+    of_one, scaled = ([torch_of(x) for x in gradients] for gradients in found)
+    rounded = torch_of(lucid.tensor(factor, dtype=dtype)).to(arithmetic_of(of_one[0].dtype))
+    for one, result in zip(of_one, scaled, strict=True):
+        expected = (one.to(rounded.dtype) * rounded).to(one.dtype)
+        torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("float64", "float64")])
+@pytest.mark.parametrize("kind", ["ordinary", "peaked", "masked"])
+def test_one_launch_and_two_differ_by_a_rounding_for_any_gradient_of_the_loss(
+    kind: str, dtypes: tuple[str, str], factor: float
+) -> None:
+    values = _logits(kind)
+    found = []
+    for in_forward in (True, False):
+        student, teacher = (
+            lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True) for x, dtype in zip(values, dtypes, strict=True)
+        )
+        with lucid.gradient_in_forward(in_forward):
+            loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="batchmean")
+        found.append(grad(loss, [student, teacher], lucid.tensor(factor, dtype=loss.dtype)))
+    *_, ds_size, dt_size = _truth(torch_of(student), torch_of(teacher), 1 / N)
+    arithmetic = arithmetic_of(*(x.dtype.torch for x in (student, teacher)))
+    for one, two, size in zip(*found, (ds_size, dt_size), strict=True):
+        one, two = torch_of(one), torch_of(two)
+        if not np.isfinite(factor):
+            torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+            continue
+        # One launch rounds twice what two launches round once.
+        roundings = 3 if factor == 0.3 else 2
+        budget = roundings * ROUNDOFF[one.dtype] * np.abs(exact(two)) + 16 * ROUNDOFF[arithmetic] * abs(factor) * size
+        assert np.all(np.abs(exact(one) - exact(two)) <= 1.01 * budget + 2 * TINY[one.dtype])
+
+
+@pytest.mark.parametrize("dtypes", [("float16", "float16"), ("float16", "float32"), ("float32", "float16")])
+def test_the_gradient_of_the_loss_keeps_gradients_in_float16_from_vanishing(dtypes: tuple[str, str]) -> None:
+    student, teacher = (
+        lucid.tensor(x.numpy(), dtype=dtype, requires_grad=True)
+        for x, dtype in zip(_logits("ordinary"), dtypes, strict=True)
+    )
+    loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="mean")
+    loss.backward(lucid.tensor(2.0**14, dtype=loss.dtype))
+    _, *truths, _, ds_size, dt_size = _truth(torch_of(student), torch_of(teacher), 2.0**14 / (N * V))
+    for gradient, truth, size in zip((student.grad, teacher.grad), truths, (ds_size, dt_size), strict=True):
+        assert np.median(np.abs(truth)) < 2.0**14 * np.finfo(np.float16).smallest_normal
+        assert_within(torch_of(gradient), truth, size, torch.float32)
+
+
+def test_a_side_in_float16_that_wants_no_gradient_leaves_that_of_the_other_in_one_launch() -> None:
+    student, teacher = lucid.randn(3, 5, requires_grad=True), lucid.randn(3, 5, dtype="float16")
+    loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="sum")
+    assert kernels(loss.backward) == [SCALE]
+
+
+@LOGS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["ordinary", "nearly equal", "shifted"])
 def test_fused_losses_are_nearer_to_the_truth_than_those_of_rounded_log_probabilities(
@@ -127,12 +207,14 @@ def test_fused_losses_are_nearer_to_the_truth_than_those_of_rounded_log_probabil
 
 
 @pytest.mark.usefixtures("tiles")
-def test_a_fused_result_is_repeatable_and_a_gradient_does_not_depend_on_the_batch() -> None:
+@IN_FORWARD
+def test_a_fused_result_is_repeatable_and_a_gradient_does_not_depend_on_the_batch(in_forward: bool) -> None:
     values = torch.randn(2, N, V, dtype=torch.float32).to(DEVICE)
 
     def run(rows: slice) -> list[np.ndarray]:
         student, teacher = (lucid.from_torch(x[rows]).clone().requires_grad_() for x in values)
-        loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="sum")
+        with lucid.gradient_in_forward(in_forward):
+            loss = F.kl_div(F.log_softmax(student), F.softmax(teacher), reduction="sum")
         loss.backward()
         assert student.grad is not None
         return [loss.numpy(), student.grad.numpy()]

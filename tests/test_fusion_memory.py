@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ import lucid
 import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.autograd import grad
+from lucid.ops import kl_div_fused
 from tests.allocations import Allocations
 from tests.device import DEVICE
 from tests.fusing import (
+    BACKWARD,
     FORWARD,
+    IN_FORWARD,
     LOGS,
+    SCALE,
     TEMPERATURES,
     Case,
     assert_fused_equals_eager,
@@ -28,7 +33,7 @@ from tests.fusing import (
     message,
 )
 from triton_kernels.devtools import trace
-from triton_kernels.runtime import backend
+from triton_kernels.runtime import backend, launch
 
 # Logits that change
 
@@ -111,12 +116,13 @@ CHANGES: dict[str, Callable[[Any], Callable[[], Any]]] = {
 }
 
 
+@IN_FORWARD
 @pytest.mark.parametrize(("which", "temperature"), [("student", None), ("teacher", None), ("student", 2.5)])
 @pytest.mark.parametrize("held", ["before the softmax", "after it"])
 @pytest.mark.parametrize("when", ["before the loss", "before backward", "during it", "between nodes", "between two"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_logits_changed_in_place_leave_their_softmaxes_alone(
-    change: str, when: str, held: str, which: str, temperature: float | None
+    change: str, when: str, held: str, which: str, temperature: float | None, in_forward: bool
 ) -> None:
     def run() -> Any:
         case = Case(False, temperature=temperature)
@@ -138,7 +144,7 @@ def test_logits_changed_in_place_leave_their_softmaxes_alone(
         loss.backward()
         return case.observables(logits.detach().clone())
 
-    assert_fused_equals_eager(run)
+    assert_fused_equals_eager(run, in_forward=in_forward)
 
 
 @pytest.mark.parametrize("make", ["from_torch", "from_numpy", "from_dlpack"])
@@ -189,8 +195,11 @@ def test_a_gradient_of_the_loss_that_others_can_write_to_is_read_at_once() -> No
     assert assert_fused_equals_eager(run) == {FORWARD}
 
 
-@pytest.mark.parametrize("temperature", [None, 2.5])
-def test_a_gradient_of_the_loss_that_changes_in_place_was_used_as_it_was(temperature: float | None) -> None:
+@TEMPERATURES
+@IN_FORWARD
+def test_a_gradient_of_the_loss_that_changes_in_place_was_used_as_it_was(
+    in_forward: bool, temperature: float | None
+) -> None:
     def run() -> Any:
         case = Case(False, temperature=temperature)
         factor = lucid.tensor(2.0, dtype="float64")
@@ -199,7 +208,7 @@ def test_a_gradient_of_the_loss_that_changes_in_place_was_used_as_it_was(tempera
         loss.backward(factor)
         return case.observables()
 
-    assert_fused_equals_eager(run)
+    assert_fused_equals_eager(run, in_forward=in_forward)
 
 
 def test_an_unnoticed_change_is_an_error_and_not_a_wrong_number() -> None:
@@ -211,6 +220,18 @@ def test_an_unnoticed_change_is_an_error_and_not_a_wrong_number() -> None:
             RuntimeError, match=r"^the source of a deferred tensor of shape \(3, 5\) was modified in place; "
         ):
             use()
+
+
+@IN_FORWARD
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_an_unnoticed_change_after_the_loss_is_an_error_of_backward(which: str, in_forward: bool) -> None:
+    case = Case(False)
+    with lucid.gradient_in_forward(in_forward):
+        loss = case.loss()
+    getattr(case, which)._buffer.add_(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^the source of a deferred tensor .* was modified in place; "):
+            loss.backward()
 
 
 def test_logits_that_a_gradient_was_written_into_leave_their_softmaxes_alone() -> None:
@@ -281,45 +302,245 @@ def test_a_gradient_kept_from_one_pass_does_not_change_when_the_logits_do() -> N
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("gradients", [("student",), ("teacher",), ("student", "teacher")])
 @pytest.mark.parametrize("shape", [(11, 1271), (2, 10001)])
-def test_two_reads_forward_and_two_reads_and_a_write_for_each_gradient(
+def test_two_reads_forward_and_two_reads_and_a_write_for_each_gradient_in_two_launches(
     shape: tuple[int, int], gradients: tuple[str, ...], dtype: str, temperature: float | None
 ) -> None:
-    case = Case(dtype == "float32", temperature=temperature)
-    for name in ("student", "teacher"):
-        setattr(case, name, lucid.randn(*shape, dtype=dtype, requires_grad=name in gradients))
-    all_logits = np.prod(shape) * lucid.Tensor(0, dtype).to_torch().itemsize
-    # Of each row and chunk there are a few numbers.
-    few = 40 * 8 * shape[0] * (1 + shape[1] // 1024)
-    with Allocations() as forward, trace.traffic() as moved:
+    case, all_logits = _case_of(shape, gradients, dtype, temperature)
+    with lucid.gradient_in_forward(False), Allocations() as forward, _counted() as (moved, made):
         loss = case.loss()
+    few = _few(case, made[0])
     assert 2 * all_logits <= moved.read <= 2 * all_logits + few
     assert moved.written <= few
     assert not forward.above(all_logits / 2)
-    with Allocations() as back, trace.traffic() as moved:
+    with Allocations() as back, _counted() as (moved, made):
         loss.backward()
     assert 2 * all_logits <= moved.read <= 2 * all_logits + few
     assert moved.written == len(gradients) * all_logits
     assert back.above(all_logits / 2) == [all_logits] * len(gradients)
-    assert moved.launches == 1
+    assert [launched.kernel.__name__ for launched in made] == [BACKWARD]
 
 
-def test_backward_releases_the_logits(no_collector: None) -> None:
+@pytest.mark.interpreter_only
+@TEMPERATURES
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("upstream", ["left out", "1", "3"])
+@pytest.mark.parametrize("retain", [False, True], ids=["freed", "retained"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("gradients", [("student",), ("teacher",), ("student", "teacher")])
+@pytest.mark.parametrize("shape", [(11, 1271), (2, 10001)])
+def test_two_reads_and_a_write_for_each_gradient_in_all(
+    shape: tuple[int, int],
+    gradients: tuple[str, ...],
+    dtype: str,
+    retain: bool,
+    upstream: str,
+    temperature: float | None,
+) -> None:
+    case, all_logits = _case_of(shape, gradients, dtype, temperature)
+    with Allocations() as forward, _counted() as (moved, made):
+        loss = case.loss()
+    few = _few(case, made[0])
+    assert 2 * all_logits <= moved.read <= 2 * all_logits + few
+    assert len(gradients) * all_logits <= moved.written <= len(gradients) * all_logits + few
+    assert forward.above(all_logits / 2) == [all_logits] * len(gradients)
+    dloss = None if upstream == "left out" else lucid.tensor(float(upstream), dtype=dtype)
+    with Allocations() as back, _counted() as (moved, made):
+        loss.backward(dloss, retain_graph=retain)
+    # Only a factor other than 1, or another pass that may follow, makes backward move gradients.
+    scaled = len(gradients) * all_logits if retain or upstream == "3" else 0
+    assert scaled <= moved.read <= scaled + few
+    assert moved.written == scaled
+    assert back.above(all_logits / 2) == [all_logits] * (len(gradients) if retain else 0)
+    assert [launched.kernel.__name__ for launched in made] == [SCALE] * len(gradients)
+
+
+def _case_of(
+    shape: tuple[int, int], gradients: tuple[str, ...], dtype: str, temperature: float | None = None
+) -> tuple[Case, int]:
+    """A case, and the bytes of the logits of one side."""
+    case = Case(dtype == "float32", temperature=temperature)
+    for name in ("student", "teacher"):
+        setattr(case, name, lucid.randn(*shape, dtype=dtype, requires_grad=name in gradients))
+    return case, int(np.prod(shape)) * lucid.Tensor(0, dtype).to_torch().itemsize
+
+
+@contextmanager
+def _counted() -> Iterator[tuple[trace.Traffic, list[launch.Launch]]]:
+    with trace.traffic() as moved, trace.launches() as made:
+        yield moved, made
+
+
+def _few(case: Case, launched: launch.Launch) -> int:
+    """A bound on the bytes of numbers that are not one for each logit: some of rows, and of chunks of rows.
+
+    Five statistics of each chunk are read by the programs of all chunks of the row.
+    """
+    chunks = launched.args["chunks"]
+    itemsize = launch.compute_dtype(case.student.dtype.torch).itemsize
+    return itemsize * case.student.shape[0] * (20 + 20 * chunks + 5 * chunks**2)
+
+
+def _of_no_grad(case: Case) -> Any:
+    case.softmaxes()
+    with lucid.no_grad():
+        return case.loss()
+
+
+def _of_frozen_logits(case: Case) -> Any:
+    case.student.requires_grad_(False)
+    case.teacher.requires_grad_(False)
+    return case.loss()
+
+
+def _of_softmaxes_that_are_leaves(case: Case) -> Any:
+    case.softmaxes()
+    case.log_q, case.target = (t.detach().requires_grad_() for t in (case.log_q, case.target))
+    return case.loss()
+
+
+@pytest.mark.interpreter_only
+@pytest.mark.parametrize("loss", [_of_no_grad, _of_frozen_logits, _of_softmaxes_that_are_leaves])
+def test_no_gradient_is_computed_with_the_loss_where_logits_want_none(loss: Callable[[Case], Any]) -> None:
+    case, all_logits = _case_of((11, 1271), ("student", "teacher"), "float64")
+    with Allocations() as forward, _counted() as (moved, made):
+        loss(case)
+    few = _few(case, made[0])
+    assert 2 * all_logits <= moved.read <= 2 * all_logits + few
+    assert moved.written <= few
+    assert not forward.above(all_logits / 2)
+
+
+@pytest.fixture
+def computed_with_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.Tensor]]:
+    """The memory of gradients that fused losses compute in forward."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    empty = kl_div_fused.empty_gradient
+
+    def recorded(logits: torch.Tensor, needed: bool) -> torch.Tensor | None:
+        gradient = empty(logits, needed)
+        if gradient is not None:
+            made.append(weakref.ref(gradient))
+        return gradient
+
+    monkeypatch.setattr(kl_div_fused, "empty_gradient", recorded)
+    return made
+
+
+@TEMPERATURES
+@pytest.mark.parametrize("upstream", [1.0, 3.0])
+def test_a_gradient_that_was_computed_with_the_loss_is_the_gradient_of_the_logits(
+    upstream: float, temperature: float | None, computed_with_the_loss: list[weakref.ref[torch.Tensor]]
+) -> None:
+    case = Case(False, temperature=temperature)
+    case.loss().backward(lucid.tensor(upstream, dtype="float64"))
+    assert [made() for made in computed_with_the_loss] == [case.student.grad._buffer, case.teacher.grad._buffer]
+
+
+def _without_fusion(case: Case) -> None:
+    with lucid.fusion(False):
+        case.made.backward()
+
+
+def _retained_first(case: Case) -> None:
+    case.made.backward(retain_graph=True)
+    case.made.backward()
+
+
+def _looked_at_by_hooks(case: Case) -> None:
+    case.log_q.register_hook(case.note)
+    case.target.register_hook(case.note)
+    case.made.backward()
+
+
+def _looked_at_before(case: Case) -> None:
+    repr(case.log_q)
+    case.made.backward()
+
+
+def _used_twice(case: Case) -> None:
+    (case.made + F.kl_div(case.log_q, case.target, reduction="sum", log_target=case.log_target)).backward()
+
+
+def _of_a_shared_gradient(case: Case) -> None:
+    case.made.backward(lucid.from_torch(torch.tensor(2.0, dtype=torch.float64).to(DEVICE)))
+
+
+def _of_softmaxes(case: Case) -> None:
+    for gradient in grad(case.made, [case.log_q, case.target]):
+        gradient.numpy()
+
+
+#: Backward passes, the last of which frees the graph of `made`.
+PASSES = [
+    lambda case: case.made.backward(),
+    _retained_first,
+    _without_fusion,
+    _looked_at_by_hooks,
+    _looked_at_before,
+    _used_twice,
+    _of_a_shared_gradient,
+    _of_softmaxes,
+]
+
+
+@LOGS
+@TEMPERATURES
+@pytest.mark.parametrize("run", PASSES, ids=lambda run: run.__name__.strip("_<>"))
+def test_no_gradient_that_was_computed_with_the_loss_outlives_backward(
+    run: Callable[[Case], None],
+    temperature: float | None,
+    log_target: bool,
+    computed_with_the_loss: list[weakref.ref[torch.Tensor]],
+    no_collector: None,
+) -> None:
+    case = Case(log_target, temperature=temperature)
+    case.loss()
+    assert all(made() is not None for made in computed_with_the_loss)
+    run(case)
+    assert len(computed_with_the_loss) >= 2
+    case.student.grad = case.teacher.grad = None
+    assert {made() for made in computed_with_the_loss} == {None}
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["of softmaxes", "of scaled logits"])
+def test_a_gradient_that_a_hook_looks_at_releases_that_computed_with_the_loss_at_once(
+    scaled: bool, computed_with_the_loss: list[weakref.ref[torch.Tensor]], no_collector: None
+) -> None:
+    case = Case(False, temperature=2.5)
+    loss = case.loss()
+    alive = []
+
+    def look(gradient: Any) -> None:
+        gradient.numpy()
+        alive.append([made() is not None for made in computed_with_the_loss])
+
+    for tensor in case.scaled if scaled else (case.log_q, case.target):
+        tensor.register_hook(look)
+    loss.backward()
+    assert alive == [[True, False], [False, False]]  # the teacher's nodes run first
+
+
+@IN_FORWARD
+def test_backward_releases_the_logits(in_forward: bool, no_collector: None) -> None:
     case = Case(False)
     student = case.student * 1
     buffer = weakref.ref(student._buffer)
-    loss = F.kl_div(F.log_softmax(student), F.softmax(case.teacher), reduction="sum")
+    with lucid.gradient_in_forward(in_forward):
+        loss = F.kl_div(F.log_softmax(student), F.softmax(case.teacher), reduction="sum")
     del student
     assert buffer() is not None
     loss.backward()
     assert buffer() is None
 
 
+@IN_FORWARD
 @pytest.mark.parametrize("how", ["never run", "backward", "retained", "hooked", "grad", "looked at"])
-def test_a_fused_graph_is_collected_without_the_cycle_collector(how: str, no_collector: None) -> None:
+def test_a_fused_graph_is_collected_without_the_cycle_collector(how: str, in_forward: bool, no_collector: None) -> None:
     case = Case(False)
     case.student, case.teacher = case.student * 1, case.teacher * 1
     buffers = [weakref.ref(logits._buffer) for logits in (case.student, case.teacher)]
-    loss = case.loss()
+    with lucid.gradient_in_forward(in_forward):
+        loss = case.loss()
     if how == "hooked":
         case.log_q.register_hook(lambda gradient: None)
     if how == "looked at":

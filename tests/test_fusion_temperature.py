@@ -15,7 +15,17 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.autograd import grad
 from tests.device import DEVICE
-from tests.fusing import BACKWARD, FORWARD, LOGS, Case, ScenarioRegistry, assert_fused_equals_eager, kernels
+from tests.fusing import (
+    BACKWARD,
+    FORWARD,
+    IN_FORWARD,
+    LOGS,
+    SCALE,
+    Case,
+    ScenarioRegistry,
+    assert_fused_equals_eager,
+    kernels,
+)
 from tests.values import Identity
 
 scenario = ScenarioRegistry()
@@ -52,7 +62,8 @@ def _scenario_of(scale: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Case
     return run
 
 
-scenario.all |= {name: (_scenario_of(scale), {FORWARD, BACKWARD}) for name, scale in SCALINGS.items()}
+for name, scale in SCALINGS.items():
+    scenario.add(name, _scenario_of(scale), FORWARD, BACKWARD)
 
 
 @scenario(FORWARD, BACKWARD)
@@ -78,7 +89,7 @@ def other_dtypes(case: Case) -> Any:
     return [case.made.dtype, case.student.grad.dtype, case.scaled[0].dtype]
 
 
-@scenario(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD, one_launch={FORWARD, BACKWARD})
 def hooks_on_what_was_scaled(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     case.scaled[0].register_hook(case.note)
@@ -107,7 +118,7 @@ def softmaxes_looked_at_between_their_nodes(case: Case) -> Any:
     return case.observables()
 
 
-@scenario(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD, one_launch={FORWARD, BACKWARD, SCALE})
 def gradients_retained_on_what_was_scaled(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     for logits in case.scaled:
@@ -116,7 +127,7 @@ def gradients_retained_on_what_was_scaled(case: Case) -> Any:
     return case.observables(*(logits.grad for logits in case.scaled))
 
 
-@scenario(FORWARD, BACKWARD)
+@scenario(FORWARD, BACKWARD, one_launch={FORWARD, BACKWARD, SCALE})
 def gradients_to_what_was_scaled(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     found = grad(loss, case.scaled, retain_graph=True)
@@ -128,6 +139,15 @@ def gradients_to_what_was_scaled(case: Case) -> Any:
 
 
 @scenario(FORWARD, BACKWARD)
+def a_gradient_sent_on_twice(case: Case) -> Any:
+    loss = targets(case, case.student / 2, case.teacher / 2)
+    (found,) = grad(loss, case.log_q)
+    first, second = (grad(case.log_q, case.scaled[0], found, retain_graph=True)[0] for _ in range(2))
+    del second
+    return grad(case.scaled[0], case.student, first)
+
+
+@scenario(FORWARD, BACKWARD, one_launch={FORWARD, BACKWARD, SCALE})  # SCALE to the teacher
 def what_was_scaled_used_elsewhere_too(case: Case) -> Any:
     loss = targets(case, case.student / 2, case.teacher / 2)
     (loss + (case.scaled[0] * case.scaled[0]).sum()).backward()
@@ -185,10 +205,10 @@ def third_derivatives(case: Case) -> Any:
 
 
 @LOGS
+@IN_FORWARD
 @pytest.mark.parametrize("name", scenario.all)
-def test_fused_is_unfused_but_for_rounding(name: str, log_target: bool) -> None:
-    function, fused = scenario.all[name]
-    assert assert_fused_equals_eager(lambda: function(Case(log_target))) == fused
+def test_fused_is_unfused_but_for_rounding(name: str, in_forward: bool, log_target: bool) -> None:
+    scenario.all[name].check(lambda: Case(log_target), in_forward)
 
 
 @pytest.mark.parametrize("operation", [lambda x: x / 2, lambda x: x * 2, lambda x: 3 * x], ids=["/", "*", "reversed"])

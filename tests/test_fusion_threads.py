@@ -12,7 +12,7 @@ import pytest
 
 import lucid
 import lucid.nn.functional as F
-from tests.fusing import FORWARD, kernels
+from tests.fusing import FORWARD, SCALE, Case, kernels
 from triton_kernels.devtools import trace
 from triton_kernels.runtime import launch
 
@@ -23,6 +23,19 @@ def test_each_thread_has_its_own_switch() -> None:
 
     with lucid.fusion(False), ThreadPoolExecutor(1) as thread:
         assert FORWARD in thread.submit(kernels, loss).result()
+    with lucid.gradient_in_forward(False), ThreadPoolExecutor(1) as thread:
+        assert SCALE in thread.submit(kernels, lambda: Case(False).loss().backward()).result()
+
+
+def test_backward_in_another_thread_takes_the_gradients_that_were_computed_with_the_loss() -> None:
+    case = Case(False)
+    loss = case.loss()
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(kernels, loss.backward).result() == [SCALE] * 2
+    twin = Case(False)
+    twin.student, twin.teacher = (x.detach().clone().requires_grad_() for x in (case.student, case.teacher))
+    twin.loss().backward()
+    assert case.student.grad.tolist() == twin.student.grad.tolist()
 
 
 def test_threads_that_look_at_once_see_the_same_memory() -> None:

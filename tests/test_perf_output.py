@@ -48,7 +48,7 @@ def test_every_command_has_help_that_explains_every_argument(command: str, capsy
         ("overhead --dtypes int8", "argument --dtypes: unknown 'int8', accepted: bf16, fp16, fp32, fp64"),
         ("traffic --reductions avg", "unknown 'avg', accepted: none, mean, sum, batchmean"),
         ("traffic --modes sideways", "unknown 'sideways', accepted: forward, backward, full"),
-        ("traffic --providers x", "unknown 'x', accepted: ours, lucid.torch, torch, compile, liger"),
+        ("traffic --providers x", "unknown 'x', accepted: ours, lucid.torch, two-launches, torch, compile, liger"),
         ("traffic kl_div --variants exp", "argument --variants: exp, accepted: prob, log"),
         ("traffic softmax --variants log", "argument --variants: log, accepted: none"),
         ("traffic --csv /nowhere/rows.csv", "/nowhere/rows.csv cannot be written: no such folder"),

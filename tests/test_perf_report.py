@@ -146,6 +146,22 @@ def test_a_speed_up_stands_at_the_largest_shape_with_the_least_of_all(folder: Pa
     assert _headline()[FORWARD] == ["64 × 1,024", "1", "0.25", "3.00 (0.50)", "– (0.50)", "–"]
 
 
+@pytest.mark.parametrize("measured", ["full", "backward"])
+def test_a_loss_whose_gradient_is_computed_with_it_shows_both_together(measured: str, folder: Path) -> None:
+    rows = [row for row in synthetic.sweep(shapes=SHAPES) if row["variant"] == "log"]
+    rows = [row | {"op": "distillation", "variant": "js"} for row in rows if row["mode"] in ("forward", measured)]
+    synthetic.write(folder / "synthetic-gpu/sweep.csv", "sweep", rows)
+    found = _headline()
+    assert all(found["distillation", f"{mode}, js"][1] != "–" for mode in ("forward", measured))
+    assert ("distillation", "backward, js" if measured == "full" else "full, js") not in found
+
+
+def test_a_row_without_a_roofline_shows_the_time(folder: Path) -> None:
+    _sweep(folder, lambda row: row.update(median_ms=2.0 if row["provider"] == "ours" else 5.0, roof_fraction=None))
+    forward = next(row for row in _cells(report.page(), "kl_div") if row[0] == FORWARD[1] and row[2] == "bf16")
+    assert forward[4:6] == ["2", "5 (2.50)"]
+
+
 def test_a_case_in_which_ours_failed_shows_no_figure(folder: Path) -> None:
     def fail(row: dict[str, Any]) -> None:
         if row["provider"] == "ours":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 from pathlib import Path
@@ -15,7 +16,7 @@ import lucid.nn.functional as F
 from perf import results
 from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
-from perf.measure import cases, sweep, timing
+from perf.measure import cases, rows, sweep, timing
 from perf.measure.ops import OPS, Point, UnsupportedError
 
 pytestmark = pytest.mark.interpreter_only
@@ -83,6 +84,25 @@ def test_a_row_says_the_time_and_the_fraction_of_the_roofline(
     assert capsys.readouterr().out.startswith("softmax forward fp32 4x1000 ours: median_ms 2, p20_ms 1.5, ")
 
 
+@pytest.mark.usefixtures("gpu")
+def test_where_there_is_nothing_to_move_there_is_no_fraction_of_the_roofline(tmp_path: Path) -> None:
+    arguments = "cross_entropy --shapes 4x1000 --dtypes fp32 --reductions mean --providers lucid.torch,two-launches"
+    found = [row for row in _sweep(tmp_path, arguments) if not row["variant"]]
+    least = {mode: passes * 4 * 1000 * 4 + small for mode, passes, small in (("forward", 1, 36), ("full", 2, 40))}
+    for row in found:
+        assert row["status"] == "ok"
+        assert int(row["least_bytes"]) == {**least, "backward": 4}[row["mode"]]
+        assert (row["roof_fraction"] == row["gbps"] == "") == (row["mode"] == "backward")
+
+
+def test_the_upstream_gradient_of_a_reduced_loss_is_1_and_others_are_not() -> None:
+    point = Point("distillation", "js", 9, 50, torch.float32, "mean")
+    assert cases.make_inputs(point, CPU)[1].item() == 1
+    _, dloss = cases.make_inputs(dataclasses.replace(point, reduction="none"), CPU)
+    assert dloss.shape == (9,)
+    assert not (dloss == 1).any()
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize(
     ("dtype", "reduction"), [("bf16", "none"), ("fp16", "mean"), ("fp32", "sum"), ("fp64", "batchmean")]
@@ -91,7 +111,7 @@ def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, dtype: str, r
     right = set()
     for variant in OPS[op].variants:
         point = Point(op, variant, 5, 257, results.DTYPES[dtype], reduction if OPS[op].reductions else "")
-        for provider, mode in itertools.product(("ours", "lucid.torch", "torch"), cases.MODES):
+        for provider, mode in itertools.product((*rows.OURS, "torch"), cases.MODES):
             try:
                 with cases.quiet():
                     inputs, dloss = cases.make_inputs(point, CPU)
