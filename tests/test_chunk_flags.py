@@ -104,6 +104,22 @@ def test_the_order_of_programs_changes_no_bit(kind: str, dtype: torch.dtype) -> 
             assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.interpreter_only
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SOFTMAX])
+def test_without_a_gradient_it_is_the_last_program_of_a_row_that_stores_its_loss(kind: str) -> None:
+    s, t, labels = logits = _logits(kind, torch.float32)
+    wanted, _ = _loss_and_gradient(kind, logits, False, 0)
+    with tk.tile_configs.use_tile_configs(interpreted=False):
+        programs = N * row_tiling.RowTiling(_columns(kind), {"s": s}, meeting=128).chunks
+        for order in (lambda i: i, lambda i: programs - 1 - i):
+            with _order(order):
+                if kind == "cross_entropy":
+                    losses, _ = tk.cross_entropy_forward(s, labels, label_smoothing=0.1)
+                else:
+                    losses, _ = tk.divergence_forward(s, t, divergence=kind, labels=labels, hard_label_weight=0.5)
+            torch.testing.assert_close(losses, wanted, rtol=1e-6, atol=1e-9)
+
+
 def _results(kind: str, dtype: torch.dtype, seeds: range) -> list[tuple[Tensor, Tensor]]:
     """Results under random schedules of blocks, in flight together or not, and of warps."""
 

@@ -153,3 +153,69 @@ def test_scaling_takes_any_layout(layout: str, dtype: torch.dtype, in_place: boo
         g = np.where(exact(weights) == 0, 1.0, exact(dloss).reshape(-1)).reshape(*gradient.shape[:-1], 1)
         wanted = np.where(np.arange(columns) < columns - 2, before * g, before)
         np.testing.assert_allclose(exact(got), wanted, rtol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "js"])
+@pytest.mark.parametrize("front_end", ["lucid.torch", "lucid"])
+def test_a_mean_over_rows_that_all_count_divides_the_gradient(front_end: str, kind: str) -> None:
+    s, t = _logits(torch.float32)
+    wanted = row_reference.divergence(exact(s), exact(t), kind).ds / N
+    if front_end == "lucid":
+        leaf = lucid.from_torch(s.to(DEVICE)).requires_grad_()
+        F.distillation_loss(leaf, lucid.from_torch(t.to(DEVICE)), divergence=kind).backward()
+        got = exact(leaf.grad.to_torch())
+    else:
+        torch_leaf = s.to(DEVICE).requires_grad_()
+        with lucid.torch.kernels_on_cpu(DEVICE.type == "cpu"):
+            lucid.torch.distillation_loss(torch_leaf, t.to(DEVICE), divergence=kind).backward()
+        got = exact(torch_leaf.grad)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_a_small_float16_gradient_meets_the_upstream_gradient_before_it_is_rounded() -> None:
+    s, t = (x.to(DEVICE) for x in _logits(torch.float16))
+    gradients = []
+    for dtype in (torch.float16, torch.float32):
+        leaf = lucid.from_torch(s.to(dtype)).requires_grad_()
+        loss = F.distillation_loss(leaf, lucid.from_torch(t.to(dtype)), normalizer=2.0**24)
+        gradients.append(exact(lucid.autograd.grad(loss, leaf, lucid.full_like(loss, 2.0**20))[0].to_torch()))
+    half, single = gradients
+    np.testing.assert_allclose(half, single, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.interpreter_only
+def test_a_wrong_label_is_an_error_of_the_call_where_the_gradient_is_computed() -> None:
+    leaf = lucid.from_torch(torch.randn(2, 5)).requires_grad_()
+    with pytest.raises(IndexError, match="labels must lie in 0 to 4"):
+        F.distillation_loss(leaf, lucid.zeros(2, 5), labels=lucid.tensor([1, 7]))
+    with pytest.raises(IndexError, match="target must lie in 0 to 4"):
+        F.cross_entropy(leaf, lucid.tensor([1, 7]))
+
+
+def test_a_gradient_of_more_tiles_than_programs_is_multiplied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tk.tile_configs, "SCALING_PROGRAMS", 3)
+    gradient = torch.randn(4, 9001).to(DEVICE)
+    wanted = 2 * exact(gradient)
+    with tk.tile_configs.use_tile_configs(interpreted=False):
+        got = tk.scale_gradient(gradient, torch.tensor(2.0).to(DEVICE), in_place=True)
+    assert np.array_equal(exact(got), wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_a_row_of_more_tiles_than_chunks_may_meet_is_true(
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tk.tile_configs, "MAX_ROW_CHUNKS", 3)
+    x, labels = 3 * torch.randn(3, 30_001), torch.tensor([5, 17_000, 30_000])
+    x[:, 9000:21_000] += 20  # so that the maxima of tiles differ
+    wide = x.double().requires_grad_()
+    truth = torch.nn.functional.cross_entropy(wide, labels, reduction="none", label_smoothing=smoothing)
+    (wanted,) = torch.autograd.grad(truth.sum(), wide)
+    dx = torch.full_like(x, NAN).to(DEVICE)
+    with tk.tile_configs.use_tile_configs(interpreted=False):
+        for gradient in (dx, None):
+            losses, _ = tk.cross_entropy_forward(
+                x.to(DEVICE), labels.to(DEVICE), label_smoothing=smoothing, dx=gradient
+            )
+            np.testing.assert_allclose(exact(losses), exact(truth), rtol=1e-5)
+    np.testing.assert_allclose(exact(dx), exact(wanted), rtol=1e-4, atol=1e-9)
