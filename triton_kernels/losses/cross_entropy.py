@@ -308,7 +308,9 @@ def cross_entropy_forward(
     >>> [round(loss, 4) for loss in losses.tolist()], statistics[0].tolist()
     ([0.6931, 0.0], [1.0, 0.0])
     """
-    tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels}, meeting=128)
+    # Class weights take more, and would be spilled.
+    registers = 128 if label_smoothing == 0 and class_weight is None else 255
+    tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels}, meeting=registers)
     dtype = launch.compute_dtype(x.dtype)
     losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=x.device)

@@ -179,7 +179,7 @@ def scale_gradient(
     if not in_place:
         out = strides.coalesce(gradient.shape, gradient).empty(gradient.shape, gradient.dtype, gradient.device)
     V = gradient.shape[-1] if vocab_size is None else vocab_size
-    columns = V if in_place else gradient.shape[-1]
+    columns = gradient.shape[-1]  # all, as a mask at an odd V makes accesses narrow
     tiling = RowTiling(columns, {"x": gradient, "out": out}, {"dloss": dloss}, whole_rows=False)
     tiles = tiling.grid[0]
     launch.run(

@@ -223,7 +223,9 @@ def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[
     chunks = cdiv(tiles, tiles_per_chunk)
     sizes = {**config.tiles, "BLOCK_C": next_power_of_2(chunks)}
     bounded = one_row and itemsize <= 4 and not _state.interpreted
-    config = Config(sizes, config.num_warps, registers if bounded else None)
+    # float64, and rows with offsets of their own, take more registers, of which fewer threads have more.
+    warps = config.num_warps if bounded or _state.interpreted else max(4, config.num_warps // 2)
+    config = Config(sizes, warps, registers if bounded else None)
     return config, chunks, tiles_per_chunk if tiles_per_chunk > 1 else None
 
 

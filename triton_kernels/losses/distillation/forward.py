@@ -495,7 +495,10 @@ def divergence_forward(
     # With `vocab_size` logits have columns beyond V, whose gradients are written, too.
     columns = max([V] + [gradient.shape[-1] for gradient in (dstudent, dteacher) if gradient is not None])
     tensors = {"s": student, "t": teacher, "ds": dstudent, "dt": dteacher}
-    tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=fns.registers)
+    hard = hard_label_weight != 0
+    # Hard labels and a second gradient take more, and would be spilled.
+    registers = fns.registers if dteacher is None and not hard else 255
+    tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=registers)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     losses = torch.empty(student.shape[:-1], dtype=dtype, device=student.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=student.device)
@@ -504,7 +507,6 @@ def divergence_forward(
         partials = torch.empty((STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=student.device)
         flags = launch.zeros((2, *tiling.grid), dtype=torch.int32, device=student.device)
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
-    hard = hard_label_weight != 0
     launch.run(
         _divergence_kernel,
         tiling.grid,
