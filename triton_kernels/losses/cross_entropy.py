@@ -309,7 +309,7 @@ def cross_entropy_forward(
     ([0.6931, 0.0], [1.0, 0.0])
     """
     # Class weights take more, and would be spilled.
-    registers = 128 if label_smoothing == 0 and class_weight is None else 255
+    registers = 128 if label_smoothing == 0 and class_weight is None else tile_configs.MOST_REGISTERS
     tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels}, meeting=registers)
     dtype = launch.compute_dtype(x.dtype)
     losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)

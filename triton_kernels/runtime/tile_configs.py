@@ -208,6 +208,10 @@ def merge(itemsize: int, rows: int, chunks: int) -> Config:
 MAX_ROW_CHUNKS, MAX_ROW_CHUNKS_OF_SEVERAL = 256, 32
 
 
+#: The most registers that a thread may have; ptxas may take fewer, and spill, unless it is told.
+MOST_REGISTERS = 255
+
+
 def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[Config, int, int | None]:
     """Return the configuration of rows of `tiles` tiles; their number of chunks, and of tiles per chunk, None for 1.
 
@@ -221,11 +225,10 @@ def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[
     one_row = config["BLOCK_N"] == 1
     tiles_per_chunk = cdiv(tiles, MAX_ROW_CHUNKS if one_row or _state.interpreted else MAX_ROW_CHUNKS_OF_SEVERAL)
     chunks = cdiv(tiles, tiles_per_chunk)
-    sizes = {**config.tiles, "BLOCK_C": next_power_of_2(chunks)}
-    bounded = one_row and itemsize <= 4 and not _state.interpreted
-    # float64, and rows with offsets of their own, take more registers, of which fewer threads have more.
-    warps = config.num_warps if bounded or _state.interpreted else max(4, config.num_warps // 2)
-    config = Config(sizes, warps, registers if bounded else None)
+    warps = config.num_warps
+    if not one_row or itemsize > 4:  # take more registers than any bound; fewer threads have more of them
+        warps, registers = max(4, warps // 2), MOST_REGISTERS
+    config = Config({**config.tiles, "BLOCK_C": next_power_of_2(chunks)}, warps, registers)
     return config, chunks, tiles_per_chunk if tiles_per_chunk > 1 else None
 
 

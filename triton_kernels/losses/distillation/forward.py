@@ -497,7 +497,7 @@ def divergence_forward(
     tensors = {"s": student, "t": teacher, "ds": dstudent, "dt": dteacher}
     hard = hard_label_weight != 0
     # Hard labels and a second gradient take more, and would be spilled.
-    registers = fns.registers if dteacher is None and not hard else 255
+    registers = fns.registers if dteacher is None and not hard else tile_configs.MOST_REGISTERS
     tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=registers)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     losses = torch.empty(student.shape[:-1], dtype=dtype, device=student.device)

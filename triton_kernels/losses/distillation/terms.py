@@ -28,6 +28,7 @@ import triton.language as tl
 from ...jit import math
 from ...jit.math import LN_2, exp2
 from ...jit.tiles import load_stat, store_stat
+from ...runtime import tile_configs
 
 #: Statistics of rows, (STATISTICS, N), which forward saves: the row's weight; row_max = max x of student and teacher,
 #: with their sum_exp; the student's sum_exp at temperature 1; k_s and k_t.
@@ -298,6 +299,6 @@ DIVERGENCES = {
         reverse_kl_rescale,
         reverse_kl_estimate,
     ),
-    "js": Divergence(js_terms, js_gradients, registers=255),
+    "js": Divergence(js_terms, js_gradients, registers=tile_configs.MOST_REGISTERS),
     "total_variation": Divergence(total_variation_terms, total_variation_gradients),
 }
