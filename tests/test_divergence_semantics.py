@@ -375,3 +375,17 @@ def test_nothing_waits_for_the_device_between_call_and_launch(monkeypatch: pytes
     loss.backward()
     F.cross_entropy(x, labels).backward()
     assert not reads
+
+
+@pytest.mark.parametrize("one_launch", [True, False])
+def test_gradients_of_gradients_are_refused_also_where_nothing_but_the_graph_knows_the_logits(one_launch: bool) -> None:
+    """A graph that took the gradient for a constant would return a wrong second derivative."""
+    for loss in (
+        lambda s: F.distillation_loss(s, lucid.zeros(3, 5)),
+        lambda s: F.cross_entropy(s, lucid.tensor([0, 1, 2])),
+    ):
+        x = _leaf(3, 5)
+        with lucid.gradient_in_forward(one_launch):
+            (dx,) = grad(loss(x * 2), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="has no second derivatives"):
+            grad((dx * dx).sum(), x)

@@ -414,15 +414,14 @@ def test_no_gradient_is_computed_with_the_loss_where_logits_want_none(loss: Call
 def computed_with_the_loss(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[torch.Tensor]]:
     """The memory of gradients that fused losses compute in forward."""
     made: list[weakref.ref[torch.Tensor]] = []
-    empty = kl_div_fused.empty_gradient
+    empty = kl_div_fused.empty_as
 
-    def recorded(logits: torch.Tensor, needed: bool) -> torch.Tensor | None:
-        gradient = empty(logits, needed)
-        if gradient is not None:
-            made.append(weakref.ref(gradient))
+    def recorded(logits: torch.Tensor) -> torch.Tensor:
+        gradient = empty(logits)
+        made.append(weakref.ref(gradient))
         return gradient
 
-    monkeypatch.setattr(kl_div_fused, "empty_gradient", recorded)
+    monkeypatch.setattr(kl_div_fused, "empty_as", recorded)
     return made
 
 

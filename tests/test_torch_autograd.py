@@ -185,6 +185,20 @@ def test_what_backward_needs_may_not_change_in_between(name: str) -> None:
         loss.sum().backward()
 
 
+@pytest.mark.parametrize("in_forward", [True, False])
+@pytest.mark.parametrize("name", [name for name in NAMES if name in ("distillation", "cross-entropy")])
+def test_second_derivatives_are_refused_also_where_nothing_but_the_graph_knows_the_logits(
+    name: str, in_forward: bool
+) -> None:
+    """A graph that took the gradient for a constant would return a wrong one."""
+    ours, _ = LOSSES[name]
+    x, y = _inputs()
+    with lucid.gradient_in_forward(in_forward):
+        (dx,) = torch.autograd.grad(ours(x * 2, y), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad((dx * dx).sum(), x)
+
+
 @pytest.mark.kernels_only
 @pytest.mark.parametrize("name", [name for name in NAMES if name in ("distillation", "cross-entropy")])
 def test_logits_may_change_or_go_once_the_gradient_is_computed(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import triton_kernels as tk
 from lucid._clobbered import mark_clobbered
 from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
-from lucid.ops.in_forward import Gradients, empty_gradient, in_forward
+from lucid.ops.in_forward import in_forward, loss_factor, save_gradients, scaled_gradients
 from lucid.ops.memory import raise_device_errors
 from lucid.tensor import Tensor
 from triton_kernels.losses.cross_entropy import COUNTS
@@ -41,23 +40,14 @@ def _factor(
     logits: torch.Tensor,
     weights: Callable[[], torch.Tensor] | None,
     reduction: Reduction,
-    denominator: Tensor | None = None,
+    normalizer: Tensor | None,
+    dtype: torch.dtype,
 ) -> tuple[float, torch.Tensor | None]:
-    """The factor of each token's loss in the result, before losses are known: a number, and a tensor or None.
-
-    `weights` computes those of the tokens; None: all count once.
-    """
-    rows = math.prod(logits.shape[:-1])
+    """The factor of each token's loss in the result, before losses are known; see `loss_factor`."""
     if not reduction.reduce:
         return 1.0, None
-    if weights is None and denominator is None:
-        return reduction.scale / max(rows, 1) if reduction.mean else reduction.scale, None
-    if not (reduction.mean or denominator is not None) or not rows:
-        return reduction.scale, None
-    given = logits.new_empty(0, dtype=tk.launch.compute_dtype(logits.dtype)) if weights is None else weights()
-    number = None if denominator is None else denominator._buffer
-    counting = None if weights is None else given
-    return 1.0, tk.token_mean(given, weights=counting, denominator=number, scale=reduction.scale)[1]
+    number = None if normalizer is None else normalizer._buffer
+    return loss_factor(logits, weights, reduction.mean, number, reduction.scale, dtype)
 
 
 class DistillationLoss(Function):
@@ -74,7 +64,7 @@ class DistillationLoss(Function):
         options: DistillationConfig,
         reduction: Reduction,
     ) -> Tensor:
-        ctx.options, ctx.gradients = options, None
+        ctx.options = options
         s, t = student._buffer, teacher._buffer
         rows = {
             "weight": None if weight is None else weight._buffer,
@@ -82,7 +72,8 @@ class DistillationLoss(Function):
             "ignore_index": options.ignore_index,
         }
         to_s, to_t = ctx.needs_input_grad[:2]
-        if not in_forward(s if to_s else None, t if to_t else None):
+        ctx.in_forward = in_forward(s if to_s else None, t if to_t else None)
+        if not ctx.in_forward:
             losses, statistics = tk.divergence_forward(s, t, **rows, **options.shared)
             loss, factor = _reduced(losses, statistics[0], reduction, losses.dtype, normalizer)
             raise_device_errors(s)
@@ -93,24 +84,24 @@ class DistillationLoss(Function):
         def weights() -> torch.Tensor:
             return tk.token_weights(s, **rows, vocab_size=options.vocab_size, dtype=dtype)
 
-        counted = None if weight is None and labels is None else weights
-        scale, factor = _factor(s, counted, reduction, normalizer)
+        all_count = weight is None and labels is None
+        scale, factor = _factor(s, None if all_count else weights, reduction, normalizer, dtype)
         in_place = to_s and options.inplace_gradient
-        ds, dt = student._buffer_for_write() if in_place else empty_gradient(s, to_s), empty_gradient(t, to_t)
+        ds = student._buffer_for_write() if in_place else tk.strides.empty_as(s) if to_s else None
+        dt = tk.strides.empty_as(t) if to_t else None
         losses, statistics = tk.divergence_forward(
             s, t, **rows, **options.shared, gradient_scale=scale, gradient_factor=factor, dstudent=ds, dteacher=dt
         )
         raise_device_errors(s)
-        ctx.gradients = Gradients(ctx, (student, teacher), options.vocab_size, "distillation_loss")
-        ctx.gradients.save(
-            None if weight is None and labels is None else statistics[0], mark_clobbered(s) if in_place else ds, dt
-        )
+        gradients = mark_clobbered(s) if in_place else ds, dt
+        counts = None if all_count else statistics[0]
+        save_gradients(ctx, (student, teacher), gradients, counts, options.vocab_size, "distillation_loss")
         return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale)[0] if reduction.reduce else losses)
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is not None:
-            return (*ctx.gradients.times(dloss), None, None, None, None, None)
+        if ctx.in_forward:
+            return (*scaled_gradients(ctx, dloss), None, None, None, None, None)
         student, teacher, labels, statistics, factor = ctx.saved_tensors
         needs_grad = ctx.needs_input_grad[:2]
         grads = DistillationLossBackward.apply(
@@ -170,11 +161,10 @@ class HardCrossEntropy(Function):
         reduction: Reduction,
     ) -> Tensor:
         ctx.options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
-        ctx.gradients = None
         logits, of = x._buffer, labels._buffer
         weight = None if class_weight is None else class_weight._buffer.contiguous()
-        needed = ctx.needs_input_grad[0]
-        if not in_forward(logits if needed else None):
+        ctx.in_forward = in_forward(logits if ctx.needs_input_grad[0] else None)
+        if not ctx.in_forward:
             losses, statistics = tk.cross_entropy_forward(logits, of, class_weight=weight, **ctx.options)
             loss, factor = _reduced(losses, statistics[0], reduction, logits.dtype)
             raise_device_errors(logits, labels="target")
@@ -185,22 +175,23 @@ class HardCrossEntropy(Function):
             logits,
             lambda: tk.token_weights(logits, labels=of, class_weight=weight, ignore_index=ignore_index, dtype=dtype),
             reduction,
+            None,
+            dtype,
         )
-        dx = empty_gradient(logits, needed)
+        dx = tk.strides.empty_as(logits)
         losses, statistics = tk.cross_entropy_forward(
             logits, of, class_weight=weight, **ctx.options, gradient_scale=scale, gradient_factor=factor, dx=dx
         )
         raise_device_errors(logits, labels="target")
-        ctx.gradients = Gradients(ctx, (x,), None, "cross_entropy")
-        ctx.gradients.save(statistics[COUNTS], dx)
+        save_gradients(ctx, (x,), (dx,), statistics[COUNTS], None, "cross_entropy")
         if reduction.reduce:
             return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale, dtype=logits.dtype)[0])
         return Tensor._wrap(losses.to(logits.dtype))
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.gradients is not None:
-            return (*ctx.gradients.times(dloss), *(None,) * 5)
+        if ctx.in_forward:
+            return (*scaled_gradients(ctx, dloss), *(None,) * 5)
         return (HardCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options), *(None,) * 5)
 
 

@@ -1,8 +1,9 @@
-"""Gradients to logits that are computed with the loss."""
+"""Gradients to logits that are computed with the loss: where, with which factor, and their use in backward."""
 
 from __future__ import annotations
 
-import weakref
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,52 +22,94 @@ def in_forward(*wanted: torch.Tensor | None) -> bool:
     return is_gradient_in_forward() and bool(given) and not any(buffer.dtype == torch.float16 for buffer in given)
 
 
-def empty_gradient(logits: torch.Tensor, needed: bool) -> torch.Tensor | None:
-    """Return memory for the gradient to logits, dense, with their order of dimensions; None if it is not needed."""
-    return (
-        tk.strides.coalesce(logits.shape, logits).empty(logits.shape, logits.dtype, logits.device) if needed else None
+def loss_factor(
+    logits: torch.Tensor,
+    weights: Callable[[], torch.Tensor] | None,
+    mean: bool,
+    normalizer: torch.Tensor | None,
+    scale: float,
+    dtype: torch.dtype,
+) -> tuple[float, torch.Tensor | None]:
+    """Return the factor of each row's loss in a reduced one, before losses are known: a number, and a tensor or None.
+
+    Parameters
+    ----------
+    logits
+        (..., V).
+    weights
+        Returns the weights of rows; None where all rows count once.
+    mean
+        The sum is divided by that of the weights, unless there is a normalizer.
+    normalizer
+        0-d divisor of the sum.
+    scale
+        A number that the sum is multiplied by.
+    dtype
+        Of the losses.
+    """
+    rows = math.prod(logits.shape[:-1])
+    if weights is None and normalizer is None:
+        return scale / max(rows, 1) if mean else scale, None
+    if not (mean or normalizer is not None) or not rows:
+        return scale, None
+    given = None if weights is None else weights()
+    summed = logits.new_empty(0, dtype=dtype) if given is None else given
+    return 1.0, tk.token_mean(summed, weights=given, denominator=normalizer, scale=scale)[1]
+
+
+def save_gradients(
+    ctx: Any,
+    logits: tuple[Tensor, ...],
+    gradients: tuple[torch.Tensor | None, ...],
+    weights: torch.Tensor | None,
+    vocab_size: int | None,
+    name: str,
+) -> None:
+    """Save gradients to logits for an upstream gradient of 1, and no logits.
+
+    Parameters
+    ----------
+    weights
+        Of rows; those of weight 0 have a gradient of 0 for any upstream gradient. None: all rows count.
+    vocab_size
+        Gradients of further columns are 0.
+    name
+        Of the function, for an error.
+    """
+    ctx.constants = [_without_memory(tensor) for tensor in logits if tensor.requires_grad], vocab_size, name
+    ctx.save_for_backward(*(None if x is None else Tensor._wrap(x) for x in (weights, *gradients)))
+
+
+def scaled_gradients(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the saved gradients times the upstream gradient; in place, if the graph is not kept."""
+    logits, vocab_size, name = ctx.constants
+    weights, *gradients = ctx.saved_tensors
+    of = logits[0] if is_grad_enabled() else None
+    in_place = not ctx.keeps_graph
+    return tuple(
+        None if g is None else _ScaledGradient.apply(g, dloss, of, weights, vocab_size, in_place, name)
+        for g in gradients
     )
 
 
-class Gradients:
-    """Gradients that were computed with a loss, for an upstream gradient of 1; they are saved, and no logits."""
-
-    def __init__(self, ctx: Any, logits: tuple[Tensor, ...], vocab_size: int | None, name: str) -> None:
-        self.logits = [weakref.ref(tensor) for tensor in logits]
-        self.vocab_size, self.name = vocab_size, name
-        self.ctx = weakref.ref(ctx)
-
-    def save(self, weights: torch.Tensor | None, *gradients: torch.Tensor | None) -> None:
-        """Save gradients, and the weights of rows unless all count."""
-        self._ctx().save_for_backward(*(None if x is None else Tensor._wrap(x) for x in (weights, *gradients)))
-
-    def times(self, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients times the upstream gradient; in place, if they are not needed again."""
-        ctx = self._ctx()
-        weights, *gradients = ctx.saved_tensors
-        anchor = None
-        if is_grad_enabled():
-            alive = [tensor for tensor in (ref() for ref in self.logits) if tensor is not None and tensor.requires_grad]
-            anchor = alive[0] if alive else None
-        in_place = not ctx.keeps_graph
-        return tuple(
-            None if g is None else ScaledGradient.apply(g, dloss, anchor, weights, self.vocab_size, in_place, self.name)
-            for g in gradients
-        )
-
-    def _ctx(self) -> Any:
-        return self.ctx()
+def _without_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor without elements that is where `tensor` is in the graph; a leaf is itself."""
+    if tensor._node is None:
+        return tensor
+    placeholder = Tensor._wrap(tensor._buffer.new_empty(0))
+    placeholder._node, placeholder._output_nr = tensor._node, tensor._output_nr
+    return placeholder
 
 
-class ScaledGradient(Function):
-    """A gradient that was computed with the loss, times the upstream gradient; `anchor` is what it is a gradient to."""
+class _ScaledGradient(Function):
+    """A gradient that was computed with the loss, times the upstream gradient; `of` is what it is a gradient to."""
 
     @staticmethod
     def forward(
         ctx: Any,
         gradient: Tensor,
         dloss: Tensor,
-        anchor: Tensor | None,
+        of: Tensor | None,
         weights: Tensor | None,
         vocab_size: int | None,
         in_place: bool,

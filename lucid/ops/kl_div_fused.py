@@ -14,9 +14,10 @@ import torch
 
 import triton_kernels as tk
 from lucid._lazy import Deferred, is_fusion_enabled, is_shared, realize
-from lucid.ops.in_forward import empty_gradient, in_forward
+from lucid.ops.in_forward import in_forward
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
+from triton_kernels.runtime.strides import empty_as
 
 
 class FusionMatch(NamedTuple):
@@ -64,9 +65,7 @@ def fused_forward(
     """
     wanted = [logits if needed else None for logits, needed in zip(of.logits, needs_grad, strict=True)]
     one_launch = in_forward(*wanted)
-    gradients = [
-        empty_gradient(logits, one_launch and needed) for logits, needed in zip(of.logits, needs_grad, strict=True)
-    ]
+    gradients = [None if logits is None or not one_launch else empty_as(logits) for logits in wanted]
     losses, statistics = tk.divergence_forward(
         *of.logits, inv_temperature=of.factor, gradient_scale=scale, dstudent=gradients[0], dteacher=gradients[1]
     )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import triton_kernels as tk
+from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_device_errors
 from lucid.torch import cpu, one_launch, row_ops
 from lucid.torch.cpu import step
@@ -61,7 +62,7 @@ def _kernels(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: A
         return tk.token_weights(x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute)
 
     def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        scale, factor = row_ops.factor_before(x, weights, reduce and mean, None, 1.0)
+        scale, factor = loss_factor(x, weights, reduce and mean, None, 1.0, compute)
         losses, statistics = tk.cross_entropy_forward(
             x,
             labels,

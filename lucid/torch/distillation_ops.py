@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
+from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_device_errors
 from lucid.torch import cpu, one_launch, row_ops
 from lucid.torch.cpu import step
@@ -84,7 +85,7 @@ def _kernels(
         scale, factor = 1.0, None
         if reduce:
             counting = None if weight is None and labels is None else weights
-            scale, factor = row_ops.factor_before(student, counting, mean, normalizer, 1 / (count * divisor))
+            scale, factor = loss_factor(student, counting, mean, normalizer, 1 / (count * divisor), dtype)
         losses, statistics = tk.divergence_forward(
             student,
             teacher,

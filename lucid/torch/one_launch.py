@@ -6,7 +6,6 @@ gradient: in place and for nothing where that is 1, in a new tensor if the graph
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,9 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 import triton_kernels as tk
-from lucid._flags import is_gradient_in_forward
+from lucid.ops.in_forward import in_forward
 from lucid.torch.cpu import step
-from lucid.torch.cpu.divergence import empty_as
 
 #: Returns the loss, and the weights of rows, or None where all rows count. Writes the gradients, for an upstream
 #: gradient of 1, to tensors of the shapes of the first and of the second argument of the loss; None: not wanted.
@@ -47,14 +45,11 @@ class OneLaunch(NamedTuple):
 
 def applies(first: Tensor, second: Tensor | None, *others: Tensor | None) -> bool:
     """Return whether eager autograd, and nothing else, needs a gradient to the first or the second tensor alone."""
-    wanted = [tensor for tensor in (first, second) if tensor is not None and tensor.requires_grad]
     return (
         not torch.compiler.is_compiling()
-        and is_gradient_in_forward()
-        and first.device.type in ("cpu", "cuda")
-        and bool(wanted)
         and torch.is_grad_enabled()
-        and not any(tensor.dtype == torch.float16 for tensor in wanted)  # the upstream gradient may be their scale
+        and in_forward(*(x if x is not None and x.requires_grad else None for x in (first, second)))
+        and first.device.type in ("cpu", "cuda")
         and not any(other is not None and other.requires_grad for other in others)
         and step.is_eager(first, second, *others)
     )
@@ -74,15 +69,16 @@ class LossWithGradient(Function):
         to_first, to_second = ctx.needs_input_grad[:2]
         d_first = d_second = None
         if to_first:
-            d_first = first if of.in_place else empty_as(first, first.dtype)
+            d_first = first if of.in_place else tk.strides.empty_as(first)
         if to_second and second is not None:
-            d_second = empty_as(second, second.dtype)
+            d_second = tk.strides.empty_as(second)
         loss, weights = of.run(d_first, d_second)
         if d_first is first:
             torch.autograd.graph.increment_version(first)
             d_first = _alias(first)
         ctx.vocab_size, ctx.error = of.vocab_size, of.error
-        ctx.logits = [weakref.ref(x) for x in (first, second) if x is not None]
+        with torch.enable_grad():  # a result of the logits that has none of their memory
+            ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(d_first, d_second, weights)
         return loss
@@ -93,10 +89,8 @@ class LossWithGradient(Function):
         if dloss is None:
             return None, None, None
         if torch.is_grad_enabled():
-            alive = [x for x in (ref() for ref in ctx.logits) if x is not None and x.requires_grad]
-            node = alive[0] if alive else torch.empty(0, device=dloss.device, requires_grad=True)
             grads = (
-                None if d is None else _NotDifferentiable.apply(d, dloss, node, weights, ctx.vocab_size, ctx.error)
+                None if d is None else _NotDifferentiable.apply(d, dloss, ctx.of, weights, ctx.vocab_size, ctx.error)
                 for d in (d_first, d_second)
             )
             return *grads, None

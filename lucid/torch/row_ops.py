@@ -16,7 +16,6 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.torch import cpu, one_launch
 from lucid.torch.cpu import step
-from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.operators import launchers, operator, save, saved
 
 
@@ -106,7 +105,7 @@ def _with_gradient(
 
     def kernel(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         of = parts(logits, *others)
-        gradient = empty_as(logits, logits.dtype)
+        gradient = tk.strides.empty_as(logits)
         loss = of.loss_and_gradient(gradient)
         mask = logits.new_ones(logits.shape[:-1], dtype=torch.bool)
         return loss, gradient, mask if of.row_mask is None else of.row_mask().view(mask.shape)
@@ -140,24 +139,6 @@ def reduce_rows(
     if not reduce:
         return losses.to(dtype), losses.new_empty(0)
     return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
-
-
-def factor_before(
-    logits: Tensor, weights: Callable[[], Tensor] | None, mean: bool, normalizer: Tensor | None, scale: float
-) -> tuple[float, Tensor | None]:
-    """Return the factor of each row's loss in a reduced one, before losses are known: a number, and a tensor or None.
-
-    `weights` computes those of rows; None: all rows count once.
-    """
-    rows = math.prod(logits.shape[:-1])
-    if weights is None and normalizer is None:
-        return scale / max(rows, 1) if mean else scale, None
-    if not (mean or normalizer is not None) or not rows:
-        return scale, None
-    dtype = tk.launch.compute_dtype(logits.dtype)
-    of_rows = logits.new_empty(0, dtype=dtype) if weights is None else weights()
-    counting = None if weights is None else of_rows
-    return 1.0, tk.token_mean(of_rows, weights=counting, denominator=normalizer, scale=scale)[1]
 
 
 def save_rows(ctx: Any, output: tuple[Tensor, Tensor, Tensor], reduce: bool, *tensors: Tensor | None) -> None:

@@ -181,14 +181,9 @@ def divergence_forward(case: Case) -> None:
     tk.divergence_forward(
         s, t, weight=case.tokens("weight"), **options,
         gradient_factor=tensor((), "number", dtype) if case["factor"] else None,
-        dstudent=s if gradients == "in place" else _gradient(s) if gradients in ("student", "both") else None,
-        dteacher=_gradient(t) if gradients in ("teacher", "both") else None,
+        dstudent=s if gradients == "in place" else tk.strides.empty_as(s) if gradients in ("student", "both") else None,
+        dteacher=tk.strides.empty_as(t) if gradients in ("teacher", "both") else None,
     )  # fmt: skip
-
-
-def _gradient(logits: torch.Tensor) -> torch.Tensor:
-    """Memory for a gradient, as the facade makes it: dense, with the logits' order of dimensions."""
-    return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, logits.dtype, logits.device)
 
 
 UPSTREAM: Factors = {"dloss": TOKENS, "factor": BOOL}
@@ -233,7 +228,8 @@ def _cross_entropy(case: Case) -> dict[str, Any]:
 )
 def cross_entropy_forward(case: Case) -> None:
     x, gradient = case.tensor("x"), case["gradient"]
-    options = _cross_entropy(case) | {"dx": x if gradient == "in place" else _gradient(x) if gradient else None}
+    dx = x if gradient == "in place" else tk.strides.empty_as(x) if gradient else None
+    options = _cross_entropy(case) | {"dx": dx}
     if case["factor"]:
         options["gradient_factor"] = tensor((), "number", launch.compute_dtype(x.dtype))
     tk.cross_entropy_forward(x, case.tokens("labels"), **options)

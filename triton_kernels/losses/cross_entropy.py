@@ -433,7 +433,7 @@ def cross_entropy_backward(
     >>> cross_entropy_backward(x, labels, statistics, torch.tensor(1.0).to(DEVICE)).tolist()
     [[0.5, -0.5]]
     """
-    dx = strides.coalesce(x.shape, x).empty(x.shape, x.dtype, x.device)
+    dx = strides.empty_as(x)
     tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels, "dloss": dloss}, whole_rows=False)
     launch.run(
         _cross_entropy_backward_kernel,

@@ -308,9 +308,9 @@ def soft_cross_entropy_backward(
     """
     dx = dy = None
     if dx_dtype is not None:
-        dx = strides.coalesce(x.shape, x).empty(x.shape, dx_dtype, x.device)
+        dx = strides.empty_as(x, dx_dtype)
     if dy_dtype is not None:
-        dy = strides.coalesce(y.shape, y).empty(y.shape, dy_dtype, x.device)
+        dy = strides.empty_as(y, dy_dtype)
     tiling = RowTiling(x.shape[-1], {"x": x, "y": y, "dx": dx, "dy": dy}, {"dloss": dloss}, whole_rows=False)
     launch.run(
         _soft_cross_entropy_backward_kernel,

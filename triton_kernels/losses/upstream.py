@@ -175,9 +175,7 @@ def scale_gradient(
     >>> scale_gradient(gradient, dloss).tolist()
     [[1.0, -1.0]]
     """
-    out = gradient
-    if not in_place:
-        out = strides.coalesce(gradient.shape, gradient).empty(gradient.shape, gradient.dtype, gradient.device)
+    out = gradient if in_place else strides.empty_as(gradient)
     V = gradient.shape[-1] if vocab_size is None else vocab_size
     columns = gradient.shape[-1]  # all, as a mask at an odd V makes accesses narrow
     tiling = RowTiling(columns, {"x": gradient, "out": out}, {"dloss": dloss}, whole_rows=False)

@@ -206,7 +206,7 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False, polls: int 
     """
     if x.dim() == 0:
         return softmax_forward(x.view(1), 0, log=log).view(())
-    y = strides.coalesce(x.shape, x).empty(x.shape, x.dtype, x.device)
+    y = strides.empty_as(x)
     _launch(_softmax_kernel, {"x": x, "y": y}, dim, statistics=2, registers=80, LOG=log, polls=polls)
     return y
 
@@ -326,7 +326,7 @@ def softmax_backward(
     """
     if y.dim() == 0:
         return softmax_backward(y.view(1), dy.view(1), 0, log=log).view(())
-    dx = strides.coalesce(y.shape, y).empty(y.shape, y.dtype, y.device)
+    dx = strides.empty_as(y)
     _launch(
         _softmax_backward_kernel, {"y": y, "dy": dy, "dx": dx}, dim, statistics=1, registers=96, LOG=log, polls=polls
     )

@@ -49,6 +49,15 @@ def _dense(shape: Sequence[int], order: tuple[int, ...], dtype: torch.dtype, dev
     return dense.permute(sorted(range(len(order)), key=order.__getitem__))
 
 
+def empty_as(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return an uninitialized dense tensor of a tensor's shape, with its order of dimensions in memory.
+
+    >>> empty_as(torch.zeros(3, 8).t()[:2]).stride()
+    (1, 2)
+    """
+    return coalesce(tensor.shape, tensor).empty(tensor.shape, dtype or tensor.dtype, tensor.device)
+
+
 def broadcast(first: Sequence[int], *others: Sequence[int]) -> tuple[int, ...]:
     """Return the broadcast shape; equal shapes, the usual case, skip `torch.broadcast_shapes`, which is slow.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.divergence import empty_as, factor_on_gradient
+from lucid.torch.cpu.divergence import factor_on_gradient
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
 from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 
@@ -50,7 +50,7 @@ def cross_entropy_backward(
     dloss_factor: Tensor | None = None,
 ) -> Tensor:
     """Compute `triton_kernels.cross_entropy_backward` with torch's operators."""
-    dx, g = empty_as(x, x.dtype), dloss.to(statistics.dtype)
+    dx, g = tk.strides.empty_as(x), dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)
     run(x, labels, class_weight, ignore_index, label_smoothing, dloss=g, dx=dx)

@@ -121,19 +121,14 @@ def divergence_backward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds = student_out
     if ds is None and dstudent_dtype is not None:
-        ds = empty_as(student, dstudent_dtype)
-    dt = None if dteacher_dtype is None else empty_as(teacher, dteacher_dtype)
+        ds = tk.strides.empty_as(student, dstudent_dtype)
+    dt = None if dteacher_dtype is None else tk.strides.empty_as(teacher, dteacher_dtype)
     g = dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)
     options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
     run(student, teacher, statistics[0], labels, options, V, dloss=g, ds=ds, dt=dt)
     return ds, dt
-
-
-def empty_as(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a fresh dense tensor with the logits' order of strides."""
-    return tk.strides.coalesce(logits.shape, logits).empty(logits.shape, dtype, logits.device)
 
 
 def factor_on_gradient(scale: float, factor: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, row_sum, sub_max
 from triton_kernels.losses.soft_cross_entropy import STATISTICS
 
@@ -41,8 +40,8 @@ def soft_cross_entropy_backward(
     dy_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute `triton_kernels.soft_cross_entropy_backward` with torch's operators."""
-    dx = None if dx_dtype is None else empty_as(x, dx_dtype)
-    dy = None if dy_dtype is None else empty_as(y, dy_dtype)
+    dx = None if dx_dtype is None else tk.strides.empty_as(x, dx_dtype)
+    dy = None if dy_dtype is None else tk.strides.empty_as(y, dy_dtype)
     g = dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)

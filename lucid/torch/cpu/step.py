@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+import triton_kernels as tk
 from lucid._flags import is_gradient_in_forward
-from lucid.torch.cpu.divergence import empty_as
 from lucid.torch.operators import save, saved
 
 #: Dispatch key of batched tensors, in `torch.autograd.grad` with is_grads_batched.
@@ -116,7 +116,7 @@ class Step(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, parts: Parts) -> Tensor:
         """Return the loss."""
-        ctx.gradient, ctx.recompute, ctx.dtype = empty_as(logits, logits.dtype), parts.recompute, logits.dtype
+        ctx.gradient, ctx.recompute, ctx.dtype = tk.strides.empty_as(logits), parts.recompute, logits.dtype
         save(ctx, *parts.needed)
         return parts.loss_and_gradient(ctx.gradient)
 

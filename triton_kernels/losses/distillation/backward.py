@@ -146,9 +146,9 @@ def divergence_backward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds, dt = student_out, None
     if ds is None and dstudent_dtype is not None:
-        ds = strides.coalesce(student.shape, student).empty(student.shape, dstudent_dtype, student.device)
+        ds = strides.empty_as(student, dstudent_dtype)
     if dteacher_dtype is not None:
-        dt = strides.coalesce(teacher.shape, teacher).empty(teacher.shape, dteacher_dtype, student.device)
+        dt = strides.empty_as(teacher, dteacher_dtype)
     # With `vocab_size` logits have columns beyond V, whose gradients are written, too.
     columns = max([V] + [gradient.shape[-1] for gradient in (ds, dt) if gradient is not None])
     tensors = {"s": student, "t": teacher, "ds": ds, "dt": dt}
