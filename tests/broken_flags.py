@@ -27,8 +27,8 @@ def publish_before_the_statistics(partials_ptr, size, at, mask, stats, flag_ptr)
 
 
 @triton.jit
-def without_a_second_look(flags_ptr, todo, chunk):
-    """`may_publish` that does not look whether the chunk's own program has published by now."""
+def without_a_check_after_the_loads(flags_ptr, todo, chunk):
+    """`may_publish` that does not check whether the chunk's own program has published meanwhile."""
     return (todo == chunk) | (chunk >= 0)
 
 

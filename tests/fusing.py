@@ -141,8 +141,8 @@ def assert_fused_equals_eager(code: Callable[[], Any], rtol: float = 1e-12, in_f
     for enabled in (False, True):
         lucid.manual_seed(0)
 
-        def run() -> None:
-            with lucid.fusion(enabled), lucid.gradient_in_forward(in_forward):  # noqa: B023
+        def run(enabled: bool = enabled) -> None:
+            with lucid.fusion(enabled), lucid.gradient_in_forward(in_forward):
                 results.append(code())
 
         used.append(kernels(run))

@@ -164,7 +164,7 @@ def test_no_schedule_changes_a_bit(kind: str, dtype: torch.dtype) -> None:
 FAULTS = {
     "the flag is set before the data are stored": ("may_publish", broken_flags.publish_before_the_data),
     "no program waits": ("next_chunk", broken_flags.without_waiting),
-    "no second look at the flag": ("may_publish", broken_flags.without_a_second_look),
+    "no check of the flag after the loads": ("may_publish", broken_flags.without_a_check_after_the_loads),
 }
 
 

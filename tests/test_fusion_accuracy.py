@@ -129,7 +129,11 @@ def test_the_gradient_of_the_loss_multiplies_gradients_that_were_computed_with_i
         dloss = lucid.tensor(upstream, dtype=dtype)
         if kept:
             grad(loss, [student, teacher], lucid.tensor(7.0, dtype=dtype), retain_graph=True)
-        assert kernels(lambda: found.append(grad(loss, [student, teacher], dloss, retain_graph=kept))) == [SCALE] * 2  # noqa: B023
+
+        def backward(loss: lucid.Tensor = loss, dloss: lucid.Tensor = dloss) -> None:
+            found.append(grad(loss, [student, teacher], dloss, retain_graph=kept))
+
+        assert kernels(backward) == [SCALE] * 2
     of_one, scaled = ([torch_of(x) for x in gradients] for gradients in found)
     rounded = torch_of(lucid.tensor(factor, dtype=dtype)).to(arithmetic_of(of_one[0].dtype))
     for one, result in zip(of_one, scaled, strict=True):

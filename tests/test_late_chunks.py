@@ -6,6 +6,7 @@ as that begins to load the second one's chunk.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def _second_program_runs_when_the_first_loads_its_chunk(logits: Tensor) -> Itera
 
         def program(**given: Any) -> None:
             nonlocal kernel
-            kernel = lambda: fn(**given)  # noqa: E731
+            kernel = functools.partial(fn, **given)
             if not (done and interpreter_builder.grid_idx[0] == 1):  # it has run
                 fn(**given)
 

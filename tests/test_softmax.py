@@ -116,7 +116,7 @@ def test_rows_may_have_from_one_to_a_million_columns(columns: int, log: bool) ->
 @pytest.mark.parametrize(("shape", "dim"), [((5, 40001), 1), ((3000, 40), 0)], ids=str)
 def test_a_long_row_gives_the_same_bits_alone_and_among_many(shape: tuple[int, int], dim: int, log: bool) -> None:
     if dim == 0 and backend.INTERPRETED:
-        pytest.skip("numpy adds up the rows of a tile in the order of its strides")
+        pytest.skip("NumPy sums strided rows in an order that depends on the number of rows; compiled code does not")
     x, dy = torch.randn(shape).to(DEVICE), torch.randn(shape).to(DEVICE)
     with tk.tile_configs.use_tile_configs(interpreted=False):
         y = tk.softmax_forward(x, dim, log=log)

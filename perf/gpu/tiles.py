@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -63,10 +64,14 @@ def tried(table: str, call: Callable[[], Any]) -> Iterator[tuple[Config, bool]]:
     for registers in REGISTERS if chosen.max_registers else ():
         if registers != chosen.max_registers:
             replay.clear()
-            bounded = lambda config, size, tiles, _, most=registers: meeting(config, size, tiles, most)  # noqa: E731
-            with mock.patch.object(tile_configs, "meeting", bounded):
+            with mock.patch.object(tile_configs, "meeting", partial(_bounded, meeting, registers)):
                 yield replace(chosen, max_registers=registers), False
     replay.clear()
+
+
+def _bounded(meeting: Callable[..., Any], registers: int, config: Config, itemsize: int, tiles: int, _: int) -> Any:
+    """Call `tile_configs.meeting` with another bound of registers."""
+    return meeting(config, itemsize, tiles, registers)
 
 
 def main(file: str, gpu: Any = None) -> int:

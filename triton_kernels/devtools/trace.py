@@ -107,9 +107,9 @@ def traffic() -> Iterator[Traffic]:
 
 @contextmanager
 def _flags_set(args: dict[str, Any]) -> Iterator[None]:
-    """Undo what a launch does within, but for the chunks' statistics and the flags that these are stored.
+    """Restore what a launch within the block writes, except the statistics of chunks and their flags.
 
-    What counts programs, in the memory of flags, is at least 2 after a launch.
+    Counters of programs, in the same memory as flags, are larger than 1 after a launch, and are reset.
     """
     kept = ("flags_ptr", "partials_ptr")
     tensors = [launch.tensor_of(value) for name, value in args.items() if name not in kept]

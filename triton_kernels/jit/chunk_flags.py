@@ -2,9 +2,10 @@
 
 A program stores its chunk's statistics, sets the chunk's flag, and waits for those of the row's other chunks. The wait
 is bounded: nothing promises that the programs of a row run at the same time, beside other kernels or in an interpreter.
-What has not come, a program computes by itself, stores, and sets the flag of. So neither the order of programs nor an
-expired wait changes a result, if the statistics of a chunk have the same bits whoever computes them. That takes the
-same machine code, as multiplications and additions are contracted by the code around them: one loop,
+Statistics whose flag is not set by then, a program computes itself, and stores for all. So neither the order of
+programs nor an expired wait changes a result, provided that every program computes the same bits. For that they are
+computed in one place of the machine code, since the compiler contracts products and sums depending on context: in a
+loop,
 
     todo = chunk
     while todo >= 0:
@@ -14,7 +15,7 @@ same machine code, as multiplications and additions are contracted by the code a
             chunk_flags.publish(flags + todo)
         todo, polls = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls, BLOCK_C)
 
-whose last round is always that of the program's own chunk, which it then holds in registers.
+whose last iteration is always that of the program's own chunk, which is then in registers.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def arrive(counter_ptr):
 
 @triton.jit
 def next_chunk(flags_ptr, todo, chunk, chunks, polls, BLOCK_C: tl.constexpr):
-    """Wait until all flags of a row are set, for at most `polls` looks at them.
+    """Poll a row's flags until all are set, at most `polls` times.
 
-    Return the chunk whose statistics are to be computed next, −1 for none, and 0 for the polls that are left.
+    Return the chunk whose statistics are to be computed next, −1 for none, and 0, the remaining number of polls.
     """
     offs_c = tl.arange(0, BLOCK_C)
     missing = _first_missing(flags_ptr, offs_c, chunks)

@@ -183,14 +183,26 @@ def tile_mask(active, offs_v, V):
 
 
 @triton.jit
-def load_logits(operand, offs_n, active, sizes, tile, V, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr):
-    """Load and upcast a tile of active rows, −inf in others and out of bounds."""
+def load_in_bounds(
+    operand, offs_n, active, sizes, tile, V, OTHER: tl.constexpr, DTYPE: tl.constexpr, BLOCK_V: tl.constexpr
+):
+    """Load and upcast a tile of active rows, OTHER in other rows and from column V on."""
     offs_v = tile_columns(tile, V, BLOCK_V)
     if tile_is_full(active, tile, V, BLOCK_V):
-        x = load_tile(operand, offs_n, offs_v, sizes, None, float("-inf"), DTYPE)
+        x = load_tile(operand, offs_n, offs_v, sizes, None, OTHER, DTYPE)
     else:
-        x = load_tile(operand, offs_n, offs_v, sizes, tile_mask(active, offs_v, V), float("-inf"), DTYPE)
+        x = load_tile(operand, offs_n, offs_v, sizes, tile_mask(active, offs_v, V), OTHER, DTYPE)
     return x
+
+
+@triton.jit
+def store_in_bounds(operand, offs_n, active, sizes, tile, value, V, BLOCK_V: tl.constexpr):
+    """Store a tile of active rows, up to column V."""
+    offs_v = tile_columns(tile, V, BLOCK_V)
+    if tile_is_full(active, tile, V, BLOCK_V):
+        store_tile(operand, offs_n, offs_v, sizes, value, None)
+    else:
+        store_tile(operand, offs_n, offs_v, sizes, value, tile_mask(active, offs_v, V))
 
 
 @triton.jit

@@ -23,7 +23,7 @@ from ..jit.tiles import (
     chunk_tile,
     load_class_weights,
     load_column,
-    load_logits,
+    load_in_bounds,
     load_row,
     load_stat,
     program_tile,
@@ -64,7 +64,7 @@ def _cross_entropy_kernel(
     V,
     chunks,
     tiles,  # per chunk, or None: 1
-    polls,  # how often to look for a flag
+    polls,  # of the flags of a row
     labels_strides,
     ignore_index,
     log2e: tl.float64,
@@ -145,7 +145,7 @@ def _cross_entropy_kernel(
         for i in range(0, 1 if tiles is None else tiles):
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
-                x_tile = load_logits(x, offs_n, active, sizes, tile, V, ACC_DTYPE, BLOCK_V)
+                x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
             offs_v = tile_columns(tile, V, BLOCK_V)
             gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
             store_gradient(dx, offs_n, active, mask_n, sizes, tile, gradient, V, V, BLOCK_V)
@@ -178,12 +178,12 @@ def _chunk_stats(
 ):
     """Load a chunk; return its first tile, and maximum, sum_exp, Σ c·z, Σ c and the label's logit of each row."""
     tile = chunk_tile(chunk, tiles, 0)
-    x_tile = load_logits(x, offs_n, active, sizes, tile, V, log2e.dtype, BLOCK_V)
+    x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
     row_max, sum_exp, weighted_sum, weight_sum = _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
     if tiles is not None:
         for i in range(1, tiles):
             tile = chunk_tile(chunk, tiles, i)
-            other_tile = load_logits(x, offs_n, active, sizes, tile, V, log2e.dtype, BLOCK_V)
+            other_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
             other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
             new_max = tl.maximum(row_max, other[0])
             from_max = math.neg_inf_to_zero(new_max)
@@ -292,7 +292,7 @@ def cross_entropy_forward(
     dx
         Where the gradient is written, for an upstream gradient of 1 to each loss: of x's shape, or None.
     polls
-        How often a program looks whether another has published its statistics, before it computes them by itself.
+        How often a program polls for the statistics of other chunks before it computes them itself.
 
     Returns
     -------
@@ -380,7 +380,7 @@ def _cross_entropy_backward_kernel(
     column, smoothing = valid_labels(label, V), tl.full((), smoothing, ACC_DTYPE)
     of_rows = _gradient_of_rows(g, w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH)
     log2e = tl.full((), log2e, ACC_DTYPE)
-    x_tile = load_logits(x, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
+    x_tile = load_in_bounds(x, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
     offs_v = tile_columns(chunk, V, BLOCK_V)
     gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
     store_gradient(dx, offs_n, active, mask_n, sizes, chunk, gradient, V, V, BLOCK_V)

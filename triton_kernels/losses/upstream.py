@@ -148,8 +148,8 @@ def scale_gradient(
 ) -> torch.Tensor:
     """The gradient to logits, for an upstream gradient of 1, times the upstream gradient; in one launch.
 
-    Rounded once more, unless a factor is 1 or a power of two, which is exact but for overflow and underflow. In place
-    a factor of 1 moves no memory.
+    The product is rounded once; it is exact for a factor of 1 or another power of two, unless it overflows or
+    underflows. In place, no memory is moved for a factor of 1.
 
     Parameters
     ----------

@@ -24,13 +24,14 @@ from ..jit import chunk_flags, math
 from ..jit.tiles import (
     chunk_block,
     chunk_tile,
+    load_in_bounds,
     load_stat,
     load_tile,
     program_tile,
+    store_in_bounds,
     store_stat,
     store_tile,
     tile_columns,
-    tile_is_full,
     tile_mask,
 )
 from ..runtime import launch, strides, tile_configs
@@ -53,7 +54,7 @@ def _softmax_kernel(
     V,
     chunks,
     tiles,  # per chunk, or None: 1
-    polls,  # how often to look for a flag
+    polls,  # of the flags of a row
     LOG: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -120,26 +121,22 @@ def _load(
     DTYPE: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Load and upcast a tile, OTHER out of bounds; one that is a whole row has few full tiles, so one path only."""
-    offs_v = tile_columns(tile, V, BLOCK_V)
+    """Load and upcast a tile, OTHER out of bounds. A tile of a WHOLE row is seldom full, so it always has a mask."""
     if WHOLE:
+        offs_v = tile_columns(tile, V, BLOCK_V)
         value = load_tile(operand, offs_n, offs_v, sizes, tile_mask(mask_n, offs_v, V), OTHER, DTYPE)
-    elif tile_is_full(mask_n, tile, V, BLOCK_V):
-        value = load_tile(operand, offs_n, offs_v, sizes, None, OTHER, DTYPE)
     else:
-        value = load_tile(operand, offs_n, offs_v, sizes, tile_mask(mask_n, offs_v, V), OTHER, DTYPE)
+        value = load_in_bounds(operand, offs_n, mask_n, sizes, tile, V, OTHER, DTYPE, BLOCK_V)
     return value
 
 
 @triton.jit
 def _store(operand, offs_n, mask_n, sizes, tile, V, value, WHOLE: tl.constexpr, BLOCK_V: tl.constexpr):
-    offs_v = tile_columns(tile, V, BLOCK_V)
     if WHOLE:
+        offs_v = tile_columns(tile, V, BLOCK_V)
         store_tile(operand, offs_n, offs_v, sizes, value, tile_mask(mask_n, offs_v, V))
-    elif tile_is_full(mask_n, tile, V, BLOCK_V):
-        store_tile(operand, offs_n, offs_v, sizes, value, None)
     else:
-        store_tile(operand, offs_n, offs_v, sizes, value, tile_mask(mask_n, offs_v, V))
+        store_in_bounds(operand, offs_n, mask_n, sizes, tile, value, V, BLOCK_V)
 
 
 @triton.jit
@@ -192,7 +189,7 @@ def softmax_forward(x: torch.Tensor, dim: int, *, log: bool = False, polls: int 
     log
         Return the log-softmax.
     polls
-        How often a program looks whether another has published its statistics, before it computes them by itself.
+        How often a program polls for the statistics of other chunks before it computes them itself.
 
     Returns
     -------
@@ -223,7 +220,7 @@ def _softmax_backward_kernel(
     V,
     chunks,
     tiles,  # per chunk, or None: 1
-    polls,  # how often to look for a flag
+    polls,  # of the flags of a row
     LOG: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,

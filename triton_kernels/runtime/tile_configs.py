@@ -130,7 +130,7 @@ def tokens(rows: int) -> Config:
     return Config({"BLOCK_N": block, "BLOCK_V": 1}, num_warps=4)
 
 
-#: Programs that scale a gradient: few, as each looks at the factor, which is 1 as a rule, and leaves.
+#: Programs that scale a gradient: few, since each reads the factor, usually 1, and returns then.
 SCALING_PROGRAMS = 1024
 
 
@@ -233,9 +233,9 @@ def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[
 
 
 def polls() -> int:
-    """How often a program looks for the statistics of others, before it computes them: for about a third of a ms.
+    """Return how often a program polls for the statistics of other chunks: for about 0.3 ms (not measured).
 
-    The interpreter runs programs one after another, so waiting is in vain.
+    The interpreter runs programs one after another, so that polling would not help.
     """
     return 0 if backend.INTERPRETED else 500
 

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from ...jit import math
 from ...jit.tiles import (
-    load_logits,
+    load_in_bounds,
     load_row,
     load_stat,
     program_tile,
@@ -79,8 +79,8 @@ def _divergence_backward_kernel(
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
     log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
     max_s, sum_s, max_t, sum_t, sum_s_T1 = row_stats
-    x_s = load_logits(s, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
-    x_t = load_logits(t, offs_n, active, sizes, chunk, V, ACC_DTYPE, BLOCK_V)
+    x_s = load_in_bounds(s, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
+    x_t = load_in_bounds(t, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
     z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
     to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g * divergence_scale)
     if HARD:

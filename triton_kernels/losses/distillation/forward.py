@@ -18,17 +18,12 @@ step.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 
 from ...jit import chunk_flags, math
 from ...jit.tiles import (
-    chunk_block,
     chunk_tile,
-    load_column,
-    load_logits,
     load_row,
-    load_stat,
     program_tile,
     store_gradient,
     store_stat,
@@ -39,21 +34,23 @@ from ...jit.tiles import (
 from ...runtime import device_errors, launch, tile_configs
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
+from .chunks import (
+    chunk_stats,
+    load_tiles,
+    merged_stats,
+    merged_sums,
+    store_chunk_stats,
+    store_sums,
+    sums_of_tiles,
+    tile_sums,
+)
 from .terms import (
-    AUX_SUM,
     DIVERGENCES,
     K_S,
     K_T,
-    LOSS_SUM,
-    MAX_S,
-    MAX_T,
     SMALL,
     STATISTICS,
-    SUM_S,
-    SUM_S_T1,
-    SUM_T,
     WEIGHT,
-    X_LABEL,
     add_label_gradient,
     cast_scalars,
     gradient_of,
@@ -83,7 +80,7 @@ def _divergence_kernel(
     columns_t,
     chunks,
     tiles,  # per chunk, or None: 1
-    polls,  # how often to look for a flag
+    polls,  # of the flags of a row
     weight_strides,
     labels_strides,
     ignore_index,
@@ -132,7 +129,7 @@ def _divergence_kernel(
     partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
     flags = flags_ptr  # not used if WHOLE_ROW
     if WHOLE_ROW:
-        x_s, x_t, stats = _chunk_stats(
+        x_s, x_t, stats = chunk_stats(
             s, t, offs_n, active, sizes, chunk, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
             SEPARATE_SUM_T1, BLOCK_V,
         )  # fmt: skip
@@ -141,15 +138,15 @@ def _divergence_kernel(
         x_s, x_t = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
         todo, polls_left = chunk, polls
         while todo >= 0:
-            x_s, x_t, found = _chunk_stats(
+            x_s, x_t, found = chunk_stats(
                 s, t, offs_n, active, sizes, todo, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
                 SEPARATE_SUM_T1, BLOCK_V,
             )  # fmt: skip
             if chunk_flags.may_publish(flags, todo, chunk):
-                _store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
+                store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
                 chunk_flags.publish(flags + todo)
             todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
-        stats = _merged_stats(partials, active, scalars, RESCALE_FN, HARD, SEPARATE_SUM_T1, BLOCK_C)
+        stats = merged_stats(partials, active, scalars, RESCALE_FN, HARD, SEPARATE_SUM_T1, BLOCK_C)
         flags += tl.num_programs(0)  # of the second wait
     max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label = stats
     row_stats = (max_s, sum_s, max_t, sum_t, sum_s_T1)
@@ -162,25 +159,25 @@ def _divergence_kernel(
         if tl.max(small.to(tl.int32), axis=0) > 0:
             # From memory, part by part: from registers this would take so many that fewer programs fit the GPU.
             parts = (1 if tiles is None else tiles) * PARTS
-            loss_sum, _ = _sums_of_tiles(
+            loss_sum, _ = sums_of_tiles(
                 s, t, offs_n, active, sizes, chunk * parts, parts, V, row_stats, scalars, TERMS_FN, BLOCK_V // PARTS
             )
             if not WHOLE_ROW:
-                _store_sums(partials, chunk, active, loss_sum, loss_sum, IS_KL)
+                store_sums(partials, chunk, active, loss_sum, loss_sum, IS_KL)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
-                loss_sum, _ = _merged_sums(partials, active & stores_loss, IS_KL, BLOCK_C)
+                loss_sum, _ = merged_sums(partials, active & stores_loss, IS_KL, BLOCK_C)
             loss = tl.where(small, loss_sum, loss)
         h_s, h_t = x_s, x_t  # not used
     else:
         h_s, h_t = tl.zeros_like(x_s), tl.zeros_like(x_t)
         loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
-        # Without gradients no program needs the sums, but for the last one.
+        # Without gradients only the last program to arrive needs the sums.
         todo, polls_left = chunk, polls
         while todo >= 0:
             z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-            loss_sum, aux_sum, h_s, h_t = _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
+            loss_sum, aux_sum, h_s, h_t = tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
             if tiles is not None:
-                rest = _sums_of_tiles(
+                rest = sums_of_tiles(
                     s,
                     t,
                     offs_n,
@@ -199,17 +196,17 @@ def _divergence_kernel(
                 todo = -1
             elif TO_S or TO_T:
                 if chunk_flags.may_publish(flags, todo, chunk):
-                    _store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
+                    store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
                     chunk_flags.publish(flags + todo)
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
                 if todo >= 0:
-                    x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
+                    x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
             else:
-                _store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
+                store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
                 todo = -1
         if not WHOLE_ROW:
-            loss_sum, aux_sum = _merged_sums(partials, active, IS_KL, BLOCK_C)
+            loss_sum, aux_sum = merged_sums(partials, active, IS_KL, BLOCK_C)
         loss, k_s, k_t = row_sums(loss_sum, aux_sum, sum_s, sum_t)
     if stores_loss:
         loss *= divergence_scale
@@ -229,7 +226,7 @@ def _divergence_kernel(
         for i in range(0, 1 if tiles is None else tiles):
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
-                x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
+                x_s, x_t = load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
             z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
             if IS_KL or tiles is not None:
                 to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g_divergence)
@@ -245,186 +242,6 @@ def _divergence_kernel(
                 store_gradient(ds, offs_n, active, mask_n, sizes, tile, to_s, V, columns_s, BLOCK_V)
             if TO_T:
                 store_gradient(dt, offs_n, active, mask_n, sizes, tile, to_t, V, columns_t, BLOCK_V)
-
-
-@triton.jit
-def _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V: tl.constexpr):
-    """Load a tile of s and of t."""
-    x_s = load_logits(s, offs_n, active, sizes, tile, V, scalars[0].dtype, BLOCK_V)
-    x_t = load_logits(t, offs_n, active, sizes, tile, V, scalars[0].dtype, BLOCK_V)
-    return x_s, x_t
-
-
-@triton.jit
-def _chunk_stats(
-    s,
-    t,
-    offs_n,
-    active,
-    sizes,
-    chunk,
-    tiles,
-    V,
-    label,
-    scalars,
-    ONE_PASS_FN: tl.constexpr,
-    RESCALE_FN: tl.constexpr,
-    HARD: tl.constexpr,
-    SEPARATE_SUM_T1: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-):
-    """Load a chunk; return its first tiles, and statistics: max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label."""
-    x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, 0), V, scalars, BLOCK_V)
-    max_s, sum_s, max_t, sum_t, sum_s_T1, cross = _tile_stats(x_s, x_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
-    if tiles is not None:
-        for i in range(1, tiles):
-            y_s, y_t = _load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, i), V, scalars, BLOCK_V)
-            before = (max_s, sum_s, max_t, sum_t, sum_s_T1, cross)
-            stats = _tile_stats(y_s, y_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
-            max_s, sum_s, max_t, sum_t, sum_s_T1, cross = _merge(before, stats, scalars, RESCALE_FN)
-    x_label = sum_s  # not used unless HARD
-    if HARD:
-        found = (label >= 0) & (label // BLOCK_V // (1 if tiles is None else tiles) == chunk)
-        x_label = load_column(s, offs_n, label, sizes, found, 0, sum_s.dtype)
-    return x_s, x_t, (max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label)
-
-
-@triton.jit
-def _tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr):
-    log2e_over_T, temperature, _, _, _ = scalars
-    max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
-    max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
-    sum_s = tl.sum(e_s, axis=1)
-    sum_s_T1, cross = sum_s, sum_s  # placeholders
-    if SEPARATE_SUM_T1:
-        sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
-    if ONE_PASS_FN is not None:
-        cross = tl.sum(ONE_PASS_FN(z_s, z_t, e_s, e_t), axis=1)
-    return max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross
-
-
-@triton.jit
-def _merge(a, b, scalars, RESCALE_FN: tl.constexpr):
-    """Return the statistics of two parts of rows."""
-    log2e_over_T, temperature, _, _, _ = scalars
-    a_max_s, a_sum_s, a_max_t, a_sum_t, a_sum_s_T1, a_cross = a
-    b_max_s, b_sum_s, b_max_t, b_sum_t, b_sum_s_T1, b_cross = b
-    max_s, max_t = tl.maximum(a_max_s, b_max_s), tl.maximum(a_max_t, b_max_t)
-    from_s, from_t = math.neg_inf_to_zero(max_s), math.neg_inf_to_zero(max_t)
-    a_s, b_s = (a_max_s - from_s) * log2e_over_T, (b_max_s - from_s) * log2e_over_T
-    a_t, b_t = (a_max_t - from_t) * log2e_over_T, (b_max_t - from_t) * log2e_over_T
-    sum_s = a_sum_s * math.exp2(a_s) + b_sum_s * math.exp2(b_s)
-    sum_t = a_sum_t * math.exp2(a_t) + b_sum_t * math.exp2(b_t)
-    sum_s_T1 = a_sum_s_T1 * math.exp2(a_s * temperature) + b_sum_s_T1 * math.exp2(b_s * temperature)
-    cross = a_cross  # not used unless RESCALE_FN
-    if RESCALE_FN is not None:
-        cross = RESCALE_FN(a_cross, a_sum_s, a_sum_t, a_s, a_t) + RESCALE_FN(b_cross, b_sum_s, b_sum_t, b_s, b_t)
-    return max_s, sum_s, max_t, sum_t, sum_s_T1, cross
-
-
-@triton.jit
-def _store_chunk_stats(
-    partials, chunk, active, stats, IS_KL: tl.constexpr, HARD: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr
-):
-    """Store what `_chunk_stats` returned of a chunk."""
-    partials_ptr, offs_n, size, chunks = partials
-    max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label = stats
-    at = offs_n * chunks + chunk
-    store_stats(partials_ptr, size, at, (max_s, sum_s, max_t, sum_t, sum_s_T1), active, SEPARATE_SUM_T1)
-    if IS_KL:
-        store_stat(partials_ptr, AUX_SUM, size, at, cross, active)
-    if HARD:
-        store_stat(partials_ptr, X_LABEL, size, at, x_label, active)
-
-
-@triton.jit
-def _merged_stats(
-    partials,
-    active,
-    scalars,
-    RESCALE_FN: tl.constexpr,
-    HARD: tl.constexpr,
-    SEPARATE_SUM_T1: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Return the statistics of rows, from those of their chunks, in order."""
-    partials_ptr, offs_n, size, chunks = partials
-    log2e_over_T, temperature, _, _, _ = scalars
-    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
-    maxima_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf"), VOLATILE=True)
-    maxima_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf"), VOLATILE=True)
-    sums_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0, VOLATILE=True)
-    sums_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0, VOLATILE=True)
-    max_s, max_t = math.row_max(maxima_s), math.row_max(maxima_t)
-    z_s, z_t = math.shifted(maxima_s, log2e_over_T, max_s), math.shifted(maxima_t, log2e_over_T, max_t)
-    sum_s, sum_t = math.row_sum(sums_s * math.exp2(z_s)), math.row_sum(sums_t * math.exp2(z_t))
-    sum_s_T1, cross, x_label = sum_s, sum_s, sum_s  # placeholders
-    if SEPARATE_SUM_T1:
-        sums_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0, VOLATILE=True)
-        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(z_s * temperature))
-    if RESCALE_FN is not None:
-        crosses = load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True)
-        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, z_s, z_t))
-    if HARD:
-        x_label = math.row_sum(load_stat(partials_ptr, X_LABEL, size, at, mask, 0.0, VOLATILE=True))
-    return max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label
-
-
-@triton.jit
-def _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN: tl.constexpr):
-    """Return the sums of φ and of h_s of each row of a tile, h_s and h_t."""
-    _, sum_s, _, sum_t, _ = row_stats
-    phi, h_s, h_t = TERMS_FN(z_s, z_t, math.exp2(z_s), math.exp2(z_t), sum_s, sum_t, beta)
-    return tl.sum(phi, axis=1), tl.sum(h_s, axis=1), h_s, h_t
-
-
-@triton.jit
-def _sums_of_tiles(
-    s,
-    t,
-    offs_n,
-    active,
-    sizes,
-    first,
-    count,
-    V,
-    row_stats,
-    scalars,
-    TERMS_FN: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-):
-    """Return the sums of φ and of h_s of each row of `count` tiles from `first` on."""
-    log2e_over_T, _, beta, _, _ = scalars
-    max_s, sum_s, max_t, _, _ = row_stats
-    loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
-    for tile in range(first, first + count):
-        x_s, x_t = _load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
-        z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-        sums = _tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
-        loss_sum += sums[0]
-        aux_sum += sums[1]
-    return loss_sum, aux_sum
-
-
-@triton.jit
-def _store_sums(partials, chunk, active, loss_sum, aux_sum, IS_KL: tl.constexpr):
-    """Store the sums of a chunk; KL has no aux_sum."""
-    partials_ptr, offs_n, size, chunks = partials
-    store_stat(partials_ptr, LOSS_SUM, size, offs_n * chunks + chunk, loss_sum, active)
-    if not IS_KL:
-        store_stat(partials_ptr, AUX_SUM, size, offs_n * chunks + chunk, aux_sum, active)
-
-
-@triton.jit
-def _merged_sums(partials, active, IS_KL: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Add up loss_sum and aux_sum of the chunks of rows, in order."""
-    partials_ptr, offs_n, size, chunks = partials
-    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
-    loss_sum = math.row_sum(load_stat(partials_ptr, LOSS_SUM, size, at, mask, 0.0, VOLATILE=True))
-    aux_sum = loss_sum
-    if not IS_KL:
-        aux_sum = math.row_sum(load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True))
-    return loss_sum, aux_sum
 
 
 @replayable
@@ -474,7 +291,7 @@ def divergence_forward(
         shapes, or None. `dstudent` may be `student` itself, if that is not expanded and shares no memory with
         `teacher`.
     polls
-        How often a program looks whether another has published its statistics, before it computes them by itself.
+        How often a program polls for the statistics of other chunks before it computes them itself.
 
     Returns
     -------

@@ -35,10 +35,6 @@ from ...runtime import tile_configs
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
 
-#: Statistics of chunks of rows, (STATISTICS, N, chunks): MAX_S to SUM_S_T1 as of rows; loss_sum; aux_sum, or cross for
-#: KL; the label's logit if it is in the chunk, else 0.
-LOSS_SUM, AUX_SUM, X_LABEL = WEIGHT, K_S, K_T
-
 #: KL below this is calculated from `terms`: the error of `estimate` is at most of the order 1e-6, absolute.
 SMALL = tl.constexpr(1 / 64)
 
