@@ -96,6 +96,8 @@ def test_python_calls_do_not_count_what_a_kernel_does() -> None:
         (lambda x, y: x.copy_(y), (40, 40, 1, 0, 0)),
         (lambda x, y: torch.mul(x, y, out=x), (40, 40, 1, 0, 0)),
         (lambda x, y: torch.empty(7), (0, 0, 0, 28, 0)),
+        (lambda x, y: x[:0].clone(), (0, 0, 0, 0, 0)),
+        (lambda x, y: x[:0].sum(), (0, 4, 1, 4, 0)),
         (lambda x, y: x.zero_(), (0, 40, 1, 0, 0)),
         (lambda x, y: x[0].item(), (0, 0, 0, 0, 1)),
         (lambda x, y: torch.equal(x, y), (80, 0, 1, 0, 1)),

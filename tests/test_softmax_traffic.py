@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-import triton
 
 import triton_kernels as tk
-from tests import broken_flags
 from tests.device import DEVICE
 from triton_kernels.devtools import cost, trace
-from triton_kernels.jit import chunk_flags
-from triton_kernels.runtime import backend, interpreter, launch
+from triton_kernels.runtime import backend, launch
 
 #: A stand-in for a GPU, which executes compiled code and counts what it moves.
 EMULATE: Any = importlib.import_module("emulate") if importlib.util.find_spec("emulate") else None
@@ -38,11 +35,8 @@ def _partials(made: launch.Launch, statistics: int) -> tuple[int, int]:
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(("case", "looks"), [(CONTIGUOUS, 1), (STRIDED, 1), (MANY_COLUMNS, 2)], ids=str)
 def test_each_element_is_moved_once_where_no_program_is_late(
-    case: tuple[tuple[int, int], int], looks: int, log: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    case: tuple[tuple[int, int], int], looks: int, log: bool, dtype: torch.dtype
 ) -> None:
-    """In the interpreter the others are late; a program that does not wait moves as much as one that need not wait."""
-    with interpreter.interpreter_enabled():
-        monkeypatch.setattr(chunk_flags, "next_chunk", triton.jit(broken_flags.without_waiting.fn))
     shape, dim = case
     x = torch.randn(shape).to(dtype)
     with tk.tile_configs.use_tile_configs(interpreted=False):
@@ -59,18 +53,6 @@ def test_each_element_is_moved_once_where_no_program_is_late(
         assert moved.written == least.written + written
     assert len(made) == len(backward) == 1
     assert (made[0].args["tiles"] is None) == (looks == 1)
-
-
-@pytest.mark.interpreter_only
-@pytest.mark.parametrize("log", [False, True])
-def test_programs_that_run_one_after_another_read_rows_twice(log: bool) -> None:
-    """The first of a row computes what the others would, and then has its own chunk again."""
-    x = torch.randn(CONTIGUOUS[0])
-    with tk.tile_configs.use_tile_configs(interpreted=False), trace.traffic() as moved, trace.launches() as made:
-        tk.softmax_forward(x, 1, log=log)
-    read, written = _partials(made[0], 2)
-    assert moved.read == 2 * x.nbytes + read
-    assert moved.written <= x.nbytes + 2 * written
 
 
 @pytest.mark.skipif(EMULATE is None or backend.INTERPRETED, reason="needs the stand-in for a GPU, ../shared/fakegpu")

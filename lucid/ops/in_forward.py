@@ -93,10 +93,13 @@ def scaled_gradients(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _without_memory(tensor: Tensor) -> Tensor:
-    """Return a tensor without elements that is where `tensor` is in the graph; a leaf is itself."""
+    """Return a tensor without elements that is where `tensor` is in the graph; a leaf is itself.
+
+    The values of `tensor` may be overwritten by now: only its dtype and device are looked at.
+    """
     if tensor._node is None:
         return tensor
-    placeholder = Tensor._wrap(tensor._buffer.new_empty(0))
+    placeholder = Tensor._wrap(tensor._like.new_empty(0))
     placeholder._node, placeholder._output_nr = tensor._node, tensor._output_nr
     return placeholder
 

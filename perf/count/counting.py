@@ -2,7 +2,7 @@
 
 Triton kernels are counted in the interpreter, to the byte. An aten operation that does arithmetic, copies or fills
 counts as one launch that reads each of its operands once and writes each result once, which is the least it can do on a
-GPU; views and allocations move nothing.
+GPU; views, allocations and operations with results of no elements move nothing, and launch nothing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class _Dispatched(TorchDispatchMode):
         given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
         written = (a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
         changed = _tensors([given[name] for name in written if name in given])
-        if name.startswith(_MOVE_NOTHING) or not (fresh or changed or name in SYNCS):
+        results = any(tensor.numel() for tensor in [*fresh, *changed])
+        if name.startswith(_MOVE_NOTHING) or not (results or name in SYNCS):
             return
         overwritten = changed if name in _OVERWRITE or func._overloadname == "out" else []
         read = [tensor for tensor in operands if not any(tensor is other for other in overwritten)]
