@@ -100,6 +100,13 @@ def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return request.param
 
 
+@pytest.fixture(params=[True, False], ids=["one launch", "two launches"])
+def forms(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compute the gradients of losses of logits with the loss, or in a launch of their own."""
+    with lucid.gradient_in_forward(request.param):
+        yield
+
+
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """Free memory by reference counts only: cycles stay."""

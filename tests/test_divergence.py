@@ -117,7 +117,7 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]
 }
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "forms")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_losses_and_gradients_are_true_for_every_layout(kind: str, layout: str) -> None:
@@ -166,6 +166,7 @@ def test_js_is_true_for_every_mixture(beta: float) -> None:
     _check(_draw((5, 77), torch.float32), _draw((5, 77), torch.float32), "js", beta=beta)
 
 
+@pytest.mark.usefixtures("forms")
 @pytest.mark.parametrize("kind", DIVERGENCES)
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("temperature", [0.5, 1, 4.0])
@@ -176,7 +177,7 @@ def test_temperature_divides_logits_and_its_square_multiplies_losses(
     _check(s, t, kind, temperature=temperature, temperature_squared=squared)
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "forms")
 @pytest.mark.parametrize("columns", [77, 20000])
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("kind", DIVERGENCES)
@@ -193,7 +194,7 @@ def test_hard_labels_find_their_column_in_logits_that_are_columns_in_memory() ->
     _check(s, t, "forward_kl", labels=torch.randint(0, 77, (6,)).to(DEVICE), hard_label_weight=0.3)
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "forms")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
 @pytest.mark.parametrize("tokens", ["weight", "bool", "labels", "both", "strided"])
 @pytest.mark.parametrize("kind", ["forward_kl", "js"])
@@ -233,7 +234,7 @@ def test_a_normalizer_replaces_the_denominator_as_a_number_or_in_device_memory(k
         np.testing.assert_allclose(grad, losses[0][1], rtol=1e-6)
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "forms")
 @pytest.mark.parametrize("kind", DIVERGENCES)
 @pytest.mark.parametrize(("s", "t"), [(64, 64), (64, 53), (50, 61), (9000, 8500)])
 def test_columns_beyond_the_vocabulary_count_nothing_and_get_no_gradient(s: int, t: int, kind: str) -> None:

@@ -209,6 +209,7 @@ def test_rows_of_very_large_logits_are_true(kind: str, largest: float, temperatu
         np.testing.assert_allclose(gradient.cpu(), wanted, rtol=1e-3, atol=1e-8 / min(temperature, 1.0))
 
 
+@pytest.mark.usefixtures("forms")
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_columns_beyond_the_vocabulary_get_no_gradient_even_from_one_that_is_nan(kind: str) -> None:
     student, teacher = _leaf(3, 9), _leaf(3, 8)
