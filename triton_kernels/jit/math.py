@@ -58,9 +58,14 @@ def exp2(x):
 
 
 @triton.jit
-def fast_log2(x):
-    """Return log₂ x; −inf only at 0. In float32 lg2.approx: error 2⁻²², absolute in (½, 2), relative elsewhere."""
-    if x.dtype == tl.float32 and _COMPILED and is_cuda():
+def fast_log2(x, FTZ: tl.constexpr = False):
+    """Return log₂ x; −inf only at 0. In float32 lg2.approx: error 2⁻²², absolute in (½, 2), relative elsewhere.
+
+    FTZ: subnormal x may be taken for 0, which saves three instructions.
+    """
+    if FTZ and x.dtype == tl.float32 and _COMPILED and is_cuda():
+        y = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    elif x.dtype == tl.float32 and _COMPILED and is_cuda():
         y = tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
         y = tl.log2(x)

@@ -98,15 +98,15 @@ def _cross_entropy_kernel(
     partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
     stores_loss = chunk == 0
     if WHOLE_ROW:
-        x_tile, stats = _chunk_stats(
+        e, from_max, stats = _chunk_stats(
             x, class_ptr, offs_n, active, sizes, chunk, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
         )
     else:
         flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
-        x_tile = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        e, from_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
         todo, polls_left = chunk, polls
         while todo >= 0:
-            x_tile, found = _chunk_stats(
+            e, from_max, found = _chunk_stats(
                 x, class_ptr, offs_n, active, sizes, todo, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
             )
             if TO_X:
@@ -139,15 +139,17 @@ def _cross_entropy_kernel(
         g = tl.full((), gradient_scale, ACC_DTYPE)
         if factor_ptr is not None:
             g *= tl.load(factor_ptr).to(ACC_DTYPE)
-        of_rows = _gradient_of_rows(
-            tl.where(active, g, 0.0), w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH
+        factor, of_rows = _gradient_of_rows(
+            tl.where(active, g, 0.0), w, sum_exp, weight_sum, column, smoothing, V, SMOOTH
         )
         for i in range(0, 1 if tiles is None else tiles):
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
+                e, from_max = math.exp2(math.shifted(x_tile, log2e, row_max)), row_max
+            to_row = math.exp2((from_max - math.neg_inf_to_zero(row_max)) * log2e)
             offs_v = tile_columns(tile, V, BLOCK_V)
-            gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
+            gradient = _tile_gradient(e, factor * to_row, class_ptr, offs_v, V, of_rows, SMOOTH)
             store_gradient(dx, offs_n, active, mask_n, sizes, tile, gradient, V, V, BLOCK_V)
 
 
@@ -176,15 +178,17 @@ def _chunk_stats(
     SMOOTH: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Load a chunk; return its first tile, and maximum, sum_exp, Σ c·z, Σ c and the label's logit of each row."""
+    """Load a chunk; return 2^z and the maximum of its first tile; maximum, sum_exp, Σ c·z, Σ c, the label's logit."""
     tile = chunk_tile(chunk, tiles, 0)
     x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
-    row_max, sum_exp, weighted_sum, weight_sum = _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
+    e, stats = _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
+    row_max, sum_exp, weighted_sum, weight_sum = stats
+    tile_max = row_max
     if tiles is not None:
         for i in range(1, tiles):
             tile = chunk_tile(chunk, tiles, i)
             other_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
-            other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
+            _, other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
             new_max = tl.maximum(row_max, other[0])
             from_max = math.neg_inf_to_zero(new_max)
             shift, other_shift = (row_max - from_max) * log2e, (other[0] - from_max) * log2e
@@ -197,11 +201,12 @@ def _chunk_stats(
             row_max = new_max
     found = (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
     x_label = load_column(x, offs_n, column, sizes, found, 0, log2e.dtype)
-    return x_tile, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
+    return e, tile_max, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
 
 
 @triton.jit
 def _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Return 2^z of a tile, and maximum, sum_exp, Σ c·z and Σ c of each row."""
     row_max, z, e = math.tile_exp2(x_tile, log2e)
     sum_exp = tl.sum(e, axis=1)
     weighted_sum, weight_sum = sum_exp, sum_exp  # not used unless SMOOTH
@@ -209,7 +214,7 @@ def _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH: tl.constexpr, BLOCK_V
         c = load_class_weights(class_ptr, tile_columns(tile, V, BLOCK_V), V, log2e.dtype)
         weight_sum = tl.sum(tl.broadcast_to(c, z.shape), axis=1)
         weighted_sum = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
-    return row_max, sum_exp, weighted_sum, weight_sum
+    return e, (row_max, sum_exp, weighted_sum, weight_sum)
 
 
 @triton.jit
@@ -252,13 +257,13 @@ def _merged_stats(partials, active, log2e, SMOOTH: tl.constexpr, BLOCK_C: tl.con
 
 
 @triton.jit
-def _gradient_of_rows(g, w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH: tl.constexpr):
-    """Return what the gradient of a row's elements is made of, for an upstream gradient g of its loss."""
+def _gradient_of_rows(g, w, sum_exp, weight_sum, column, smoothing, V, SMOOTH: tl.constexpr):
+    """Return the factor of 2^z in a row's gradient, and the rest of it, for an upstream gradient g of its loss."""
     grad_target, grad_uniform = g * w, g * 0
     if SMOOTH:
         grad_target *= 1 - smoothing
         grad_uniform = g * (smoothing / V)
-    return row_max, math.div(grad_target + grad_uniform * weight_sum, sum_exp), grad_target, grad_uniform, column
+    return math.div(grad_target + grad_uniform * weight_sum, sum_exp), (grad_target, grad_uniform, column)
 
 
 @replayable
@@ -378,23 +383,23 @@ def _cross_entropy_backward_kernel(
     sum_exp = load_stat(stats_ptr, _SUM, rows, offs_n, active, 1.0)
     weight_sum = load_stat(stats_ptr, _C, rows, offs_n, active, 0.0)
     column, smoothing = valid_labels(label, V), tl.full((), smoothing, ACC_DTYPE)
-    of_rows = _gradient_of_rows(g, w, row_max, sum_exp, weight_sum, column, smoothing, V, SMOOTH)
+    factor, of_rows = _gradient_of_rows(g, w, sum_exp, weight_sum, column, smoothing, V, SMOOTH)
     log2e = tl.full((), log2e, ACC_DTYPE)
     x_tile = load_in_bounds(x, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
     offs_v = tile_columns(chunk, V, BLOCK_V)
-    gradient = _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH)
+    e = math.exp2(math.shifted(x_tile, log2e, row_max))
+    gradient = _tile_gradient(e, factor, class_ptr, offs_v, V, of_rows, SMOOTH)
     store_gradient(dx, offs_n, active, mask_n, sizes, chunk, gradient, V, V, BLOCK_V)
 
 
 @triton.jit
-def _tile_gradient(x_tile, class_ptr, offs_v, V, of_rows, log2e, SMOOTH: tl.constexpr):
-    """Return the gradient of a tile."""
-    row_max, grad_softmax, grad_target, grad_uniform, label = of_rows
-    z = math.shifted(x_tile, log2e, row_max)
+def _tile_gradient(e, factor, class_ptr, offs_v, V, of_rows, SMOOTH: tl.constexpr):
+    """Return the gradient of a tile; e is 2^z, or relative to another maximum, which the factor makes up for."""
+    grad_target, grad_uniform, label = of_rows
     is_label = offs_v[None, :] == label[:, None]
-    gradient = math.exp2(z) * grad_softmax[:, None] - tl.where(is_label, grad_target[:, None], 0.0)
+    gradient = e * factor[:, None] - tl.where(is_label, grad_target[:, None], 0.0)
     if SMOOTH:
-        gradient -= grad_uniform[:, None] * load_class_weights(class_ptr, offs_v, V, log2e.dtype)
+        gradient -= grad_uniform[:, None] * load_class_weights(class_ptr, offs_v, V, e.dtype)
     return gradient
 
 

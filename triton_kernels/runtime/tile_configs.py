@@ -226,8 +226,8 @@ def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[
     tiles_per_chunk = cdiv(tiles, MAX_ROW_CHUNKS if one_row or _state.interpreted else MAX_ROW_CHUNKS_OF_SEVERAL)
     chunks = cdiv(tiles, tiles_per_chunk)
     warps = config.num_warps
-    if not one_row or itemsize > 4:  # take more registers than any bound; fewer threads have more of them
-        warps, registers = max(4, warps // 2), MOST_REGISTERS
+    if not one_row or itemsize > 4:  # take more registers than any bound: of 256 threads each may have the most
+        warps, registers = min(8, warps), MOST_REGISTERS
     config = Config({**config.tiles, "BLOCK_C": next_power_of_2(chunks)}, warps, registers)
     return config, chunks, tiles_per_chunk if tiles_per_chunk > 1 else None
 

@@ -18,7 +18,6 @@ import triton.language as tl
 
 from ...jit import math
 from ...jit.tiles import (
-    load_in_bounds,
     load_row,
     load_stat,
     program_tile,
@@ -29,7 +28,18 @@ from ...jit.tiles import (
 from ...runtime import launch, strides
 from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
-from .terms import DIVERGENCES, K_S, K_T, WEIGHT, add_label_gradient, cast_scalars, load_stats
+from .chunks import load_tiles, relative_to_row
+from .terms import (
+    DIVERGENCES,
+    K_S,
+    K_T,
+    WEIGHT,
+    add_label_gradient,
+    cast_scalars,
+    load_stats,
+    log2_ratio,
+    softmax_scales,
+)
 
 
 @row_jit
@@ -77,15 +87,17 @@ def _divergence_backward_kernel(
     if HARD:
         label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
     scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
-    max_s, sum_s, max_t, sum_t, sum_s_T1 = row_stats
-    x_s = load_in_bounds(s, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
-    x_t = load_in_bounds(t, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
-    z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-    to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g * divergence_scale)
+    log2e_over_T, _, beta, divergence_scale, ce_scale = scalars
+    x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk, V, scalars, BLOCK_V)
+    _, e_s, e_t, diff, max_s, max_t = relative_to_row(x_s, x_t, row_stats, scalars)
+    inv_s, inv_t, constant = softmax_scales(max_s, max_t, row_stats, log2e_over_T)
+    r = log2_ratio(diff, constant, log2e_over_T)
+    to_s, to_t = GRADIENTS_FN(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g * divergence_scale)
     if HARD:
         offs_v = tile_columns(chunk, V, BLOCK_V)
-        to_s = add_label_gradient(to_s, z_s, offs_v, label, g * ce_scale, sum_s_T1, temperature, SEPARATE_SUM_T1)
+        to_s = add_label_gradient(
+            to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g * ce_scale, scalars, SEPARATE_SUM_T1
+        )
     if TO_S:
         store_gradient(ds, offs_n, active, mask_n, sizes, chunk, to_s, V, columns_s, BLOCK_V)
     if TO_T:

@@ -1,7 +1,9 @@
 """Statistics of the chunks of rows, their sums of loss terms, and how those of a row are merged, in order.
 
 A chunk has one tile, held in registers, or `tiles` tiles, which are loaded one after another. `partials` is
-(partials_ptr, offs_n, numbers per statistic, chunks).
+(partials_ptr, offs_n, numbers per statistic, chunks). Of a tile is held (x_s, e_s, e_t, difference, max_s, max_t):
+`terms` has e; the difference is that of the logits relative to the tile's maxima, max_s and max_t. No product is in a
+sum here, where a compiler could round once or twice, so two places of the code calculate the same bits.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import triton.language as tl
 
 from ...jit import math
 from ...jit.tiles import chunk_block, chunk_tile, load_column, load_in_bounds, load_stat, store_stat
-from .terms import K_S, K_T, MAX_S, MAX_T, SUM_S, SUM_S_T1, SUM_T, WEIGHT, store_stats
+from .terms import K_S, K_T, MAX_S, MAX_T, SUM_S, SUM_S_T1, SUM_T, WEIGHT, log2_ratio, softmax_scales, store_stats
 
 #: Statistics of chunks, (STATISTICS, N, chunks): MAX_S to SUM_S_T1 as of rows; loss_sum; aux_sum, or cross for KL; the
 #: label's logit if it is in the chunk, else 0.
@@ -24,6 +26,20 @@ def load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V: tl.conste
     x_s = load_in_bounds(s, offs_n, active, sizes, tile, V, float("-inf"), scalars[0].dtype, BLOCK_V)
     x_t = load_in_bounds(t, offs_n, active, sizes, tile, V, float("-inf"), scalars[0].dtype, BLOCK_V)
     return x_s, x_t
+
+
+@triton.jit
+def held(x_s, x_t, scalars):
+    """Return what is held of a tile."""
+    max_s, _, e_s = math.tile_exp2(x_s, scalars[0])
+    max_t, _, e_t = math.tile_exp2(x_t, scalars[0])
+    return x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
+
+
+@triton.jit
+def difference(x_s, x_t, max_s, max_t):
+    """Return the difference of logits, each relative to a maximum."""
+    return (x_s - math.neg_inf_to_zero(max_s)[:, None]) - (x_t - math.neg_inf_to_zero(max_t)[:, None])
 
 
 @triton.jit
@@ -44,24 +60,26 @@ def chunk_stats(
     SEPARATE_SUM_T1: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Load a chunk; return its first tiles, and statistics: max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label."""
+    """Load a chunk; return what is held of its first tile, and max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label."""
     x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, 0), V, scalars, BLOCK_V)
-    max_s, sum_s, max_t, sum_t, sum_s_T1, cross = tile_stats(x_s, x_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
+    first, stats = tile_stats(x_s, x_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
+    max_s, sum_s, max_t, sum_t, sum_s_T1, cross = stats
     if tiles is not None:
         for i in range(1, tiles):
             y_s, y_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(chunk, tiles, i), V, scalars, BLOCK_V)
             before = (max_s, sum_s, max_t, sum_t, sum_s_T1, cross)
-            stats = tile_stats(y_s, y_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
+            _, stats = tile_stats(y_s, y_t, scalars, ONE_PASS_FN, SEPARATE_SUM_T1)
             max_s, sum_s, max_t, sum_t, sum_s_T1, cross = merge(before, stats, scalars, RESCALE_FN)
     x_label = sum_s  # not used unless HARD
     if HARD:
         found = (label >= 0) & (label // BLOCK_V // (1 if tiles is None else tiles) == chunk)
         x_label = load_column(s, offs_n, label, sizes, found, 0, sum_s.dtype)
-    return x_s, x_t, (max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label)
+    return first, (max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label)
 
 
 @triton.jit
 def tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr):
+    """Return what is held of a tile, and its statistics."""
     log2e_over_T, temperature, _, _, _ = scalars
     max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
     max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
@@ -71,7 +89,8 @@ def tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
     if ONE_PASS_FN is not None:
         cross = tl.sum(ONE_PASS_FN(z_s, z_t, e_s, e_t), axis=1)
-    return max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross
+    tile = (x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t)
+    return tile, (max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross)
 
 
 @triton.jit
@@ -142,11 +161,21 @@ def merged_stats(
 
 
 @triton.jit
-def tile_sums(z_s, z_t, row_stats, beta, TERMS_FN: tl.constexpr):
-    """Return the sums of φ and of h_s of each row of a tile, h_s and h_t."""
-    _, sum_s, _, sum_t, _ = row_stats
-    phi, h_s, h_t = TERMS_FN(z_s, z_t, math.exp2(z_s), math.exp2(z_t), sum_s, sum_t, beta)
+def tile_sums(tile, row_stats, scalars, TERMS_FN: tl.constexpr):
+    """Return the sums of φ and of h_s of each row of a tile of which that is held; h_s and h_t."""
+    _, e_s, e_t, diff, max_s, max_t = tile
+    inv_s, inv_t, constant = softmax_scales(max_s, max_t, row_stats, scalars[0])
+    phi, h_s, h_t = TERMS_FN(e_s, e_t, log2_ratio(diff, constant, scalars[0]), inv_s, inv_t, scalars[2])
     return tl.sum(phi, axis=1), tl.sum(h_s, axis=1), h_s, h_t
+
+
+@triton.jit
+def relative_to_row(x_s, x_t, row_stats, scalars):
+    """Return what is held of a tile, but relative to the maxima of its row."""
+    max_s, _, max_t, _, _ = row_stats
+    e_s = math.exp2(math.shifted(x_s, scalars[0], max_s))
+    e_t = math.exp2(math.shifted(x_t, scalars[0], max_t))
+    return x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
 
 
 @triton.jit
@@ -165,13 +194,10 @@ def sums_of_tiles(
     BLOCK_V: tl.constexpr,
 ):
     """Return the sums of φ and of h_s of each row of `count` tiles from `first` on."""
-    log2e_over_T, _, beta, _, _ = scalars
-    max_s, sum_s, max_t, _, _ = row_stats
-    loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
+    loss_sum, aux_sum = tl.zeros_like(row_stats[1]), tl.zeros_like(row_stats[1])
     for tile in range(first, first + count):
         x_s, x_t = load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
-        z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-        sums = tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
+        sums = tile_sums(relative_to_row(x_s, x_t, row_stats, scalars), row_stats, scalars, TERMS_FN)
         loss_sum += sums[0]
         aux_sum += sums[1]
     return loss_sum, aux_sum

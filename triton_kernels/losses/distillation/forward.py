@@ -36,9 +36,11 @@ from ...runtime.replay import replayable
 from ...runtime.row_tiling import RowTiling, row_jit
 from .chunks import (
     chunk_stats,
+    held,
     load_tiles,
     merged_stats,
     merged_sums,
+    relative_to_row,
     store_chunk_stats,
     store_sums,
     sums_of_tiles,
@@ -54,7 +56,9 @@ from .terms import (
     add_label_gradient,
     cast_scalars,
     gradient_of,
+    log2_ratio,
     row_sums,
+    softmax_scales,
     store_stats,
 )
 
@@ -129,19 +133,24 @@ def _divergence_kernel(
     partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
     flags = flags_ptr  # not used if WHOLE_ROW
     if WHOLE_ROW:
-        x_s, x_t, stats = chunk_stats(
+        own, stats = chunk_stats(
             s, t, offs_n, active, sizes, chunk, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
             SEPARATE_SUM_T1, BLOCK_V,
         )  # fmt: skip
+        x_s, e_s, e_t, diff, from_s, from_t = own
     else:
         flags += (tl.program_id(0) - chunk).to(tl.int64)
-        x_s, x_t = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        x_s = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
+        e_s, e_t, diff = x_s, x_s, x_s
+        from_s = tl.zeros((BLOCK_N,), ACC_DTYPE)
+        from_t = from_s
         todo, polls_left = chunk, polls
         while todo >= 0:
-            x_s, x_t, found = chunk_stats(
+            loaded, found = chunk_stats(
                 s, t, offs_n, active, sizes, todo, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
                 SEPARATE_SUM_T1, BLOCK_V,
             )  # fmt: skip
+            x_s, e_s, e_t, diff, from_s, from_t = loaded
             if chunk_flags.may_publish(flags, todo, chunk):
                 store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
                 chunk_flags.publish(flags + todo)
@@ -167,15 +176,15 @@ def _divergence_kernel(
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
                 loss_sum, _ = merged_sums(partials, active & stores_loss, IS_KL, BLOCK_C)
             loss = tl.where(small, loss_sum, loss)
-        h_s, h_t = x_s, x_t  # not used
+        h_s, h_t = e_s, e_t  # not used
     else:
-        h_s, h_t = tl.zeros_like(x_s), tl.zeros_like(x_t)
+        h_s, h_t = tl.zeros_like(e_s), tl.zeros_like(e_t)
         loss_sum, aux_sum = tl.zeros_like(sum_s), tl.zeros_like(sum_s)
         # Without gradients only the last program to arrive needs the sums.
         todo, polls_left = chunk, polls
         while todo >= 0:
-            z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
-            loss_sum, aux_sum, h_s, h_t = tile_sums(z_s, z_t, row_stats, beta, TERMS_FN)
+            loaded = (x_s, e_s, e_t, diff, from_s, from_t)
+            loss_sum, aux_sum, h_s, h_t = tile_sums(loaded, row_stats, scalars, TERMS_FN)
             if tiles is not None:
                 rest = sums_of_tiles(
                     s,
@@ -201,6 +210,7 @@ def _divergence_kernel(
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
                 if todo >= 0:
                     x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
+                    x_s, e_s, e_t, diff, from_s, from_t = held(x_s, x_t, scalars)
             else:
                 store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
@@ -227,16 +237,18 @@ def _divergence_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_s, x_t = load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
-            z_s, z_t = math.shifted(x_s, log2e_over_T, max_s), math.shifted(x_t, log2e_over_T, max_t)
+                x_s, e_s, e_t, diff, from_s, from_t = relative_to_row(x_s, x_t, row_stats, scalars)
+            inv_s, inv_t, constant = softmax_scales(from_s, from_t, row_stats, log2e_over_T)
             if IS_KL or tiles is not None:
-                to_s, to_t = GRADIENTS_FN(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g_divergence)
+                r = log2_ratio(diff, constant, log2e_over_T)
+                to_s, to_t = GRADIENTS_FN(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g_divergence)
             else:
-                to_s = gradient_of(h_s, math.exp2(z_s), sum_s, k_s, g_divergence)
-                to_t = gradient_of(h_t, math.exp2(z_t), sum_t, k_t, g_divergence)
+                to_s = gradient_of(h_s, e_s, inv_s, k_s, g_divergence)
+                to_t = gradient_of(h_t, e_t, inv_t, k_t, g_divergence)
             if HARD:
                 offs_v = tile_columns(tile, V, BLOCK_V)
                 to_s = add_label_gradient(
-                    to_s, z_s, offs_v, label, g * ce_scale, sum_s_T1, temperature, SEPARATE_SUM_T1
+                    to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g * ce_scale, scalars, SEPARATE_SUM_T1
                 )
             if TO_S:
                 store_gradient(ds, offs_n, active, mask_n, sizes, tile, to_s, V, columns_s, BLOCK_V)

@@ -1,15 +1,15 @@
 """The math of each divergence, as jit helpers: loss terms, a row's loss, gradients. And the layout of row statistics.
 
-Logits of a tile are given in base 2 relative to the maximum of their row: z = log₂e/T·(x − max x), and e = 2^z. With
-the row's sum_exp = Σ e, the softmax is q = e_s/sum_s of the student and p = e_t/sum_t of the teacher. Each divergence
-has
+Logits of a tile are given in base 2, as e = 2^z with z = log₂e/T·(x − max), relative to maxima of the two: those of
+the tile, or of the row. `softmax_scales` has the factors of rows by which these are the softmax: q = e_s·inv_s of the
+student and p = e_t·inv_t of the teacher. With r = log₂(q/p), each divergence has
 
     terms      φ(p, q), whose sum over a row is its divergence, and h_s = q·∂φ/∂q and h_t = p·∂φ/∂p
     gradients  to student and teacher logits, g·(h_s − q·k_s) and g·(h_t − p·k_t), with k_s and k_t the sums of h_s and
                h_t over the row, and g the upstream gradient of the divergence times 1/T and the row's weight
 
 No term of KL and JS is negative, and none is the difference of larger numbers, so small divergences keep their digits.
-That takes log q − log p of each element, and so the sum_exp of both rows. A KL that is not small costs less:
+That takes r of each element, and so the sum_exp of both rows. A KL that is not small costs less:
 
     one_pass   a tile, whose sum over a chunk, cross, is taken relative to the maxima of the chunk
     rescale    cross relative to the maxima of the row
@@ -35,8 +35,8 @@ from ...runtime import tile_configs
 STATISTICS = 8
 WEIGHT, MAX_S, SUM_S, MAX_T, SUM_T, SUM_S_T1, K_S, K_T = (tl.constexpr(stat) for stat in range(STATISTICS))
 
-#: KL below this is calculated from `terms`: the error of `estimate` is at most of the order 1e-6, absolute.
-SMALL = tl.constexpr(1 / 64)
+#: KL below this is calculated from `terms`: the error of `estimate`, absolute, is at most 5e-7 in float32.
+SMALL = tl.constexpr(1 / 512)
 
 
 class Divergence(NamedTuple):
@@ -128,50 +128,67 @@ def reverse_kl_estimate(cross, sum_s, sum_t):
 
 
 @triton.jit
-def _log2_ratio(z_s, z_t, sum_s, sum_t):
-    """log₂(q/p), where this is not ∞ − ∞."""
-    # log₂(sum_s/sum_t) is exactly 0 for equal rows.
-    return z_s - z_t - tl.log2(math.div(sum_s, sum_t))[:, None]
+def softmax_scales(max_s, max_t, row_stats, log2e_over_T):
+    """Return inv_s and inv_t of rows in which e is relative to some maxima, and the constant of `log2_ratio`."""
+    row_max_s, sum_s, row_max_t, sum_t, _ = row_stats
+    shift_s = (max_s - math.neg_inf_to_zero(row_max_s)) * log2e_over_T
+    shift_t = (max_t - math.neg_inf_to_zero(row_max_t)) * log2e_over_T
+    inv_s, inv_t = exp2(shift_s) * math.div(1.0, sum_s), exp2(shift_t) * math.div(1.0, sum_t)
+    # exactly 0 for equal rows
+    return inv_s, inv_t, shift_s - shift_t - tl.log2(math.div(sum_s, sum_t))
 
 
 @triton.jit
-def _is_near(log2_ratio):
-    """Whether to take a series in log₂(q/p), of relative error 3e-5 in float32, 2e-11 in float64."""
-    return tl.abs(log2_ratio) < (0.18 if log2_ratio.dtype == tl.float32 else 0.0014)
+def log2_ratio(difference, constant, log2e_over_T):
+    """Return r = log₂(q/p), where it is not ∞ − ∞; `difference` is that of the logits, each relative to its maximum."""
+    return difference * log2e_over_T + constant[:, None]
 
 
 @triton.jit
-def forward_kl_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
+def _is_near(r):
+    """Whether to take a series in r, of relative error 2e-4 in float32, 1e-10 in float64."""
+    return tl.abs(r) < (0.18 if r.dtype == tl.float32 else 0.0014)
+
+
+@triton.jit
+def _difference(e_s, e_t, inv_s, inv_t, g):
+    """g·(q − p), which is exactly 0 where these are equal."""
+    # An fma rounds e_s·a − e_t·b once, so a and b are exactly 1 where they are equal.
+    larger = tl.maximum(inv_s, inv_t)
+    a, b = math.div(inv_s, larger), math.div(inv_t, larger)
+    a, b = tl.where(larger == 0, 0.0, a), tl.where(larger == 0, 0.0, b)
+    return (e_s * a[:, None] - e_t * b[:, None]) * (larger * g)[:, None]
+
+
+@triton.jit
+def forward_kl_terms(e_s, e_t, r, inv_s, inv_t, beta):
     """p·(exp δ − 1 − δ) with δ = log(q/p), all ≥ 0, of which the sum of p·(exp δ − 1) = q − p over a row is 0."""
-    d = tl.where(e_t > 0, _log2_ratio(z_s, z_t, sum_s, sum_t), 1.0)  # any number if p = 0
-    far = e_s * math.div(sum_t, sum_s)[:, None] - e_t - e_t * (d * LN_2)
-    near = e_t * (d * d) * (LN_2 * LN_2 / 2 + d * (LN_2 * LN_2 * LN_2 / 6 + d * (LN_2 * LN_2 * LN_2 * LN_2 / 24)))
-    terms = tl.where(_is_near(d), near, far) * math.div(1.0, sum_t)[:, None]
+    q, p = e_s * inv_s[:, None], e_t * inv_t[:, None]
+    d = tl.where(p > 0, r, 1.0)  # any number if p = 0
+    far = q - p - p * (d * LN_2)
+    near = p * (d * d) * (LN_2 * LN_2 / 2 + d * (LN_2 * LN_2 * LN_2 / 6 + d * (LN_2 * LN_2 * LN_2 * LN_2 / 24)))
+    terms = tl.where(_is_near(d), near, far)
     return terms, terms, terms  # its h are not used
 
 
 @triton.jit
-def forward_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
+def forward_kl_gradients(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g):
     """To s: q − p. To t: p·(log p − log q − KL)."""
-    e_s, e_t = exp2(z_s), exp2(z_t)
-    # sum_t/sum_s is exactly 1 for equal rows, and an fma rounds the difference once: ds is then exactly 0.
-    ds = (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * (g / sum_t)[:, None]
     # Where p = 0 the slope is 0; k − k makes it NaN if KL is infinite or NaN.
-    slope = -LN_2 * _log2_ratio(z_s, z_t, sum_s, sum_t) - k_t[:, None]
-    dt = e_t * (g / sum_t)[:, None] * tl.where(e_t > 0, slope, (k_t - k_t)[:, None])
-    return ds, dt
+    slope = tl.where(e_t > 0, -LN_2 * r - k_t[:, None], (k_t - k_t)[:, None])
+    return _difference(e_s, e_t, inv_s, inv_t, g), e_t * (g * inv_t)[:, None] * slope
 
 
 @triton.jit
-def reverse_kl_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
+def reverse_kl_terms(e_s, e_t, r, inv_s, inv_t, beta):
     """As forward KL, with the roles exchanged."""
-    return forward_kl_terms(z_t, z_s, e_t, e_s, sum_t, sum_s, beta)
+    return forward_kl_terms(e_t, e_s, -r, inv_t, inv_s, beta)
 
 
 @triton.jit
-def reverse_kl_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
+def reverse_kl_gradients(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g):
     """As forward KL, with the roles exchanged."""
-    dt, ds = forward_kl_gradients(z_t, z_s, sum_t, sum_s, k_t, k_s, beta, g)
+    dt, ds = forward_kl_gradients(e_t, e_s, -r, inv_t, inv_s, k_t, k_s, beta, g)
     return ds, dt
 
 
@@ -182,65 +199,38 @@ def _nan_if_degenerate(sum_exp):
 
 
 @triton.jit
-def _mixture(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
-    """With m = beta·p + (1 − beta)·q: q, p, log₂(q/p), log₂(q/m) and log₂(p/m), all finite also where q or p is 0."""
-    # Beyond ±2000 its power of 2 is 0 or inf, in float64, too. Where both are 0 there is no ratio, and any will do;
-    # `maximum` and `minimum` do not keep a NaN.
-    r = tl.minimum(tl.maximum(_log2_ratio(z_s, z_t, sum_s, sum_t), -2000.0), 2000.0)
-    # m over the larger of the two, which it is never much less than
-    of_larger = tl.where(r > 0, 1 - beta, beta)
-    rest = math.fast_log2(of_larger + (1 - of_larger) * exp2(-tl.abs(r)))
-    log2_qm, log2_pm = tl.minimum(r, 0.0) - rest, tl.minimum(-r, 0.0) - rest
-    if r.dtype == tl.float32:
-        # The absolute error of the logarithm is small, its relative error is not where p is near q. So for |r| < 1/16 a
-        # series to r⁴: the cumulants of a Bernoulli variable of mean beta.
-        variance = beta * (1 - beta)
-        c2, c3 = variance * (-LN_2 / 2), variance * (1 - 2 * beta) * (LN_2 * LN_2 / 6)
-        c4 = variance * (1 - 6 * variance) * (-LN_2 * LN_2 * LN_2 / 24)
-        series = r * (beta + r * (c2 + r * (c3 + r * c4)))
-        near = tl.abs(r) < 0.0625
-        log2_qm, log2_pm = tl.where(near, series, log2_qm), tl.where(near, series - r, log2_pm)
-    return e_s * math.div(1.0, sum_s)[:, None], e_t * math.div(1.0, sum_t)[:, None], r, log2_qm, log2_pm
-
-
-@triton.jit
-def js_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
-    """h_s = (1 − beta)·q·log(q/m), h_t = beta·p·log(p/m), and their sum, ≥ 0."""
-    q, p, r, log2_qm, log2_pm = _mixture(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
-    h_s, h_t = ((1 - beta) * LN_2) * (q * log2_qm), (beta * LN_2) * (p * log2_pm)
-    # With δ = log(q/p) and a = 1 − beta it is p·(a·δ·exp δ − M·log M), M = m/p = 1 + a·(exp δ − 1); a series to δ⁵.
+def js_terms(e_s, e_t, r, inv_s, inv_t, beta):
+    """h_s = (1 − beta)·q·log(q/m), h_t = beta·p·log(p/m), with m = beta·p + (1 − beta)·q; and their sum, ≥ 0."""
     a = 1 - beta
-    c2 = a * beta * (LN_2 * LN_2 / 2)
-    c3 = a * beta * (2 - a) * (LN_2 * LN_2 * LN_2 / 6)
-    c4 = a * beta * (3 - 4 * a + 2 * a * a) * (LN_2 * LN_2 * LN_2 * LN_2 / 24)
-    c5 = a * beta * (4 - 11 * a + 14 * a * a - 6 * a * a * a) * (LN_2 * LN_2 * LN_2 * LN_2 * LN_2 / 120)
-    near = p * (r * r) * (c2 + r * (c3 + r * (c4 + r * c5)))
+    # 2^−2000 is 0, in float64, too. Where q = p = 0 there is no r, and any will do: `minimum` drops a NaN.
+    size, q_is_larger = tl.minimum(tl.abs(r), 2000.0), r > 0
+    # log₂ of m over the larger of q and p, which it is never much less than
+    part_q, part_p = tl.maximum(a, 1e-30), tl.maximum(beta, 1e-30)
+    m = tl.where(q_is_larger, part_q, part_p) + tl.where(q_is_larger, part_p, part_q) * exp2(-size)
+    of_larger = -math.fast_log2(m, FTZ=True)
+    of_smaller = of_larger - size
+    part_s, part_t = e_s * (inv_s * (a * LN_2))[:, None], e_t * (inv_t * (beta * LN_2))[:, None]
+    h_s = part_s * tl.where(q_is_larger, of_larger, of_smaller)
+    h_t = part_t * tl.where(q_is_larger, of_smaller, of_larger)
+    # With δ = log(q/p) it is p·(a·δ·exp δ − M·log M), M = m/p = 1 + a·(exp δ − 1); a series to δ⁴, over beta·log 2.
+    c2 = a * (LN_2 / 2)
+    c3 = a * (2 - a) * (LN_2 * LN_2 / 6)
+    c4 = a * (3 - 4 * a + 2 * a * a) * (LN_2 * LN_2 * LN_2 / 24)
+    near = part_t * (r * r) * (c2 + r * (c3 + r * c4))
     return tl.where(_is_near(r), near, h_s + h_t), h_s, h_t
 
 
 @triton.jit
-def js_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
+def js_gradients(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g):
     """(1 − beta)·q·(log(q/m) − KL(q‖m)), and so to the teacher."""
-    e_s, e_t = exp2(z_s), exp2(z_t)
-    _, h_s, h_t = js_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
-    return gradient_of(h_s, e_s, sum_s, k_s, g), gradient_of(h_t, e_t, sum_t, k_t, g)
+    _, h_s, h_t = js_terms(e_s, e_t, r, inv_s, inv_t, beta)
+    return gradient_of(h_s, e_s, inv_s, k_s, g), gradient_of(h_t, e_t, inv_t, k_t, g)
 
 
 @triton.jit
-def gradient_of(h, e, sum_exp, k, g):
-    """g·(h − q·k) with q = e/sum_exp."""
-    return g[:, None] * (h - e * (k / sum_exp)[:, None])
-
-
-@triton.jit
-def _difference(e_s, e_t, sum_s, sum_t):
-    """q, p and q − p, which is 0 where these are equal, also where products and sums are contracted."""
-    inv_sum_t = 1 / sum_t
-    return (
-        e_s * (1 / sum_s)[:, None],
-        e_t * inv_sum_t[:, None],
-        (e_s * math.div(sum_t, sum_s)[:, None] - e_t) * inv_sum_t[:, None],
-    )
+def gradient_of(h, e, inv, k, g):
+    """g·(h − q·k) with q = e·inv."""
+    return g[:, None] * (h - e * (inv * k)[:, None])
 
 
 @triton.jit
@@ -249,18 +239,18 @@ def _apply_sign(x, sign):
 
 
 @triton.jit
-def total_variation_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta):
+def total_variation_terms(e_s, e_t, r, inv_s, inv_t, beta):
     """½·|q − p|, h_s = ½·q·sign(q − p) and h_t = −½·p·sign(q − p)."""
-    q, p, diff = _difference(e_s, e_t, sum_s, sum_t)
-    return 0.5 * tl.abs(diff), 0.5 * _apply_sign(q, diff), -0.5 * _apply_sign(p, diff)
+    diff = _difference(e_s, e_t, inv_s, inv_t, 0.5 + 0 * inv_s)
+    h_s, h_t = e_s * (0.5 * inv_s)[:, None], e_t * (-0.5 * inv_t)[:, None]
+    return tl.abs(diff), _apply_sign(h_s, diff), _apply_sign(h_t, diff)
 
 
 @triton.jit
-def total_variation_gradients(z_s, z_t, sum_s, sum_t, k_s, k_t, beta, g):
+def total_variation_gradients(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g):
     """½·q·(sign(q − p) − Σ q·sign(q − p)), and so to the teacher."""
-    e_s, e_t = exp2(z_s), exp2(z_t)
-    _, h_s, h_t = total_variation_terms(z_s, z_t, e_s, e_t, sum_s, sum_t, beta)
-    return gradient_of(h_s, e_s, sum_s, k_s, g), gradient_of(h_t, e_t, sum_t, k_t, g)
+    _, h_s, h_t = total_variation_terms(e_s, e_t, r, inv_s, inv_t, beta)
+    return gradient_of(h_s, e_s, inv_s, k_s, g), gradient_of(h_t, e_t, inv_t, k_t, g)
 
 
 @triton.jit
@@ -272,10 +262,13 @@ def row_sums(total, of_student, sum_s, sum_t):
 
 
 @triton.jit
-def add_label_gradient(to_s, z_s, offs_v, label, g, sum_s_T1, temperature, SEPARATE_SUM_T1: tl.constexpr):
-    """Add g·(q₁ − [v = label]), the gradient of the cross-entropy at temperature 1."""
-    e_T1 = exp2(z_s * temperature) if SEPARATE_SUM_T1 else exp2(z_s)
-    return to_s + e_T1 * (g / sum_s_T1)[:, None] - tl.where(offs_v[None, :] == label[:, None], g[:, None], 0.0)
+def add_label_gradient(to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g, scalars, SEPARATE_SUM_T1: tl.constexpr):
+    """Add g·(q₁ − [v = label]), the gradient of the cross-entropy at temperature 1, with q₁ = softmax(s)."""
+    log2e_over_T, temperature, _, _, _ = scalars
+    if SEPARATE_SUM_T1:
+        e_s = exp2(math.shifted(x_s, log2e_over_T, row_stats[0]) * temperature)
+        inv_s = math.div(1.0, row_stats[4])
+    return to_s + e_s * (g * inv_s)[:, None] - tl.where(offs_v[None, :] == label[:, None], g[:, None], 0.0)
 
 
 #: By name in the API.
