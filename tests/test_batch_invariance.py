@@ -30,15 +30,19 @@ def _cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
     labels = torch.full(s.shape[:-1], 3, device=DEVICE)
     losses, statistics = tk.cross_entropy_forward(s, labels, label_smoothing=0.1)
     one = torch.ones((), device=DEVICE)
-    return losses, tk.cross_entropy_backward(s, labels, statistics, one, label_smoothing=0.1)
+    dx = torch.empty_like(s)
+    with_gradient, _ = tk.cross_entropy_forward(s, labels, label_smoothing=0.1, dx=dx)
+    return losses, tk.cross_entropy_backward(s, labels, statistics, one, label_smoothing=0.1), with_gradient, dx
 
 
 def _soft_cross_entropy(s: torch.Tensor, t: torch.Tensor) -> Results:
+    dx = torch.empty_like(s)
+    with_gradient, _ = tk.soft_cross_entropy_forward(s, t, label_smoothing=0.1, dx=dx)
     losses, statistics = tk.soft_cross_entropy_forward(s, t, label_smoothing=0.1)
     one = torch.ones((), device=DEVICE)
     wanted = {"dx_dtype": torch.float32, "dy_dtype": torch.float32}
     gradients = tk.soft_cross_entropy_backward(s, t, statistics, one, label_smoothing=0.1, **wanted)
-    return losses, *(g for g in gradients if g is not None)
+    return losses, *(g for g in gradients if g is not None), with_gradient, dx
 
 
 def _softmax(log: bool) -> Callable[[torch.Tensor, torch.Tensor], Results]:

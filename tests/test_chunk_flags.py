@@ -30,7 +30,7 @@ from triton_kernels.runtime import backend, row_tiling
 EMULATE: Any = importlib.import_module("emulate") if importlib.util.find_spec("emulate") else None
 N = 3
 SOFTMAX = ("softmax", "log_softmax")
-KINDS = ("forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", *SOFTMAX)
+KINDS = ("forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", "soft_cross_entropy", *SOFTMAX)
 
 
 def _columns(kind: str) -> int:
@@ -39,7 +39,7 @@ def _columns(kind: str) -> int:
 
 
 def _in_place(kind: str) -> tuple[bool, ...]:
-    return (False,) if kind in SOFTMAX else (False, True)
+    return (False,) if kind in ("soft_cross_entropy", *SOFTMAX) else (False, True)
 
 
 def _logits(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +65,8 @@ def _loss_and_gradient(
             ds = tk.softmax_backward(losses, t, 1, log=kind == "log_softmax", polls=polls)
         elif kind == "cross_entropy":
             losses, _ = tk.cross_entropy_forward(s, labels, label_smoothing=0.1, dx=ds, polls=polls)
+        elif kind == "soft_cross_entropy":
+            losses, _ = tk.soft_cross_entropy_forward(s, t.abs(), label_smoothing=0.1, dx=ds, polls=polls)
         else:
             losses, _ = tk.divergence_forward(
                 s, t, divergence=kind, labels=labels, hard_label_weight=0.5, dstudent=ds, polls=polls
@@ -115,6 +117,8 @@ def test_without_a_gradient_it_is_the_last_program_of_a_row_that_stores_its_loss
             with _order(order):
                 if kind == "cross_entropy":
                     losses, _ = tk.cross_entropy_forward(s, labels, label_smoothing=0.1)
+                elif kind == "soft_cross_entropy":
+                    losses, _ = tk.soft_cross_entropy_forward(s, t.abs(), label_smoothing=0.1)
                 else:
                     losses, _ = tk.divergence_forward(s, t, divergence=kind, labels=labels, hard_label_weight=0.5)
             torch.testing.assert_close(losses, wanted, rtol=1e-6, atol=1e-9)

@@ -170,8 +170,6 @@ def test_a_gpus_tiles_do_not_depend_on_the_number_of_rows() -> None:
                 for flags in itertools.product((False, True), repeat=2):
                     tiles = [tk.tile_configs.logits(itemsize, rows, columns, *flags) for rows in (1, 5, 10**6)]
                     assert tiles[0] == tiles[1] == tiles[2]
-                chunks = columns // 64 + 1
-                assert tk.tile_configs.merge(itemsize, 1, chunks) == tk.tile_configs.merge(itemsize, 10**6, chunks)
 
 
 @pytest.mark.parametrize("mask", [-INF, -1e10, -1e30])

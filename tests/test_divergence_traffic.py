@@ -155,28 +155,38 @@ def test_cross_entropy_reads_logits_once_with_its_gradient(
 
 
 @pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("in_forward", [True, False])
 @pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_soft_cross_entropy_reads_logits_and_probabilities_once_each_way(
-    dtype: torch.dtype, smoothing: float, wanted: tuple[bool, bool]
+def test_soft_cross_entropy_reads_logits_and_probabilities_once_with_its_gradient(
+    dtype: torch.dtype, smoothing: float, wanted: tuple[bool, bool], in_forward: bool
 ) -> None:
-    """Probabilities are not read for the gradient to them alone."""
+    """The gradient to probabilities takes a launch of its own, which does not read them for that alone."""
     leaves = [t.requires_grad_(asked) for t, asked in zip(_pair(dtype), wanted, strict=True)]
     one = N * V * dtype.itemsize
-    with Allocations() as allocated, trace.traffic() as forward, trace.launches() as made:
+    with (
+        lucid.gradient_in_forward(in_forward),
+        Allocations() as allocated,
+        trace.traffic() as forward,
+        trace.launches() as made,
+    ):
         loss = F.cross_entropy(*leaves, label_smoothing=smoothing)
+    in_forward &= _in_forward(dtype) and wanted == (True, False)
+    gradients = [one] * sum(wanted)
+    # Each program of a row reads 4 statistics of each of its chunks.
     chunks = made[0].args["chunks"]
-    assert 2 * one <= forward.read <= 2 * one + _small(dtype, 2 * chunks)
-    assert forward.written <= _small(dtype, chunks)
-    assert not allocated.above(one / 50)
-    with Allocations() as allocated, trace.traffic() as backward, trace.launches() as made:
+    small = _small(dtype, chunks) + 4 * N * chunks**2 * launch.compute_dtype(dtype).itemsize
+    assert 2 * one <= forward.read <= 2 * one + small
+    assert 0 <= forward.written - in_forward * sum(gradients) <= _small(dtype, chunks)
+    assert allocated.above(one / 50) == gradients * in_forward
+    with Allocations() as allocated, trace.traffic() as backward:
         loss.backward(lucid.ones_like(loss))
-    looks = 2 if wanted[0] else 1
+    looks = 0 if in_forward else 2 if wanted[0] else 1
     assert backward.launches == 1
-    assert looks * one <= backward.read <= looks * one + _small(dtype, 2 * made[0].args["chunks"])
-    assert backward.written == sum(wanted) * one
-    assert allocated.above(one / 50) == [one] * sum(wanted)
+    assert looks * one <= backward.read <= looks * one + small
+    assert backward.written == (not in_forward) * sum(gradients)
+    assert allocated.above(one / 50) == gradients * (not in_forward)
 
 
 def test_the_logits_are_read_in_place_whatever_their_strides() -> None:

@@ -33,13 +33,23 @@ def _check(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> None:
-    """Compare the loss and both gradients, with a random dloss, with the definition, and that with torch's."""
+    """Compare the loss and both gradients, with a random dloss, with the definition, and that with torch's.
+
+    Also the gradient to the logits alone, which may be computed with the loss.
+    """
     leaves = [lucid.from_torch(tensor).requires_grad_() for tensor in (x, y)]
     given = {"reduction": reduction, "label_smoothing": label_smoothing}
     loss = F.cross_entropy(*leaves, None if weight is None else lucid.from_torch(weight), **given)
     assert loss.dtype.torch == torch.promote_types(x.dtype, y.dtype)
-    dloss = torch.randn(loss.shape, dtype=torch.float64).to(loss.dtype.torch)
+    # Powers of two scale a rounded gradient exactly.
+    dloss = torch.ldexp(torch.randn(loss.shape, dtype=torch.float64).sign(), torch.randint(-3, 4, loss.shape))
+    dloss = dloss.to(loss.dtype.torch)
     loss.backward(lucid.from_torch(dloss.to(DEVICE)))
+    alone = lucid.from_torch(x).requires_grad_()
+    loss_alone = F.cross_entropy(
+        alone, lucid.from_torch(y), None if weight is None else lucid.from_torch(weight), **given
+    )
+    loss_alone.backward(lucid.from_torch(dloss.to(DEVICE)))
     dx, dy = (leaf.grad.to_torch() for leaf in leaves)
     assert (dx.dtype, dy.dtype) == (x.dtype, y.dtype)
 
@@ -70,8 +80,10 @@ def _check(
     truth = losses if reduction == "none" else losses.sum()
     size = sizes if reduction == "none" else sizes.sum()
     true_dx, true_dy = placed(outer * (total * q - w)), placed(to_y * nll)
-    assert_within(loss.to_torch(), np.asarray(truth, np.float64), np.asarray(size, np.float64), arithmetic, rounds)
-    assert_within(dx, true_dx, placed(dx_sizes), arithmetic, rounds)
+    for got in (loss, loss_alone):
+        assert_within(got.to_torch(), np.asarray(truth, np.float64), np.asarray(size, np.float64), arithmetic, rounds)
+    for gradient in (dx, alone.grad.to_torch()):
+        assert_within(gradient, true_dx, placed(dx_sizes), arithmetic, rounds)
     assert_within(dy, true_dy, placed(dy_sizes), arithmetic, rounds)
 
     wide = [tensor.detach().cpu().double().requires_grad_() for tensor in (x, y)]
@@ -82,7 +94,7 @@ def _check(
         np.testing.assert_allclose(exact(grad), true, rtol=1e-7, atol=1e-11 * max(1, np.abs(true).max()))
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("tiles", "forms")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

@@ -42,11 +42,17 @@ def _truth(s: Tensor, t: Tensor, kind: str) -> np.ndarray:
     return ds * (LABELS != -100).numpy()[:, None]
 
 
+def _probabilities(t: Tensor) -> Tensor:
+    return t.float().softmax(-1)
+
+
 def _in_torch(s: Tensor, t: Tensor, kind: str, reduction: str) -> tuple[Tensor, Callable[..., np.ndarray]]:
     leaf, labels = s.to(DEVICE).requires_grad_(), LABELS.to(DEVICE)
     with lucid.torch.kernels_on_cpu(DEVICE.type == "cpu"):
         if kind == "cross_entropy":
             loss = lucid.torch.cross_entropy(leaf, labels, reduction=reduction)
+        elif kind == "cross-entropy with probabilities":
+            loss = lucid.torch.cross_entropy(leaf, _probabilities(t).to(DEVICE), reduction=reduction)
         else:
             loss = lucid.torch.distillation_loss(
                 leaf, t.to(DEVICE), divergence=kind, labels=labels, reduction=reduction
@@ -62,6 +68,8 @@ def _in_lucid(s: Tensor, t: Tensor, kind: str, reduction: str) -> tuple[Any, Cal
     leaf, labels = lucid.from_torch(s.to(DEVICE)).requires_grad_(), lucid.from_torch(LABELS.to(DEVICE))
     if kind == "cross_entropy":
         loss = F.cross_entropy(leaf, labels, reduction=reduction)
+    elif kind == "cross-entropy with probabilities":
+        loss = F.cross_entropy(leaf, lucid.from_torch(_probabilities(t).to(DEVICE)), reduction=reduction)
     else:
         teacher = lucid.from_torch(t.to(DEVICE))
         loss = F.distillation_loss(leaf, teacher, divergence=kind, labels=labels, reduction=reduction)
@@ -108,7 +116,10 @@ def test_the_gradient_is_multiplied_by_any_upstream_gradient(
         assert (np.abs(got - truth) <= budget)[~infinite].all()
 
 
-@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy"])
+@pytest.mark.parametrize(
+    "kind",
+    ["forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", "cross-entropy with probabilities"],
+)
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_a_power_of_two_scales_exactly_and_backward_passes_do_not_disturb_each_other(front_end: str, kind: str) -> None:
     _, backward = FRONT_ENDS[front_end](*_logits(torch.bfloat16), kind, "mean")
@@ -202,20 +213,22 @@ def test_a_gradient_of_more_tiles_than_programs_is_multiplied_whole(monkeypatch:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("targets", ["labels", "probabilities"])
 def test_cross_entropy_of_a_row_of_more_tiles_than_chunks_may_meet_is_true(
-    smoothing: float, monkeypatch: pytest.MonkeyPatch
+    targets: str, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tk.tile_configs, "MAX_ROW_CHUNKS", 3)
-    x, labels = 3 * torch.randn(3, 30_001), torch.tensor([5, 17_000, 30_000])
+    x, of = 3 * torch.randn(3, 30_001), torch.tensor([5, 17_000, 30_000])
+    forward: Callable[..., tuple[Tensor, Tensor]] = tk.cross_entropy_forward
+    if targets == "probabilities":
+        of, forward = torch.randn(3, 30_001).softmax(-1), tk.soft_cross_entropy_forward
     x[:, 9000:21_000] += 20  # so that the maxima of tiles differ
-    wide = x.double().requires_grad_()
-    truth = torch.nn.functional.cross_entropy(wide, labels, reduction="none", label_smoothing=smoothing)
+    wide, of_wide = x.double().requires_grad_(), of.double() if of.is_floating_point() else of
+    truth = torch.nn.functional.cross_entropy(wide, of_wide, reduction="none", label_smoothing=smoothing)
     (wanted,) = torch.autograd.grad(truth.sum(), wide)
     dx = torch.full_like(x, NAN).to(DEVICE)
     with tk.tile_configs.use_tile_configs(interpreted=False):
         for gradient in (dx, None):
-            losses, _ = tk.cross_entropy_forward(
-                x.to(DEVICE), labels.to(DEVICE), label_smoothing=smoothing, dx=gradient
-            )
+            losses, _ = forward(x.to(DEVICE), of.to(DEVICE), label_smoothing=smoothing, dx=gradient)
             np.testing.assert_allclose(exact(losses), exact(truth), rtol=1e-5)
     np.testing.assert_allclose(exact(dx), exact(wanted), rtol=1e-4, atol=1e-9)

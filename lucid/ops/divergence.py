@@ -233,15 +233,31 @@ class SoftCrossEntropy(Function):
         ctx: Any, x: Tensor, y: Tensor, class_weight: Tensor | None, label_smoothing: float, reduction: Reduction
     ) -> Tensor:
         ctx.options = {"label_smoothing": label_smoothing}
+        logits, of = x._buffer, y._buffer
         weight = None if class_weight is None else class_weight._buffer.contiguous()
-        losses, statistics = tk.soft_cross_entropy_forward(x._buffer, y._buffer, class_weight=weight, **ctx.options)
-        dtype = torch.promote_types(x._buffer.dtype, y._buffer.dtype)
-        loss, factor = _reduced(losses, None, reduction, dtype)
-        ctx.save_for_backward(x, y, class_weight, Tensor._wrap(statistics), _wrapped(factor))
-        return Tensor._wrap(loss)
+        dtype = torch.promote_types(logits.dtype, of.dtype)
+        to_x, to_y = ctx.needs_input_grad[:2]
+        # That to probabilities may be infinite; the upstream gradient decides whether it counts.
+        ctx.in_forward = not to_y and in_forward(logits if to_x else None)
+        if not ctx.in_forward:
+            losses, statistics = tk.soft_cross_entropy_forward(logits, of, class_weight=weight, **ctx.options)
+            loss, factor = _reduced(losses, None, reduction, dtype)
+            ctx.save_for_backward(x, y, class_weight, Tensor._wrap(statistics), _wrapped(factor))
+            return Tensor._wrap(loss)
+        scale, _ = _factor(logits, None, reduction, None, tk.launch.compute_dtype(logits.dtype, of.dtype))
+        dx = tk.strides.empty_as(logits)
+        losses, _ = tk.soft_cross_entropy_forward(
+            logits, of, class_weight=weight, **ctx.options, gradient_scale=scale, dx=dx
+        )
+        save_gradients(ctx, (x,), (dx,), None, None, "cross_entropy")
+        if reduction.reduce:
+            return Tensor._wrap(tk.token_mean(losses, scale=scale, dtype=dtype)[0])
+        return Tensor._wrap(losses.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.in_forward:
+            return (*scaled_gradients(ctx, dloss), *(None,) * 4)
         needs_grad = ctx.needs_input_grad[:2]
         grads = SoftCrossEntropyBackward.apply(*ctx.saved_tensors, dloss, ctx.options, needs_grad)
         return (*grads, None, None, None)

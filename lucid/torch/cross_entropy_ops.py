@@ -173,6 +173,24 @@ def _soft_parts(x: Tensor, target: Tensor, class_weight: Tensor | None, *options
     return step.Parts((x, target, class_weight), loss_and_gradient, recompute)
 
 
+def _soft_kernels(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
+    label_smoothing, reduce, count, dtype = options
+    of_classes, scale = _contiguous(class_weight), 1 / count if reduce else 1.0
+
+    def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        losses, _ = tk.soft_cross_entropy_forward(
+            x,
+            target,
+            class_weight=of_classes,
+            label_smoothing=label_smoothing,
+            gradient_scale=scale,
+            dx=dx,
+        )
+        return tk.token_mean(losses, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype), None
+
+    return one_launch.OneLaunch(run, _NO_SECOND)
+
+
 def _soft_forward(
     x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,6 +258,8 @@ soft_cross_entropy = row_ops.define(
     _soft_forward,
     tensors=3,
     parts=_soft_parts,
+    kernels=_soft_kernels,
+    pair=False,
     fake=_soft_forward_fake,
     setup=_soft_forward_setup,
     backward=_soft_forward_backward,

@@ -46,7 +46,7 @@ def define(
     setup: Callable[..., None],
     backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]],
     error: str,
-    kernels: Callable[..., one_launch.OneLaunch] | None = None,
+    kernels: Callable[..., one_launch.OneLaunch],
     pair: bool = True,
 ) -> RowLoss:
     """Define ``lucid::NAME``, and for tensors of the CPU ``lucid::NAME_and_gradient``.
@@ -60,7 +60,7 @@ def define(
     parts
         Returns the loss and its gradient as functions, for tensors of the CPU.
     kernels
-        Returns the loss with its gradients, by kernels; None if they are computed in two launches.
+        Returns the loss with its gradients, by kernels.
     backward
         Takes the upstream gradient of the loss and returns gradients to the first arguments.
     error
@@ -84,7 +84,7 @@ def define(
         given = others[: tensors - 1]
         if launchers(logits) is not cpu:
             second, *rest = given if pair else (None, *given)
-            if kernels is not None and one_launch.applies(logits, second, *rest):
+            if one_launch.applies(logits, second, *rest):
                 return one_launch.apply(logits, second, kernels(logits, *others))
         elif step.applies(logits, *given):
             return step.Step.apply(logits, parts(logits, *others))

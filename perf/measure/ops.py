@@ -285,15 +285,18 @@ class CrossEntropy(Op):
     def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         reduce = point.reduction != "none"
         if point.variant:  # moves what a divergence moves
-            return _in_backward(cost.divergence_forward(x, y, reduce=reduce), cost.divergence_backward(x, y, dloss))
+            loss = partial(cost.divergence_forward, x, y, reduce=reduce)
+            if self.in_forward(point):
+                return _in_forward(loss(), loss(gradient=True), x, dloss)
+            return _in_backward(loss(), cost.divergence_backward(x, y, dloss))
         loss = partial(cost.cross_entropy_forward, x, y, reduce=reduce)
         if self.in_forward(point):
             return _in_forward(loss(), loss(gradient=True), x, dloss)
         return _in_backward(loss(), cost.cross_entropy_backward(x, y, dloss))
 
     def in_forward(self, point: Point) -> bool:
-        """With class probabilities, and of float16, the gradient is computed in backward."""
-        return not point.variant and point.dtype is not torch.float16
+        """Of float16, the gradient is computed in backward."""
+        return point.dtype is not torch.float16
 
     def call(self, point: Point, namespace: Any) -> Function:
         return partial(namespace.cross_entropy, reduction=point.reduction.removeprefix("batch"))

@@ -241,9 +241,11 @@ def cross_entropy_backward(case: Case) -> None:
     tk.cross_entropy_backward(*args, **_upstream(case, tk.cross_entropy_forward, *args, **options), **options)
 
 
-@calls(LOGITS | PROBABILITIES, SMOOTHED, *widths("x", "x_dtype"))
+@calls(LOGITS | PROBABILITIES | {"gradient": BOOL}, SMOOTHED, *widths("x", "x_dtype"))
 def soft_cross_entropy_forward(case: Case) -> None:
-    tk.soft_cross_entropy_forward(case.tensor("x"), case.tensor("y"), **_cross_entropy(case))
+    x = case.tensor("x")
+    dx = tk.strides.empty_as(x) if case["gradient"] else None
+    tk.soft_cross_entropy_forward(x, case.tensor("y"), **_cross_entropy(case), dx=dx)
 
 
 @calls(LOGITS | PROBABILITIES | GRADIENTS | UPSTREAM, SMOOTHED | GRADIENTS, *widths("x", "x_dtype"))

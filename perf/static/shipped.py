@@ -167,8 +167,8 @@ def _soft_cross_entropy(dtype: str) -> Iterator[Variant]:
     long, dloss, statistics = _empty(dtype, 8192, 131072), _empty("fp32"), _empty("fp32", SOFT_STATISTICS, 8192)
     forward = partial(tk.soft_cross_entropy_forward, long, long)
     backward = partial(tk.soft_cross_entropy_backward, long, long, statistics, dloss, dx_dtype=long.dtype)
-    yield variant("forward, a chunk of a long row", forward, 2)
-    yield variant("forward, merging chunks", forward, number=1)
+    yield variant("loss and gradient to logits, long rows", partial(forward, dx=long), 3)
+    yield variant("forward, long rows", forward, 2)
     yield variant("backward, a chunk of a long row, to logits", partial(backward, dy_dtype=None), 3)
     yield variant("backward, a chunk of a long row, to both", partial(backward, dy_dtype=long.dtype), 4)
 

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from ..runtime import device_errors
-from . import math
 
 
 @triton.jit
@@ -268,45 +267,6 @@ def chunk_block(offs_n, active, start, chunks, BLOCK_C: tl.constexpr):
     """Return offsets and mask (BLOCK_N, BLOCK_C) of a block of chunks in partial statistics (…, rows, chunks)."""
     offs_c = start + tl.arange(0, BLOCK_C)
     return (offs_n * chunks)[:, None] + offs_c[None, :], active[:, None] & (offs_c < chunks)[None, :]
-
-
-@triton.jit
-def merged_max(partials_ptr, STAT: tl.constexpr, rows, offs_n, active, chunks, BLOCK_C: tl.constexpr):
-    """Return the maximum over the chunks of each row; −inf for inactive rows."""
-    size = tl.cast(rows, tl.int64) * chunks
-    row_max = tl.full((offs_n.shape[0], BLOCK_C), float("-inf"), partials_ptr.dtype.element_ty)
-    for start in range(0, chunks, BLOCK_C):
-        at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        row_max = tl.maximum(row_max, load_stat(partials_ptr, STAT, size, at, mask, float("-inf")))
-    return tl.max(row_max, axis=1)
-
-
-@triton.jit
-def merge_chunks(
-    partials_ptr,  # (2, N, chunks): row_max and sum_exp; or (4, N, chunks): and Σ w·z and Σ w of weights w
-    log2e,
-    offs_n,
-    active,
-    rows,
-    chunks,
-    WEIGHTED: tl.constexpr,
-    DTYPE: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Merge a row's chunks in order; return row_max and sum_exp in base 2, and if WEIGHTED Σ w·z and Σ w."""
-    row_max = merged_max(partials_ptr, 0, rows, offs_n, active, chunks, BLOCK_C)
-    size = tl.cast(rows, tl.int64) * chunks
-    sum_exp = tl.zeros((offs_n.shape[0], BLOCK_C), DTYPE)
-    weighted_sum, weight_sum = sum_exp, sum_exp
-    for start in range(0, chunks, BLOCK_C):
-        at, mask = chunk_block(offs_n, active, start, chunks, BLOCK_C)
-        shift = math.shifted(load_stat(partials_ptr, 0, size, at, mask, float("-inf")), log2e, row_max)
-        sum_exp += load_stat(partials_ptr, 1, size, at, mask, 0.0) * math.exp2(shift)
-        if WEIGHTED:
-            weight = load_stat(partials_ptr, 3, size, at, mask, 0.0)
-            weighted_sum += load_stat(partials_ptr, 2, size, at, mask, 0.0) + tl.where(weight != 0, weight * shift, 0.0)
-            weight_sum += weight
-    return row_max, tl.sum(sum_exp, axis=1), tl.sum(weighted_sum, axis=1), tl.sum(weight_sum, axis=1)
 
 
 @triton.jit

@@ -19,7 +19,6 @@ import triton.language as tl
 
 from ..jit import chunk_flags, math
 from ..jit.tiles import (
-    chunk_block,
     chunk_tile,
     load_class_weights,
     load_column,
@@ -35,16 +34,13 @@ from ..jit.tiles import (
 from ..runtime import device_errors, launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
+from .cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 
 #: Row statistics that forward saves: the weight of the label's class, row_max, sum_exp, C. The one numbered `COUNTS` is
 #: 0 in rows that are not read.
 STATISTICS = 4
 COUNTS = 2
 _WEIGHT, _MAX, _SUM, _C = (tl.constexpr(stat) for stat in range(STATISTICS))
-
-#: Statistics of chunks: the label's logit if it is in the chunk, else 0; maximum, sum_exp and Σ c; Σ c·z.
-_CHUNK_STATISTICS = 5
-_X_LABEL, _WEIGHTED = _WEIGHT, tl.constexpr(4)
 
 
 @row_jit
@@ -57,7 +53,7 @@ def _cross_entropy_kernel(
     factor_ptr,  # a scalar, or None: a factor on the gradient
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (_CHUNK_STATISTICS, N, chunks), or None: rows have one chunk
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks), or None: rows have one chunk
     flags_ptr,  # (blocks of rows, chunks), zeros; or None
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
@@ -111,14 +107,14 @@ def _cross_entropy_kernel(
             )
             if TO_X:
                 if chunk_flags.may_publish(flags, todo, chunk):
-                    _store_chunk_stats(partials, todo, active, found, SMOOTH)
+                    store_chunk_stats(partials, todo, active, found, True, SMOOTH)
                     chunk_flags.publish(flags + todo)
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
             else:
-                _store_chunk_stats(partials, todo, active, found, SMOOTH)
+                store_chunk_stats(partials, todo, active, found, True, SMOOTH)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
                 todo = -1
-        stats = _merged_stats(partials, active & (stores_loss | TO_X), scalars[0], SMOOTH, BLOCK_C)
+        stats = merged_stats(partials, active & (stores_loss | TO_X), scalars[0], True, SMOOTH, BLOCK_C)
     row_max, sum_exp, weighted_sum, weight_sum, x_label = stats
     log2e, smoothing = scalars
     w = active.to(ACC_DTYPE)
@@ -189,16 +185,8 @@ def _chunk_stats(
             tile = chunk_tile(chunk, tiles, i)
             other_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
             _, other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
-            new_max = tl.maximum(row_max, other[0])
-            from_max = math.neg_inf_to_zero(new_max)
-            shift, other_shift = (row_max - from_max) * log2e, (other[0] - from_max) * log2e
-            sum_exp = sum_exp * math.exp2(shift) + other[1] * math.exp2(other_shift)
-            if SMOOTH:
-                weighted_sum = _reweighted(weighted_sum, weight_sum, shift) + _reweighted(
-                    other[2], other[3], other_shift
-                )
-                weight_sum += other[3]
-            row_max = new_max
+            before = (row_max, sum_exp, weighted_sum, weight_sum)
+            row_max, sum_exp, weighted_sum, weight_sum = merged_parts(before, other, log2e, SMOOTH)
     found = (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
     x_label = load_column(x, offs_n, column, sizes, found, 0, log2e.dtype)
     return e, tile_max, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
@@ -215,45 +203,6 @@ def _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH: tl.constexpr, BLOCK_V
         weight_sum = tl.sum(tl.broadcast_to(c, z.shape), axis=1)
         weighted_sum = tl.sum(c * tl.where(c != 0, z, 0.0), axis=1)
     return e, (row_max, sum_exp, weighted_sum, weight_sum)
-
-
-@triton.jit
-def _reweighted(weighted_sum, weight_sum, shift):
-    """Return Σ c·z for a maximum that is larger by −shift."""
-    return weighted_sum + tl.where(weight_sum != 0, weight_sum * shift, 0.0)
-
-
-@triton.jit
-def _store_chunk_stats(partials, chunk, active, stats, SMOOTH: tl.constexpr):
-    """Store what `_chunk_stats` returned of a chunk."""
-    partials_ptr, offs_n, size, chunks = partials
-    row_max, sum_exp, weighted_sum, weight_sum, x_label = stats
-    at = offs_n * chunks + chunk
-    store_stat(partials_ptr, _MAX, size, at, row_max, active)
-    store_stat(partials_ptr, _SUM, size, at, sum_exp, active)
-    store_stat(partials_ptr, _X_LABEL, size, at, x_label, active)
-    if SMOOTH:
-        store_stat(partials_ptr, _WEIGHTED, size, at, weighted_sum, active)
-        store_stat(partials_ptr, _C, size, at, weight_sum, active)
-
-
-@triton.jit
-def _merged_stats(partials, active, log2e, SMOOTH: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Return the statistics of rows, from those of their chunks, in order."""
-    partials_ptr, offs_n, size, chunks = partials
-    at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
-    maxima = load_stat(partials_ptr, _MAX, size, at, mask, float("-inf"), VOLATILE=True)
-    sums = load_stat(partials_ptr, _SUM, size, at, mask, 0.0, VOLATILE=True)
-    row_max = math.row_max(maxima)
-    shift = math.shifted(maxima, log2e, row_max)
-    sum_exp = math.row_sum(sums * math.exp2(shift))
-    x_label = math.row_sum(load_stat(partials_ptr, _X_LABEL, size, at, mask, 0.0, VOLATILE=True))
-    weighted_sum, weight_sum = sum_exp, sum_exp  # not used unless SMOOTH
-    if SMOOTH:
-        weights = load_stat(partials_ptr, _C, size, at, mask, 0.0, VOLATILE=True)
-        weighted = load_stat(partials_ptr, _WEIGHTED, size, at, mask, 0.0, VOLATILE=True)
-        weight_sum, weighted_sum = math.row_sum(weights), math.row_sum(_reweighted(weighted, weights, shift))
-    return row_max, sum_exp, weighted_sum, weight_sum, x_label
 
 
 @triton.jit
@@ -321,7 +270,7 @@ def cross_entropy_forward(
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=x.device)
     partials, flags = None, None
     if tiling.chunks > 1:
-        partials = torch.empty((_CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
+        partials = torch.empty((CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
         flags = launch.zeros(tiling.grid, dtype=torch.int32, device=x.device)
     launch.run(
         _cross_entropy_kernel,

@@ -5,9 +5,11 @@
     dy   = (1 − ε)·c·(−log q)
 
 In base 2, with row_max = max x, z = log₂e·(x − row_max) and sum_exp = Σ 2^z of a row,
-−log q = log sum_exp − z·log 2, so that loss = W·log sum_exp − log 2·Σ w·z. A program computes the statistics of one
-chunk of a row, as online softmax does, and a second kernel merges the chunks in order. Where x = −inf a column with
-w = 0 adds exactly 0, and dy is 0 if (1 − ε)·c is. Probabilities need not add up to 1.
+−log q = log sum_exp − z·log 2, so that loss = W·log sum_exp − log 2·Σ w·z. Where x = −inf a column with w = 0 adds
+exactly 0, and dy is 0 if (1 − ε)·c is. Probabilities need not add up to 1.
+
+One launch reads logits and probabilities once, and writes losses and, if wanted, dx, as that of `losses.cross_entropy`
+does. dy is computed in a launch of its own: it may be infinite where the upstream gradient is 0, and is 0 then.
 """
 
 from __future__ import annotations
@@ -16,23 +18,22 @@ import torch
 import triton
 import triton.language as tl
 
-from ..jit import math
+from ..jit import chunk_flags, math
 from ..jit.tiles import (
+    chunk_tile,
     load_class_weights,
+    load_in_bounds,
     load_row,
     load_stat,
-    load_tile,
-    merge_chunks,
     program_tile,
+    store_in_bounds,
     store_stat,
-    store_tile,
     tile_columns,
-    tile_is_full,
-    tile_mask,
 )
-from ..runtime import launch, strides
+from ..runtime import launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
+from .cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 
 #: Row statistics that forward saves: row_max, sum_exp, W.
 STATISTICS = 3
@@ -43,93 +44,153 @@ _MAX, _SUM, _W = (tl.constexpr(stat) for stat in range(STATISTICS))
 def _soft_cross_entropy_kernel(
     x,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     y,  # (N, V)
+    dx,  # (N, V), or None
     class_ptr,  # (V,), contiguous, or None
     losses_ptr,  # (N,)
     stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (4, N, chunks): written instead where rows have several chunks; else None
+    partials_ptr,  # (CHUNK_STATISTICS, N, chunks), or None: rows have one chunk
+    flags_ptr,  # (blocks of rows, chunks), zeros; or None
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
     chunks,
+    tiles,  # per chunk, or None: 1
+    polls,  # of the flags of a row
     log2e: tl.float64,
     smoothing: tl.float64,
+    gradient_scale: tl.float64,
+    TO_X: tl.constexpr,  # with dx: Triton 3.6 cannot compare a tuple with None
     SMOOTH: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Row statistics of a chunk, which are partial results or, where it is the whole row, its loss."""
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
     scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(mask_n, chunk, V, BLOCK_V):
-        stats = _tile_stats(x, y, class_ptr, offs_n, offs_v, None, sizes, V, scalars, SMOOTH)
+    WHOLE_ROW: tl.constexpr = partials_ptr is None
+    partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
+    stores_loss = chunk == 0
+    if WHOLE_ROW:
+        held, stats = _chunk_stats(x, y, class_ptr, offs_n, mask_n, sizes, chunk, tiles, V, scalars, SMOOTH, BLOCK_V)
+        e, w, from_max = held
     else:
-        stats = _tile_stats(x, y, class_ptr, offs_n, offs_v, tile_mask(mask_n, offs_v, V), sizes, V, scalars, SMOOTH)
-    if partials_ptr is None:
-        _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats)
-    else:
-        at, size = offs_n * chunks + chunk, tl.cast(rows, tl.int64) * chunks
-        for stat in tl.static_range(4):
-            store_stat(partials_ptr, stat, size, at, stats[stat], mask_n)
+        flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
+        e, from_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
+        w = e
+        todo, polls_left = chunk, polls
+        while todo >= 0:
+            loaded, found = _chunk_stats(
+                x, y, class_ptr, offs_n, mask_n, sizes, todo, tiles, V, scalars, SMOOTH, BLOCK_V
+            )
+            e, w, from_max = loaded
+            store_chunk_stats(partials, todo, mask_n, found, False, True)
+            if TO_X:
+                chunk_flags.publish(flags + todo)
+                todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
+            else:
+                stores_loss = chunk_flags.arrive(flags) == chunks - 1
+                todo = -1
+        stats = merged_stats(partials, mask_n & (stores_loss | TO_X), scalars[0], False, True, BLOCK_C)
+    row_max, sum_exp, weighted_sum, weight_sum, _ = stats
+    if stores_loss:
+        tl.store(losses_ptr + offs_n, weight_sum * math.log(sum_exp) - weighted_sum * math.LN_2, mask=mask_n)
+        store_stat(stats_ptr, _MAX, rows, offs_n, row_max, mask_n)
+        store_stat(stats_ptr, _SUM, rows, offs_n, sum_exp, mask_n)
+        store_stat(stats_ptr, _W, rows, offs_n, weight_sum, mask_n)
+    if TO_X:
+        g = tl.full((BLOCK_N,), gradient_scale, ACC_DTYPE)
+        for i in range(0, 1 if tiles is None else tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            if tiles is not None:
+                x_tile = load_in_bounds(x, offs_n, mask_n, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
+                e, from_max = math.exp2(math.shifted(x_tile, scalars[0], row_max)), row_max
+                w = _tile_weights(y, class_ptr, offs_n, mask_n, sizes, tile, V, scalars[1], SMOOTH, BLOCK_V)
+            to_row = math.exp2((from_max - math.neg_inf_to_zero(row_max)) * scalars[0])
+            to_x = _to_logits(e, to_row, w, sum_exp, weight_sum, g)
+            store_in_bounds(dx, offs_n, mask_n, sizes, tile, to_x, V, BLOCK_V)
 
 
 @triton.jit
-def _tile_stats(x, y, class_ptr, offs_n, offs_v, mask, sizes, V, scalars, SMOOTH: tl.constexpr):
-    """row_max and sum_exp of each row of a tile, Σ w·z and Σ w. mask None: the tile is full."""
+def _chunk_stats(
+    x,
+    y,
+    class_ptr,
+    offs_n,
+    mask_n,
+    sizes,
+    chunk,
+    tiles,
+    V,
+    scalars,
+    SMOOTH: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Load a chunk; return 2^z, w and row_max of its first tile, and row_max, sum_exp, Σ w·z and Σ w of each row."""
+    tile = chunk_tile(chunk, tiles, 0)
+    held, stats = _tile_stats(x, y, class_ptr, offs_n, mask_n, sizes, tile, V, scalars, SMOOTH, BLOCK_V)
+    row_max, sum_exp, weighted_sum, weight_sum = stats
+    if tiles is not None:
+        for i in range(1, tiles):
+            tile = chunk_tile(chunk, tiles, i)
+            before = (row_max, sum_exp, weighted_sum, weight_sum)
+            _, other = _tile_stats(x, y, class_ptr, offs_n, mask_n, sizes, tile, V, scalars, SMOOTH, BLOCK_V)
+            row_max, sum_exp, weighted_sum, weight_sum = merged_parts(before, other, scalars[0], True)
+    return held, (row_max, sum_exp, weighted_sum, weight_sum, sum_exp)  # without labels
+
+
+@triton.jit
+def _tile_stats(x, y, class_ptr, offs_n, mask_n, sizes, tile, V, scalars, SMOOTH: tl.constexpr, BLOCK_V: tl.constexpr):
+    """Load a tile; return 2^z, w and row_max, and row_max, sum_exp, Σ w·z and Σ w of each row."""
     log2e, smoothing = scalars
-    x_tile = load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype)
-    w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
+    x_tile = load_in_bounds(x, offs_n, mask_n, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
+    w = _tile_weights(y, class_ptr, offs_n, mask_n, sizes, tile, V, smoothing, SMOOTH, BLOCK_V)
     row_max, z, e = math.tile_exp2(x_tile, log2e)
     wz = w * z
     # NaN is 0·∞, or of a row whose sum_exp or Σ w is NaN, too. To compare w would unpack halves where y is float16.
-    return row_max, tl.sum(e, axis=1), tl.sum(tl.where(wz == wz, wz, 0.0), axis=1), tl.sum(w, axis=1)
+    weighted_sum = tl.sum(tl.where(wz == wz, wz, 0.0), axis=1)
+    return (e, w, row_max), (row_max, tl.sum(e, axis=1), weighted_sum, tl.sum(w, axis=1))
 
 
 @triton.jit
-def _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH: tl.constexpr):
+def _tile_weights(y, class_ptr, offs_n, mask_n, sizes, tile, V, smoothing, SMOOTH: tl.constexpr, BLOCK_V: tl.constexpr):
     """w of a tile; 0 out of bounds."""
-    w = load_tile(y, offs_n, offs_v, sizes, mask, 0.0, smoothing.dtype)
+    w = load_in_bounds(y, offs_n, mask_n, sizes, tile, V, 0.0, smoothing.dtype, BLOCK_V)
     if SMOOTH:
         w = (1 - smoothing) * w + smoothing / V
     if SMOOTH or class_ptr is not None:
-        w *= load_class_weights(class_ptr, offs_v, V, w.dtype)
+        w *= load_class_weights(class_ptr, tile_columns(tile, V, BLOCK_V), V, w.dtype)
     return w
 
 
 @triton.jit
-def _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats):
-    """Store the losses of rows, and what backward needs."""
-    row_max, sum_exp, weighted_sum, weight_sum = stats
-    tl.store(losses_ptr + offs_n, weight_sum * math.log(sum_exp) - weighted_sum * math.LN_2, mask=mask_n)
-    store_stat(stats_ptr, _MAX, rows, offs_n, row_max, mask_n)
-    store_stat(stats_ptr, _SUM, rows, offs_n, sum_exp, mask_n)
-    store_stat(stats_ptr, _W, rows, offs_n, weight_sum, mask_n)
+def _to_logits(e, to_row, w, sum_exp, weight_sum, g):
+    """g·(W·q − w) of a tile, where q = e·to_row/sum_exp."""
+    return e * (to_row * math.div(g * weight_sum, sum_exp))[:, None] - g[:, None] * w
 
 
-@row_jit
-def _soft_cross_entropy_merge_kernel(
-    losses_ptr,  # (N,)
-    stats_ptr,  # (STATISTICS, N)
-    partials_ptr,  # (4, N, chunks)
-    rows,
-    chunks,
-    log2e: tl.float64,
-    ACC_DTYPE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Merge the chunks of rows, in order, into losses."""
-    offs_n, mask_n, _ = program_tile(rows, 1, BLOCK_N)
-    stats = merge_chunks(
-        partials_ptr, tl.full((), log2e, ACC_DTYPE), offs_n, mask_n, rows, chunks, True, ACC_DTYPE, BLOCK_C
-    )
-    _finalize_rows(losses_ptr, stats_ptr, offs_n, mask_n, rows, stats)
+@triton.jit
+def _to_probabilities(x_tile, class_ptr, row_max, sum_exp, g, tile, V, scalars, BLOCK_V: tl.constexpr):
+    """g·(1 − ε)·c·(−log q) of a tile; 0 where (1 − ε)·c is and x = −inf."""
+    log2e, smoothing = scalars
+    z = math.shifted(x_tile, log2e, row_max)
+    scale = tl.broadcast_to((g * (1 - smoothing))[:, None], z.shape)
+    if class_ptr is not None:
+        scale *= load_class_weights(class_ptr, tile_columns(tile, V, BLOCK_V), V, z.dtype)
+    nll = math.log(sum_exp)[:, None] - z * math.LN_2
+    return scale * tl.where((scale == 0) & (nll == float("inf")), 0.0, nll)
 
 
 @replayable
 def soft_cross_entropy_forward(
-    x: torch.Tensor, y: torch.Tensor, *, class_weight: torch.Tensor | None = None, label_smoothing: float = 0.0
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    class_weight: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    gradient_scale: float = 1.0,
+    dx: torch.Tensor | None = None,
+    polls: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of each row of logits with class probabilities.
 
@@ -141,6 +202,12 @@ def soft_cross_entropy_forward(
         (V,), dense, floating.
     label_smoothing
         ε in [0, 1].
+    gradient_scale
+        A factor on dx.
+    dx
+        Where the gradient to x is written, for an upstream gradient of 1 to each loss: of x's shape, or None.
+    polls
+        How often a program polls for the statistics of other chunks before it computes them itself.
 
     Returns
     -------
@@ -155,39 +222,34 @@ def soft_cross_entropy_forward(
     >>> round(losses.item(), 4), statistics.tolist()
     (0.6931, [[0.0], [2.0], [1.0]])
     """
-    tiling = RowTiling(x.shape[-1], {"x": x, "y": y})
+    tiling = RowTiling(x.shape[-1], {"x": x, "y": y, "dx": dx}, meeting=tile_configs.MOST_REGISTERS)
     dtype = launch.compute_dtype(x.dtype, y.dtype)
     losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=x.device)
-    partials = None
+    partials, flags = None, None
     if tiling.chunks > 1:
-        partials = torch.empty((4, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
-    outputs = {"losses_ptr": losses, "stats_ptr": stats, "partials_ptr": partials}
+        partials = torch.empty((CHUNK_STATISTICS, tiling.rows, tiling.chunks), dtype=dtype, device=x.device)
+        flags = launch.zeros(tiling.grid, dtype=torch.int32, device=x.device)
     launch.run(
         _soft_cross_entropy_kernel,
         tiling.grid,
         tiling.config,
-        **tiling.args("x", "y"),
-        **outputs,
+        **tiling.args("x", "y", "dx"),
         class_ptr=class_weight,
+        losses_ptr=losses,
+        stats_ptr=stats,
+        partials_ptr=partials,
+        flags_ptr=flags,
         V=x.shape[-1],
+        tiles=tiling.tiles,
+        polls=tile_configs.polls() if polls is None else polls,
         log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
+        gradient_scale=gradient_scale,
+        TO_X=dx is not None,
         SMOOTH=label_smoothing != 0,
         ACC_DTYPE=launch.tl_dtype(dtype),
     )
-    if partials is not None:
-        grid, config = tiling.merging(dtype)
-        launch.run(
-            _soft_cross_entropy_merge_kernel,
-            grid,
-            config,
-            **outputs,
-            rows=tiling.rows,
-            chunks=tiling.chunks,
-            log2e=math.LOG2_E.value,
-            ACC_DTYPE=launch.tl_dtype(dtype),
-        )
     return losses, stats
 
 
@@ -223,48 +285,15 @@ def _soft_cross_entropy_backward_kernel(
     row_max = load_stat(stats_ptr, _MAX, rows, offs_n, mask_n, 0.0)
     sum_exp = load_stat(stats_ptr, _SUM, rows, offs_n, mask_n, 1.0)
     weight_sum = load_stat(stats_ptr, _W, rows, offs_n, mask_n, 0.0)
-    of_rows = (g, row_max, math.div(g * weight_sum, sum_exp), math.log(sum_exp))
-    offs_v = tile_columns(chunk, V, BLOCK_V)
-    if tile_is_full(mask_n, chunk, V, BLOCK_V):
-        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, None, sizes, V, of_rows, scalars, TO_X, TO_Y, SMOOTH)
-    else:
-        mask = tile_mask(mask_n, offs_v, V)
-        _tile_gradients(x, y, dx, dy, class_ptr, offs_n, offs_v, mask, sizes, V, of_rows, scalars, TO_X, TO_Y, SMOOTH)
-
-
-@triton.jit
-def _tile_gradients(
-    x,
-    y,
-    dx,
-    dy,
-    class_ptr,
-    offs_n,
-    offs_v,
-    mask,
-    sizes,
-    V,
-    of_rows,
-    scalars,
-    TO_X: tl.constexpr,
-    TO_Y: tl.constexpr,
-    SMOOTH: tl.constexpr,
-):
-    """Store the gradients of a tile. mask None: the tile is full."""
-    log2e, smoothing = scalars
-    g, row_max, dloss_softmax, log_sum_exp = of_rows
-    z = math.shifted(load_tile(x, offs_n, offs_v, sizes, mask, float("-inf"), log2e.dtype), log2e, row_max)
+    x_tile = load_in_bounds(x, offs_n, mask_n, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
     if TO_X:
-        w = _tile_weights(y, class_ptr, offs_n, offs_v, mask, sizes, V, smoothing, SMOOTH)
-        to_x = math.exp2(z) * dloss_softmax[:, None] - g[:, None] * w
-        store_tile(dx, offs_n, offs_v, sizes, to_x, mask)
+        w = _tile_weights(y, class_ptr, offs_n, mask_n, sizes, chunk, V, scalars[1], SMOOTH, BLOCK_V)
+        e = math.exp2(math.shifted(x_tile, scalars[0], row_max))
+        to_x = _to_logits(e, tl.full((BLOCK_N,), 1.0, ACC_DTYPE), w, sum_exp, weight_sum, g)
+        store_in_bounds(dx, offs_n, mask_n, sizes, chunk, to_x, V, BLOCK_V)
     if TO_Y:
-        scale = tl.broadcast_to((g * (1 - smoothing))[:, None], z.shape)
-        if class_ptr is not None:
-            scale *= load_class_weights(class_ptr, offs_v, V, z.dtype)
-        nll = log_sum_exp[:, None] - z * math.LN_2
-        to_y = scale * tl.where((scale == 0) & (nll == float("inf")), 0.0, nll)
-        store_tile(dy, offs_n, offs_v, sizes, to_y, mask)
+        to_y = _to_probabilities(x_tile, class_ptr, row_max, sum_exp, g, chunk, V, scalars, BLOCK_V)
+        store_in_bounds(dy, offs_n, mask_n, sizes, chunk, to_y, V, BLOCK_V)
 
 
 @replayable

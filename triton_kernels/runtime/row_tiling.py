@@ -130,11 +130,6 @@ class RowTiling:
         """Grid with one program per block of rows and chunk."""
         return (tile_configs.cdiv(self.rows, self.config["BLOCK_N"]) * self.chunks,)
 
-    def merging(self, dtype: torch.dtype) -> tuple[tuple[int], tile_configs.Config]:
-        """Return grid and configuration of a kernel that merges chunk statistics of `dtype` per row."""
-        config = tile_configs.merge(dtype.itemsize, self.rows, self.chunks)
-        return (tile_configs.cdiv(self.rows, config["BLOCK_N"]),), config
-
     def args(self, *names: str) -> dict[str, Any]:
         """Return launch arguments: row sizes, numbers of rows and chunks, and the named operands.
 

@@ -193,16 +193,6 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
     return Config({"BLOCK_N": 1, "BLOCK_V": block_v}, num_warps=max(1, block_v // 1024))
 
 
-def merge(itemsize: int, rows: int, chunks: int) -> Config:
-    """Tiles of rows and chunks of partial statistics; on GPUs independent of the number of rows."""
-    if _state.interpreted:
-        block_c = min(next_power_of_2(chunks), INTERPRETER_TILE)
-        return Config({"BLOCK_N": max(1, min(next_power_of_2(rows), INTERPRETER_TILE // block_c)), "BLOCK_C": block_c})
-    block_c = min(next_power_of_2(chunks), 4096 // itemsize)
-    block_n = max(1, 64 * 16 // (itemsize * block_c))
-    return Config({"BLOCK_N": block_n, "BLOCK_C": block_c}, num_warps=1 if block_c <= 128 else 4)
-
-
 #: Maximal chunks of a row whose programs merge its statistics within a launch: each merges those of all. For tiles of
 #: several rows fewer, as it merges those of all of its rows.
 MAX_ROW_CHUNKS, MAX_ROW_CHUNKS_OF_SEVERAL = 256, 32

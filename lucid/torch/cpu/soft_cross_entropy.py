@@ -17,13 +17,19 @@ from triton_kernels.losses.soft_cross_entropy import STATISTICS
 
 
 def soft_cross_entropy_forward(
-    x: Tensor, y: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0
+    x: Tensor,
+    y: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    gradient_scale: float = 1.0,
+    dx: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.soft_cross_entropy_forward` with torch's operators.
 
     Of the statistics only the dtype is used.
     """
-    losses = run(x, y, class_weight, label_smoothing, losses=True)
+    losses = run(x, y, class_weight, label_smoothing, losses=True, dloss=gradient_scale, dx=dx)
     return losses, losses.new_zeros((STATISTICS, losses.numel()))
 
 
