@@ -271,7 +271,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("cross-entropy's gradient of a chunk is relative to its own maximum", "cross_entropy",
          "factor * to_row", "factor"),
     ],
-    "triton_kernels/losses/cross_entropy_chunks.py": [
+    "triton_kernels/jit/cross_entropy_chunks.py": [
         ("label smoothing leaves a chunk's sum as it is where the row's maximum is in another", "cross_entropy",
          "return weighted_sum + tl.where(weight_sum != 0, weight_sum * shift, 0.0)", "return weighted_sum"),
         ("cross-entropy adds up a row's chunks whatever their maxima", "cross_entropy",

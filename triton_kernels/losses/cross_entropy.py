@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from ..jit import chunk_flags, math
+from ..jit.cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 from ..jit.tiles import (
     chunk_tile,
     load_class_weights,
@@ -34,7 +35,6 @@ from ..jit.tiles import (
 from ..runtime import device_errors, launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
-from .cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 
 #: Row statistics that forward saves: the weight of the label's class, row_max, sum_exp, C. The one numbered `COUNTS` is
 #: 0 in rows that are not read.

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from ..jit import chunk_flags, math
+from ..jit.cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 from ..jit.tiles import (
     chunk_tile,
     load_class_weights,
@@ -33,7 +34,6 @@ from ..jit.tiles import (
 from ..runtime import launch, strides, tile_configs
 from ..runtime.replay import replayable
 from ..runtime.row_tiling import RowTiling, row_jit
-from .cross_entropy_chunks import CHUNK_STATISTICS, merged_parts, merged_stats, store_chunk_stats
 
 #: Row statistics that forward saves: row_max, sum_exp, W.
 STATISTICS = 3

@@ -9,8 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..jit import math
-from ..jit.tiles import chunk_block, load_stat, store_stat
+from . import math
+from .tiles import chunk_block, load_stat, store_stat
 
 #: Statistics of chunks, (CHUNK_STATISTICS, N, chunks): the label's logit if it is in the chunk, else 0; row_max,
 #: sum_exp, Σ w and Σ w·z.
