@@ -82,14 +82,15 @@ def tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl
     """Return what is held of a tile, and its statistics."""
     log2e_over_T, temperature, _, _, _ = scalars
     max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
-    max_t, z_t, e_t = math.tile_exp2(x_t, log2e_over_T)
+    max_t, _, e_t = math.tile_exp2(x_t, log2e_over_T)
+    diff = difference(x_s, x_t, max_s, max_t)
     sum_s = tl.sum(e_s, axis=1)
     sum_s_T1, cross = sum_s, sum_s  # placeholders
     if SEPARATE_SUM_T1:
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
     if ONE_PASS_FN is not None:
-        cross = tl.sum(ONE_PASS_FN(z_s, z_t, e_s, e_t), axis=1)
-    tile = (x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t)
+        cross = tl.sum(ONE_PASS_FN(diff, e_s, e_t), axis=1)
+    tile = (x_s, e_s, e_t, diff, max_s, max_t)
     return tile, (max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross)
 
 
@@ -101,14 +102,14 @@ def merge(a, b, scalars, RESCALE_FN: tl.constexpr):
     b_max_s, b_sum_s, b_max_t, b_sum_t, b_sum_s_T1, b_cross = b
     max_s, max_t = tl.maximum(a_max_s, b_max_s), tl.maximum(a_max_t, b_max_t)
     from_s, from_t = math.neg_inf_to_zero(max_s), math.neg_inf_to_zero(max_t)
-    a_s, b_s = (a_max_s - from_s) * log2e_over_T, (b_max_s - from_s) * log2e_over_T
-    a_t, b_t = (a_max_t - from_t) * log2e_over_T, (b_max_t - from_t) * log2e_over_T
-    sum_s = a_sum_s * math.exp2(a_s) + b_sum_s * math.exp2(b_s)
-    sum_t = a_sum_t * math.exp2(a_t) + b_sum_t * math.exp2(b_t)
-    sum_s_T1 = a_sum_s_T1 * math.exp2(a_s * temperature) + b_sum_s_T1 * math.exp2(b_s * temperature)
+    a_s, b_s, a_t, b_t = a_max_s - from_s, b_max_s - from_s, a_max_t - from_t, b_max_t - from_t
+    f, f_T1 = log2e_over_T, log2e_over_T * temperature
+    sum_s = a_sum_s * math.exp2(a_s * f) + b_sum_s * math.exp2(b_s * f)
+    sum_t = a_sum_t * math.exp2(a_t * f) + b_sum_t * math.exp2(b_t * f)
+    sum_s_T1 = a_sum_s_T1 * math.exp2(a_s * f_T1) + b_sum_s_T1 * math.exp2(b_s * f_T1)
     cross = a_cross  # not used unless RESCALE_FN
     if RESCALE_FN is not None:
-        cross = RESCALE_FN(a_cross, a_sum_s, a_sum_t, a_s, a_t) + RESCALE_FN(b_cross, b_sum_s, b_sum_t, b_s, b_t)
+        cross = RESCALE_FN(a_cross, a_sum_s, a_sum_t, a_s, a_t, f) + RESCALE_FN(b_cross, b_sum_s, b_sum_t, b_s, b_t, f)
     return max_s, sum_s, max_t, sum_t, sum_s_T1, cross
 
 
@@ -146,15 +147,17 @@ def merged_stats(
     sums_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0, VOLATILE=True)
     sums_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0, VOLATILE=True)
     max_s, max_t = math.row_max(maxima_s), math.row_max(maxima_t)
-    z_s, z_t = math.shifted(maxima_s, log2e_over_T, max_s), math.shifted(maxima_t, log2e_over_T, max_t)
-    sum_s, sum_t = math.row_sum(sums_s * math.exp2(z_s)), math.row_sum(sums_t * math.exp2(z_t))
+    from_s = maxima_s - math.neg_inf_to_zero(max_s)[:, None]
+    from_t = maxima_t - math.neg_inf_to_zero(max_t)[:, None]
+    sum_s = math.row_sum(sums_s * math.exp2(from_s * log2e_over_T))
+    sum_t = math.row_sum(sums_t * math.exp2(from_t * log2e_over_T))
     sum_s_T1, cross, x_label = sum_s, sum_s, sum_s  # placeholders
     if SEPARATE_SUM_T1:
         sums_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0, VOLATILE=True)
-        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(z_s * temperature))
+        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(from_s * log2e_over_T * temperature))
     if RESCALE_FN is not None:
         crosses = load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True)
-        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, z_s, z_t))
+        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, from_s, from_t, log2e_over_T))
     if HARD:
         x_label = math.row_sum(load_stat(partials_ptr, X_LABEL, size, at, mask, 0.0, VOLATILE=True))
     return max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label

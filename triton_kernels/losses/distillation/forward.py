@@ -162,7 +162,7 @@ def _divergence_kernel(
     log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
     stores_loss = chunk == 0
     if IS_KL:
-        loss = ESTIMATE_FN(cross, sum_s, sum_t)
+        loss = ESTIMATE_FN(cross, sum_s, sum_t, log2e_over_T)
         k_s, k_t = loss, loss
         small = active & (loss < SMALL)
         if tl.max(small.to(tl.int32), axis=0) > 0:

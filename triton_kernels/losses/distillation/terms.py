@@ -89,53 +89,53 @@ def load_stats(ptr, rows, offs_n, active, SEPARATE_SUM_T1: tl.constexpr):
 
 
 @triton.jit
-def forward_kl_one_pass(z_s, z_t, e_s, e_t):
-    """2^z_t·(z_t − z_s), 0 where p = 0."""
-    return e_t * tl.where(e_t > 0, z_t - z_s, 0.0)
+def forward_kl_one_pass(difference, e_s, e_t):
+    """2^z_t·(t − s), 0 where p = 0, of logits relative to their maxima; `difference` is s − t."""
+    return e_t * tl.where(e_t > 0, -difference, 0.0)
 
 
 @triton.jit
-def forward_kl_rescale(cross, sum_s, sum_t, shift_s, shift_t):
-    """Rescale cross of a chunk, whose maxima are those of the row plus shift_s and shift_t (≤ 0)."""
-    factor = exp2(shift_t)
-    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (shift_t - shift_s)), 0.0)
+def forward_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
+    """Rescale cross of a chunk, whose maxima are those of the row plus from_s and from_t (≤ 0)."""
+    factor = exp2(from_t * log2e_over_T)
+    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (from_t - from_s)), 0.0)
 
 
 @triton.jit
-def forward_kl_estimate(cross, sum_s, sum_t):
-    """KL(p‖q) = log 2·cross/sum_t − log(sum_t/sum_s)."""
+def forward_kl_estimate(cross, sum_s, sum_t, log2e_over_T):
+    """KL(p‖q) = cross/(T·sum_t) − log(sum_t/sum_s)."""
     # sum_s is NaN for a student's NaN, which cross does not have where p = 0, and 0 for a row without a distribution.
     log2_ratio = tl.log2(math.div(sum_t, sum_s)) + _nan_if_degenerate(sum_s)
-    return LN_2 * (cross / sum_t - log2_ratio)  # inf where q = 0 and p > 0
+    return LN_2 * (cross * log2e_over_T / sum_t - log2_ratio)  # inf where q = 0 and p > 0
 
 
 @triton.jit
-def reverse_kl_one_pass(z_s, z_t, e_s, e_t):
+def reverse_kl_one_pass(difference, e_s, e_t):
     """As forward KL, with the roles exchanged."""
-    return forward_kl_one_pass(z_t, z_s, e_t, e_s)
+    return forward_kl_one_pass(-difference, e_t, e_s)
 
 
 @triton.jit
-def reverse_kl_rescale(cross, sum_s, sum_t, shift_s, shift_t):
+def reverse_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
     """As forward KL, with the roles exchanged."""
-    return forward_kl_rescale(cross, sum_t, sum_s, shift_t, shift_s)
+    return forward_kl_rescale(cross, sum_t, sum_s, from_t, from_s, log2e_over_T)
 
 
 @triton.jit
-def reverse_kl_estimate(cross, sum_s, sum_t):
+def reverse_kl_estimate(cross, sum_s, sum_t, log2e_over_T):
     """As forward KL, with the roles exchanged."""
-    return forward_kl_estimate(cross, sum_t, sum_s)
+    return forward_kl_estimate(cross, sum_t, sum_s, log2e_over_T)
 
 
 @triton.jit
 def softmax_scales(max_s, max_t, row_stats, log2e_over_T):
     """Return inv_s and inv_t of rows in which e is relative to some maxima, and the constant of `log2_ratio`."""
     row_max_s, sum_s, row_max_t, sum_t, _ = row_stats
-    shift_s = (max_s - math.neg_inf_to_zero(row_max_s)) * log2e_over_T
-    shift_t = (max_t - math.neg_inf_to_zero(row_max_t)) * log2e_over_T
-    inv_s, inv_t = exp2(shift_s) * math.div(1.0, sum_s), exp2(shift_t) * math.div(1.0, sum_t)
-    # exactly 0 for equal rows
-    return inv_s, inv_t, shift_s - shift_t - tl.log2(math.div(sum_s, sum_t))
+    from_s, from_t = max_s - math.neg_inf_to_zero(row_max_s), max_t - math.neg_inf_to_zero(row_max_t)
+    inv_s = exp2(from_s * log2e_over_T) * math.div(1.0, sum_s)
+    inv_t = exp2(from_t * log2e_over_T) * math.div(1.0, sum_t)
+    # Exactly 0 for equal rows: a difference of products, of which a compiler may round one only, would not be.
+    return inv_s, inv_t, (from_s - from_t) * log2e_over_T - tl.log2(math.div(sum_s, sum_t))
 
 
 @triton.jit
