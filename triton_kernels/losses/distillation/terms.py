@@ -90,41 +90,47 @@ def load_stats(ptr, rows, offs_n, active, SEPARATE_SUM_T1: tl.constexpr):
 
 @triton.jit
 def forward_kl_one_pass(difference, e_s, e_t):
-    """2^z_t·(t − s), 0 where p = 0, of logits relative to their maxima; `difference` is s − t."""
-    return e_t * tl.where(e_t > 0, -difference, 0.0)
+    """2^z_t·(s − t), 0 where p = 0, of logits relative to their maxima, of which s − t is the `difference`."""
+    return e_t * tl.where(e_t > 0, difference, 0.0)
 
 
 @triton.jit
 def forward_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
     """Rescale cross of a chunk, whose maxima are those of the row plus from_s and from_t (≤ 0)."""
     factor = exp2(from_t * log2e_over_T)
-    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (from_t - from_s)), 0.0)
+    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (from_s - from_t)), 0.0)
 
 
 @triton.jit
 def forward_kl_estimate(cross, sum_s, sum_t, log2e_over_T):
-    """KL(p‖q) = cross/(T·sum_t) − log(sum_t/sum_s)."""
-    # sum_s is NaN for a student's NaN, which cross does not have where p = 0, and 0 for a row without a distribution.
-    log2_ratio = tl.log2(math.div(sum_t, sum_s)) + _nan_if_degenerate(sum_s)
-    return LN_2 * (cross * log2e_over_T / sum_t - log2_ratio)  # inf where q = 0 and p > 0
+    """KL(p‖q) = log(sum_s/sum_t) − cross/(T·sum_t)."""
+    return _estimate(-cross, sum_t, sum_s, log2e_over_T)
 
 
 @triton.jit
 def reverse_kl_one_pass(difference, e_s, e_t):
-    """As forward KL, with the roles exchanged."""
-    return forward_kl_one_pass(-difference, e_t, e_s)
+    """2^z_s·(s − t), 0 where q = 0."""
+    return forward_kl_one_pass(difference, e_t, e_s)
 
 
 @triton.jit
 def reverse_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
-    """As forward KL, with the roles exchanged."""
-    return forward_kl_rescale(cross, sum_t, sum_s, from_t, from_s, log2e_over_T)
+    """As forward KL, by 2^z_s."""
+    factor = exp2(from_s * log2e_over_T)
+    return tl.where(sum_s * factor > 0, factor * (cross + sum_s * (from_s - from_t)), 0.0)
 
 
 @triton.jit
 def reverse_kl_estimate(cross, sum_s, sum_t, log2e_over_T):
-    """As forward KL, with the roles exchanged."""
-    return forward_kl_estimate(cross, sum_t, sum_s, log2e_over_T)
+    """KL(q‖p) = cross/(T·sum_s) − log(sum_s/sum_t)."""
+    return _estimate(cross, sum_s, sum_t, log2e_over_T)
+
+
+@triton.jit
+def _estimate(cross, sum_p, sum_q, log2e_over_T):
+    # sum_q is NaN for a NaN of q, which cross does not have where p = 0, and 0 for a row without a distribution.
+    log2_ratio = tl.log2(math.div(sum_p, sum_q)) + _nan_if_degenerate(sum_q)
+    return LN_2 * (cross * log2e_over_T / sum_p - log2_ratio)  # inf where q = 0 and p > 0
 
 
 @triton.jit
