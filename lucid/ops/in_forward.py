@@ -95,7 +95,7 @@ def scaled_gradients(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
 def _without_memory(tensor: Tensor) -> Tensor:
     """Return a tensor without elements that is where `tensor` is in the graph; a leaf is itself.
 
-    The values of `tensor` may be overwritten by now: only its dtype and device are looked at.
+    The values of `tensor` may be overwritten by now: only its dtype and device are used.
     """
     if tensor._node is None:
         return tensor

@@ -284,15 +284,14 @@ class CrossEntropy(Op):
 
     def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         reduce = point.reduction != "none"
+        forward: Callable[..., cost.Cost] = cost.cross_entropy_forward
+        backward: Callable[..., cost.Cost] = cost.cross_entropy_backward
         if point.variant:  # moves what a divergence moves
-            loss = partial(cost.divergence_forward, x, y, reduce=reduce)
-            if self.in_forward(point):
-                return _in_forward(loss(), loss(gradient=True), x, dloss)
-            return _in_backward(loss(), cost.divergence_backward(x, y, dloss))
-        loss = partial(cost.cross_entropy_forward, x, y, reduce=reduce)
+            forward, backward = cost.divergence_forward, cost.divergence_backward
+        loss = partial(forward, x, y, reduce=reduce)
         if self.in_forward(point):
             return _in_forward(loss(), loss(gradient=True), x, dloss)
-        return _in_backward(loss(), cost.cross_entropy_backward(x, y, dloss))
+        return _in_backward(loss(), backward(x, y, dloss))
 
     def in_forward(self, point: Point) -> bool:
         """Of float16, the gradient is computed in backward."""

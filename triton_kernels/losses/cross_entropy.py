@@ -94,27 +94,29 @@ def _cross_entropy_kernel(
     partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
     stores_loss = chunk == 0
     if WHOLE_ROW:
-        e, from_max, stats = _chunk_stats(
+        e, tile_max, stats = _chunk_stats(
             x, class_ptr, offs_n, active, sizes, chunk, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
         )
     else:
         flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
-        e, from_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
+        e, tile_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
         todo, polls_left = chunk, polls
         while todo >= 0:
-            e, from_max, found = _chunk_stats(
+            e, tile_max, found = _chunk_stats(
                 x, class_ptr, offs_n, active, sizes, todo, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
             )
             if TO_X:
                 if chunk_flags.may_publish(flags, todo, chunk):
-                    store_chunk_stats(partials, todo, active, found, True, SMOOTH)
+                    store_chunk_stats(partials, todo, active, found, LABELS=True, WEIGHTS=SMOOTH)
                     chunk_flags.publish(flags + todo)
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
             else:
-                store_chunk_stats(partials, todo, active, found, True, SMOOTH)
+                store_chunk_stats(partials, todo, active, found, LABELS=True, WEIGHTS=SMOOTH)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
                 todo = -1
-        stats = merged_stats(partials, active & (stores_loss | TO_X), scalars[0], True, SMOOTH, BLOCK_C)
+        stats = merged_stats(
+            partials, active & (stores_loss | TO_X), scalars[0], LABELS=True, WEIGHTS=SMOOTH, BLOCK_C=BLOCK_C
+        )
     row_max, sum_exp, weighted_sum, weight_sum, x_label = stats
     log2e, smoothing = scalars
     w = active.to(ACC_DTYPE)
@@ -142,8 +144,8 @@ def _cross_entropy_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
-                e, from_max = math.exp2(math.shifted(x_tile, log2e, row_max)), row_max
-            to_row = math.exp2((from_max - math.neg_inf_to_zero(row_max)) * log2e)
+                e, tile_max = math.exp2(math.shifted(x_tile, log2e, row_max)), row_max
+            to_row = math.exp2((tile_max - math.neg_inf_to_zero(row_max)) * log2e)
             offs_v = tile_columns(tile, V, BLOCK_V)
             gradient = _tile_gradient(e, factor * to_row, class_ptr, offs_v, V, of_rows, SMOOTH)
             store_gradient(dx, offs_n, active, mask_n, sizes, tile, gradient, V, V, BLOCK_V)

@@ -73,25 +73,27 @@ def _soft_cross_entropy_kernel(
     stores_loss = chunk == 0
     if WHOLE_ROW:
         held, stats = _chunk_stats(x, y, class_ptr, offs_n, mask_n, sizes, chunk, tiles, V, scalars, SMOOTH, BLOCK_V)
-        e, w, from_max = held
+        e, w, tile_max = held
     else:
         flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
-        e, from_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
+        e, tile_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
         w = e
         todo, polls_left = chunk, polls
         while todo >= 0:
             loaded, found = _chunk_stats(
                 x, y, class_ptr, offs_n, mask_n, sizes, todo, tiles, V, scalars, SMOOTH, BLOCK_V
             )
-            e, w, from_max = loaded
-            store_chunk_stats(partials, todo, mask_n, found, False, True)
+            e, w, tile_max = loaded
+            store_chunk_stats(partials, todo, mask_n, found, LABELS=False, WEIGHTS=True)
             if TO_X:
                 chunk_flags.publish(flags + todo)
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
             else:
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
                 todo = -1
-        stats = merged_stats(partials, mask_n & (stores_loss | TO_X), scalars[0], False, True, BLOCK_C)
+        stats = merged_stats(
+            partials, mask_n & (stores_loss | TO_X), scalars[0], LABELS=False, WEIGHTS=True, BLOCK_C=BLOCK_C
+        )
     row_max, sum_exp, weighted_sum, weight_sum, _ = stats
     if stores_loss:
         tl.store(losses_ptr + offs_n, weight_sum * math.log(sum_exp) - weighted_sum * math.LN_2, mask=mask_n)
@@ -104,9 +106,9 @@ def _soft_cross_entropy_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_tile = load_in_bounds(x, offs_n, mask_n, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
-                e, from_max = math.exp2(math.shifted(x_tile, scalars[0], row_max)), row_max
+                e, tile_max = math.exp2(math.shifted(x_tile, scalars[0], row_max)), row_max
                 w = _tile_weights(y, class_ptr, offs_n, mask_n, sizes, tile, V, scalars[1], SMOOTH, BLOCK_V)
-            to_row = math.exp2((from_max - math.neg_inf_to_zero(row_max)) * scalars[0])
+            to_row = math.exp2((tile_max - math.neg_inf_to_zero(row_max)) * scalars[0])
             to_x = _to_logits(e, to_row, w, sum_exp, weight_sum, g)
             store_in_bounds(dx, offs_n, mask_n, sizes, tile, to_x, V, BLOCK_V)
 

@@ -147,17 +147,17 @@ def merged_stats(
     sums_s = load_stat(partials_ptr, SUM_S, size, at, mask, 0.0, VOLATILE=True)
     sums_t = load_stat(partials_ptr, SUM_T, size, at, mask, 0.0, VOLATILE=True)
     max_s, max_t = math.row_max(maxima_s), math.row_max(maxima_t)
-    from_s = maxima_s - math.neg_inf_to_zero(max_s)[:, None]
-    from_t = maxima_t - math.neg_inf_to_zero(max_t)[:, None]
-    sum_s = math.row_sum(sums_s * math.exp2(from_s * log2e_over_T))
-    sum_t = math.row_sum(sums_t * math.exp2(from_t * log2e_over_T))
+    shift_s = maxima_s - math.neg_inf_to_zero(max_s)[:, None]
+    shift_t = maxima_t - math.neg_inf_to_zero(max_t)[:, None]
+    sum_s = math.row_sum(sums_s * math.exp2(shift_s * log2e_over_T))
+    sum_t = math.row_sum(sums_t * math.exp2(shift_t * log2e_over_T))
     sum_s_T1, cross, x_label = sum_s, sum_s, sum_s  # placeholders
     if SEPARATE_SUM_T1:
         sums_s_T1 = load_stat(partials_ptr, SUM_S_T1, size, at, mask, 0.0, VOLATILE=True)
-        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(from_s * log2e_over_T * temperature))
+        sum_s_T1 = math.row_sum(sums_s_T1 * math.exp2(shift_s * log2e_over_T * temperature))
     if RESCALE_FN is not None:
         crosses = load_stat(partials_ptr, AUX_SUM, size, at, mask, 0.0, VOLATILE=True)
-        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, from_s, from_t, log2e_over_T))
+        cross = math.row_sum(RESCALE_FN(crosses, sums_s, sums_t, shift_s, shift_t, log2e_over_T))
     if HARD:
         x_label = math.row_sum(load_stat(partials_ptr, X_LABEL, size, at, mask, 0.0, VOLATILE=True))
     return max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label

@@ -137,20 +137,20 @@ def _divergence_kernel(
             s, t, offs_n, active, sizes, chunk, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
             SEPARATE_SUM_T1, BLOCK_V,
         )  # fmt: skip
-        x_s, e_s, e_t, diff, from_s, from_t = own
+        x_s, e_s, e_t, diff, tile_max_s, tile_max_t = own
     else:
         flags += (tl.program_id(0) - chunk).to(tl.int64)
         x_s = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
         e_s, e_t, diff = x_s, x_s, x_s
-        from_s = tl.zeros((BLOCK_N,), ACC_DTYPE)
-        from_t = from_s
+        tile_max_s = tl.zeros((BLOCK_N,), ACC_DTYPE)
+        tile_max_t = tile_max_s
         todo, polls_left = chunk, polls
         while todo >= 0:
             loaded, found = chunk_stats(
                 s, t, offs_n, active, sizes, todo, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
                 SEPARATE_SUM_T1, BLOCK_V,
             )  # fmt: skip
-            x_s, e_s, e_t, diff, from_s, from_t = loaded
+            x_s, e_s, e_t, diff, tile_max_s, tile_max_t = loaded
             if chunk_flags.may_publish(flags, todo, chunk):
                 store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
                 chunk_flags.publish(flags + todo)
@@ -183,7 +183,7 @@ def _divergence_kernel(
         # Without gradients only the last program to arrive needs the sums.
         todo, polls_left = chunk, polls
         while todo >= 0:
-            loaded = (x_s, e_s, e_t, diff, from_s, from_t)
+            loaded = (x_s, e_s, e_t, diff, tile_max_s, tile_max_t)
             loss_sum, aux_sum, h_s, h_t = tile_sums(loaded, row_stats, scalars, TERMS_FN)
             if tiles is not None:
                 rest = sums_of_tiles(
@@ -210,7 +210,7 @@ def _divergence_kernel(
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
                 if todo >= 0:
                     x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
-                    x_s, e_s, e_t, diff, from_s, from_t = held(x_s, x_t, scalars)
+                    x_s, e_s, e_t, diff, tile_max_s, tile_max_t = held(x_s, x_t, scalars)
             else:
                 store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
@@ -237,8 +237,8 @@ def _divergence_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_s, x_t = load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
-                x_s, e_s, e_t, diff, from_s, from_t = relative_to_row(x_s, x_t, row_stats, scalars)
-            inv_s, inv_t, constant = softmax_scales(from_s, from_t, row_stats, log2e_over_T)
+                x_s, e_s, e_t, diff, tile_max_s, tile_max_t = relative_to_row(x_s, x_t, row_stats, scalars)
+            inv_s, inv_t, constant = softmax_scales(tile_max_s, tile_max_t, row_stats, log2e_over_T)
             if IS_KL or tiles is not None:
                 r = log2_ratio(diff, constant, log2e_over_T)
                 to_s, to_t = GRADIENTS_FN(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g_divergence)

@@ -95,10 +95,10 @@ def forward_kl_one_pass(difference, e_s, e_t):
 
 
 @triton.jit
-def forward_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
-    """Rescale cross of a chunk, whose maxima are those of the row plus from_s and from_t (≤ 0)."""
-    factor = exp2(from_t * log2e_over_T)
-    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (from_s - from_t)), 0.0)
+def forward_kl_rescale(cross, sum_s, sum_t, shift_s, shift_t, log2e_over_T):
+    """Rescale cross of a chunk, whose maxima are those of the row plus shift_s and shift_t (≤ 0)."""
+    factor = exp2(shift_t * log2e_over_T)
+    return tl.where(sum_t * factor > 0, factor * (cross + sum_t * (shift_s - shift_t)), 0.0)
 
 
 @triton.jit
@@ -114,10 +114,10 @@ def reverse_kl_one_pass(difference, e_s, e_t):
 
 
 @triton.jit
-def reverse_kl_rescale(cross, sum_s, sum_t, from_s, from_t, log2e_over_T):
+def reverse_kl_rescale(cross, sum_s, sum_t, shift_s, shift_t, log2e_over_T):
     """As forward KL, by 2^z_s."""
-    factor = exp2(from_s * log2e_over_T)
-    return tl.where(sum_s * factor > 0, factor * (cross + sum_s * (from_s - from_t)), 0.0)
+    factor = exp2(shift_s * log2e_over_T)
+    return tl.where(sum_s * factor > 0, factor * (cross + sum_s * (shift_s - shift_t)), 0.0)
 
 
 @triton.jit
@@ -137,11 +137,11 @@ def _estimate(cross, sum_p, sum_q, log2e_over_T):
 def softmax_scales(max_s, max_t, row_stats, log2e_over_T):
     """Return inv_s and inv_t of rows in which e is relative to some maxima, and the constant of `log2_ratio`."""
     row_max_s, sum_s, row_max_t, sum_t, _ = row_stats
-    from_s, from_t = max_s - math.neg_inf_to_zero(row_max_s), max_t - math.neg_inf_to_zero(row_max_t)
-    inv_s = exp2(from_s * log2e_over_T) * math.div(1.0, sum_s)
-    inv_t = exp2(from_t * log2e_over_T) * math.div(1.0, sum_t)
+    shift_s, shift_t = max_s - math.neg_inf_to_zero(row_max_s), max_t - math.neg_inf_to_zero(row_max_t)
+    inv_s = exp2(shift_s * log2e_over_T) * math.div(1.0, sum_s)
+    inv_t = exp2(shift_t * log2e_over_T) * math.div(1.0, sum_t)
     # Exactly 0 for equal rows: a difference of products, of which a compiler may round one only, would not be.
-    return inv_s, inv_t, (from_s - from_t) * log2e_over_T - tl.log2(math.div(sum_s, sum_t))
+    return inv_s, inv_t, (shift_s - shift_t) * log2e_over_T - tl.log2(math.div(sum_s, sum_t))
 
 
 @triton.jit
