@@ -109,16 +109,18 @@ class TestAGradientMadeInTheForwardPass:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
     @pytest.mark.parametrize("dloss", [1.0, 0.25, 3.7, 2.0**14, math.inf])
     @pytest.mark.parametrize("name", [name for name in LOSSES if name != "kl_div"])
-    def test_is_rounded_as_one_that_is_not(self, name: str, dloss: float, dtype: torch.dtype) -> None:
+    def test_is_rounded_once_more_unless_dloss_is_a_power_of_two(
+        self, name: str, dloss: float, dtype: torch.dtype
+    ) -> None:
         s, t = _inputs(dtype=dtype)
         loss = LOSSES[name](s, t)
-        given = torch.tensor(dloss, dtype=loss.dtype)
-        made = _gradient(loss, s, given)
-        (again,) = torch.autograd.grad(LOSSES[name](s, t), s, given, create_graph=True)
-        if dtype in (torch.bfloat16, torch.float16) or math.isinf(dloss):
-            torch.testing.assert_close(made, again.detach(), rtol=0, atol=0, equal_nan=True)
-        else:  # one more rounding, in the arithmetic's dtype
-            torch.testing.assert_close(made, again.detach(), rtol=4 * torch.finfo(dtype).eps, atol=0)
+        made = _gradient(loss, s, torch.full_like(loss, dloss))
+        with lucid.torch.gradient_in_forward(False):
+            loss = LOSSES[name](s, t)
+        later = _gradient(loss, s, torch.full_like(loss, dloss))
+        # One rounding is an eps at most; in float32 and float64 factors of rows are rounded, too.
+        roundings = 0 if dloss != 3.7 or dtype == torch.float16 else 1 if dtype == torch.bfloat16 else 4
+        torch.testing.assert_close(made, later, rtol=roundings * torch.finfo(dtype).eps, atol=0, equal_nan=True)
 
     @pytest.mark.parametrize("name", LOSSES)
     def test_is_the_same_in_a_second_pass_whatever_became_of_the_first_ones(self, name: str) -> None:
@@ -130,17 +132,23 @@ class TestAGradientMadeInTheForwardPass:
         assert torch.equal(_gradient(loss, s, torch.tensor(0.3)), kept)
 
     @pytest.mark.parametrize("name", LOSSES)
-    def test_is_an_error_where_logits_were_changed_or_the_graph_is_freed(self, name: str) -> None:
+    def test_is_an_error_where_the_graph_is_freed(self, name: str) -> None:
         s, t = _inputs()
         loss = LOSSES[name](s, t)
         loss.backward()
         with pytest.raises(RuntimeError, match="second time"):
             loss.backward()
-        if not name.startswith("kl_div"):  # whose gradient does not need them
-            loss = LOSSES[name](s, t)
-            s.detach().add_(1)
-            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-                loss.backward()
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_is_right_where_logits_were_changed_meanwhile(self, name: str) -> None:
+        s, t = _inputs()
+        expected = _gradient(LOSSES[name](s, t), s)
+        loss = LOSSES[name](s, t)
+        s.detach().zero_()
+        if not name.startswith("kl_div"):  # which keeps its target
+            t.zero_()
+        for _ in range(2):
+            assert torch.equal(_gradient(loss, s), expected)
 
     @pytest.mark.parametrize("reduction", ["mean", "none"])
     def test_is_0_for_skipped_tokens_also_where_what_comes_from_above_is_infinite(self, reduction: Reduction) -> None:
@@ -155,9 +163,10 @@ class TestAGradientMadeInTheForwardPass:
         with torch.no_grad():
             _divergence("js")(s, t)
         _divergence("js")(s.detach(), t)
-        _divergence("js")(s, t.clone().requires_grad_())
         lucid.torch.distillation_loss(s * 1, t, inplace_gradient=True)
         assert not made
+        _divergence("js")(s, t)
+        assert len(made) == 1
 
     def test_is_not_made_where_others_see_to_what_is_saved(self) -> None:
         s, t = _inputs()

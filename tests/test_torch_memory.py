@@ -11,14 +11,14 @@ from torch import Tensor
 
 import lucid.torch
 import triton_kernels as tk
-from lucid.torch.cpu import step
+from lucid.torch import eager
 from tests.allocations import Allocations
 from tests.device import DEVICE
 from tests.row_reference import DIVERGENCES
 from triton_kernels.devtools import trace
 from triton_kernels.runtime import backend, launch
 
-pytestmark = [pytest.mark.usefixtures("implementation"), pytest.mark.kernels_only]
+pytestmark = pytest.mark.usefixtures("implementation")
 
 N, V = 8, 40_000
 #: Bytes of what grows with the inputs.
@@ -60,7 +60,7 @@ WITH_THE_LOSS = {
 @pytest.fixture(autouse=True)
 def _counting_is_no_reason_to_compute_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allocations are counted by a dispatch mode, which others use to see operators."""
-    monkeypatch.setattr(step, "dispatch_modes", lambda: 0)
+    monkeypatch.setattr(eager, "dispatch_modes", lambda: 0)
 
 
 def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -69,6 +69,7 @@ def _inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return s.requires_grad_(), t
 
 
+@pytest.mark.kernels_only
 def test_the_count_sees_what_torch_allocates() -> None:
     s, t = _inputs(torch.float32)
     with Allocations(s, t) as allocated:
@@ -76,6 +77,7 @@ def test_the_count_sees_what_torch_allocates() -> None:
     assert allocated.above(LARGE).count(4 * N * V) >= 2
 
 
+@pytest.mark.kernels_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LOSSES)
 def test_only_the_gradient_has_the_inputs_size_and_becomes_the_leafs_without_a_copy(
@@ -126,6 +128,7 @@ def test_a_teacher_made_in_inference_mode_is_a_teacher_like_others() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.kernels_only
 @pytest.mark.interpreter_only
 @pytest.mark.parametrize("columns", [32_000, 1271])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
@@ -153,6 +156,7 @@ def test_each_logit_is_read_once_and_the_gradient_written_once(name: str, dtype:
     assert scaled.written <= 2 * size + 2 * small
 
 
+@pytest.mark.kernels_only
 def test_strided_inputs_are_not_copied() -> None:
     wide = torch.rand(N, 2 * V, device=DEVICE)
     s, t = wide[:, ::2].requires_grad_(), wide[:, 1::2]
@@ -167,6 +171,7 @@ def test_strided_inputs_are_not_copied() -> None:
         assert made[-2] < N * V
 
 
+@pytest.mark.kernels_only
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_partial_results_of_strided_inputs_take_less_than_a_copy_with_the_tiles_of_a_gpu(kind: str) -> None:
     wide = torch.empty(N, 2 * V)
@@ -175,6 +180,7 @@ def test_partial_results_of_strided_inputs_take_less_than_a_copy_with_the_tiles_
     assert max(forward.bytes) < N * V
 
 
+@pytest.mark.kernels_only
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
     [("kl_div", 2, 1), ("forward_kl", 2, 1), ("js", 2, 1), ("distillation, weighted", 2, 1), ("cross-entropy", 4, 1)],
@@ -196,6 +202,7 @@ def test_launches_of_a_call(name: str, forward: int, backward: int) -> None:
 ON_A_GPU = pytest.mark.skipif(backend.INTERPRETED, reason="asks the GPU's allocator and streams; needs a GPU")
 
 
+@pytest.mark.kernels_only
 @ON_A_GPU
 @pytest.mark.parametrize("name", LOSSES)
 def test_peak_memory_on_a_gpu(name: str) -> None:
@@ -211,6 +218,7 @@ def test_peak_memory_on_a_gpu(name: str) -> None:
     assert torch.cuda.max_memory_allocated() - before <= gradient + 0.01 * 3 * gradient
 
 
+@pytest.mark.kernels_only
 @ON_A_GPU
 @pytest.mark.parametrize("name", LOSSES)
 # torch 2.11 says so of leaves that earlier steps used on another stream; `autograd.grad` accumulates nothing.
@@ -243,6 +251,7 @@ def test_a_cuda_graph_replays_forward_and_backward(name: str) -> None:
         assert torch.equal(grad, expected[1])
 
 
+@pytest.mark.kernels_only
 @ON_A_GPU
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
@@ -267,6 +276,7 @@ def test_another_stream_does_not_wait_and_gives_the_same(name: str) -> None:
     assert grad.isfinite().all()
 
 
+@pytest.mark.kernels_only
 @ON_A_GPU
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_the_tensors_device_is_used_and_not_the_current_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,20 +47,22 @@ def _probabilities(t: Tensor) -> Tensor:
     return t.float().softmax(-1)
 
 
-def _in_torch(s: Tensor, t: Tensor, kind: str, reduction: str) -> tuple[Tensor, Callable[..., np.ndarray]]:
-    leaf, labels = s.to(DEVICE).requires_grad_(), LABELS.to(DEVICE)
-    with lucid.torch.kernels_on_cpu(DEVICE.type == "cpu"):
+def _in_torch(
+    s: Tensor, t: Tensor, kind: str, reduction: str, device: torch.device = DEVICE, kernels: bool = True
+) -> tuple[Tensor, Callable[..., np.ndarray]]:
+    leaf, labels = s.to(device).requires_grad_(), LABELS.to(device)
+    with lucid.torch.kernels_on_cpu(kernels and device.type == "cpu"):
         if kind == "cross_entropy":
             loss = lucid.torch.cross_entropy(leaf, labels, reduction=reduction)
         elif kind == "cross-entropy with probabilities":
-            loss = lucid.torch.cross_entropy(leaf, _probabilities(t).to(DEVICE), reduction=reduction)
+            loss = lucid.torch.cross_entropy(leaf, _probabilities(t).to(device), reduction=reduction)
         else:
             loss = lucid.torch.distillation_loss(
-                leaf, t.to(DEVICE), divergence=kind, labels=labels, reduction=reduction
+                leaf, t.to(device), divergence=kind, labels=labels, reduction=reduction
             )
 
     def backward(dloss: Tensor, retain: bool) -> np.ndarray:
-        return exact(torch.autograd.grad(loss, leaf, dloss.to(DEVICE, loss.dtype), retain_graph=retain)[0])
+        return exact(torch.autograd.grad(loss, leaf, dloss.to(device, loss.dtype), retain_graph=retain)[0])
 
     return loss, backward
 
@@ -85,7 +88,11 @@ def _dtype(loss: Any) -> torch.dtype:
     return loss.dtype if isinstance(loss, Tensor) else loss.to_torch().dtype
 
 
-FRONT_ENDS = {"lucid.torch": _in_torch, "lucid": _in_lucid}
+FRONT_ENDS: dict[str, Callable[..., tuple[Any, Callable[..., np.ndarray]]]] = {
+    "lucid.torch": _in_torch,
+    "lucid.torch, with torch's operators": partial(_in_torch, device=torch.device("cpu"), kernels=False),
+    "lucid": _in_lucid,
+}
 
 
 @pytest.mark.parametrize("dtype", ROUNDOFF, ids=str)

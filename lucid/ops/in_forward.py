@@ -29,6 +29,7 @@ def loss_factor(
     normalizer: torch.Tensor | None,
     scale: float,
     dtype: torch.dtype,
+    launchers: Any = tk,
 ) -> tuple[float, torch.Tensor | None]:
     """Return the factor of each row's loss in a reduced one, before losses are known: a number, and a tensor or None.
 
@@ -46,6 +47,8 @@ def loss_factor(
         A number that the sum is multiplied by.
     dtype
         Of the losses.
+    launchers
+        The namespace of `token_mean`.
     """
     rows = math.prod(logits.shape[:-1])
     if weights is None and normalizer is None:
@@ -54,7 +57,7 @@ def loss_factor(
         return scale, None
     given = None if weights is None else weights()
     summed = logits.new_empty(0, dtype=dtype) if given is None else given
-    return 1.0, tk.token_mean(summed, weights=given, denominator=normalizer, scale=scale)[1]
+    return 1.0, launchers.token_mean(summed, weights=given, denominator=normalizer, scale=scale)[1]
 
 
 def save_gradients(

@@ -12,11 +12,8 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_device_errors
-from lucid.torch import cpu, one_launch, row_ops
-from lucid.torch.cpu import step
-from lucid.torch.cpu.rows import number
-from lucid.torch.cpu.token_mean import factor_of, reduced
-from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator, or_empty, saved
+from lucid.torch import one_launch, row_ops
+from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
 from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
 
@@ -32,38 +29,18 @@ def _contiguous(class_weight: Tensor | None) -> Tensor | None:
 # With labels.
 
 
-def _parts(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> step.Parts:
+def _with_gradients(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
     ignore_index, label_smoothing, reduce, mean, dtype = options
-    weights = cpu.cross_entropy.label_weights(x, labels, class_weight, ignore_index)
-    factor = factor_of(weights if mean else None, None, 1.0) if reduce else None
-
-    def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = 1.0 if factor is None else factor.value
-        losses = cpu.cross_entropy.run(
-            x, labels, class_weight, ignore_index, label_smoothing, losses=True, dloss=dloss, dx=dx
-        )
-        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
-
-    def recompute(dloss: Tensor, *needed: Tensor) -> Tensor:
-        with kernels_on_cpu(False):
-            statistics = weights.new_zeros((STATISTICS, weights.numel()))
-            statistics[0] = weights
-            in_loss = None if factor is None else number(factor.value, weights.dtype)
-            return cross_entropy_backward(*needed, statistics, in_loss, dloss, ignore_index, label_smoothing)
-
-    return step.Parts((x, labels, class_weight), loss_and_gradient, recompute, lambda: labels != ignore_index)
-
-
-def _kernels(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
-    ignore_index, label_smoothing, reduce, mean, dtype = options
-    of_classes, compute = _contiguous(class_weight), tk.launch.compute_dtype(x.dtype)
+    kernels, of_classes, compute = launchers(x), _contiguous(class_weight), tk.launch.compute_dtype(x.dtype)
 
     def weights() -> Tensor:
-        return tk.token_weights(x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute)
+        return kernels.token_weights(
+            x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute
+        )
 
     def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        scale, factor = loss_factor(x, weights, reduce and mean, None, 1.0, compute)
-        losses, statistics = tk.cross_entropy_forward(
+        scale, factor = loss_factor(x, weights, reduce and mean, None, 1.0, compute, kernels)
+        losses, statistics = kernels.cross_entropy_forward(
             x,
             labels,
             class_weight=of_classes,
@@ -74,7 +51,7 @@ def _kernels(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: A
             dx=dx,
         )
         raise_device_errors(x, labels="target")
-        loss = tk.token_mean(losses, factor=factor, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype)
+        loss = kernels.token_mean(losses, factor=factor, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype)
         return loss, statistics[COUNTS]
 
     return one_launch.OneLaunch(run, _NO_SECOND)
@@ -141,44 +118,24 @@ cross_entropy = row_ops.define(
     "bool mean, ScalarType dtype",
     _forward,
     tensors=3,
-    parts=_parts,
-    kernels=_kernels,
+    with_gradients=_with_gradients,
     pair=False,
     fake=_forward_fake,
     setup=_forward_setup,
     backward=_forward_backward,
     error=_ERROR,
-).loss
+)
 
 
 # With class probabilities: the sum over `count`, if reduced.
 
 
-def _soft_parts(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> step.Parts:
+def _soft_with_gradients(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
     label_smoothing, reduce, count, dtype = options
-    compute = tk.launch.compute_dtype(x.dtype, target.dtype)
-    factor = factor_of(None, None, 1 / count) if reduce else None
-
-    def loss_and_gradient(dx: Tensor) -> Tensor:
-        dloss = 1.0 if factor is None else factor.value
-        losses = cpu.soft_cross_entropy.run(x, target, class_weight, label_smoothing, losses=True, dloss=dloss, dx=dx)
-        return losses.to(dtype) if factor is None else reduced(losses, factor, dtype)
-
-    def recompute(dloss: Tensor, *needed: Tensor) -> Tensor:
-        with kernels_on_cpu(False):
-            statistics = needed[0].new_zeros((), dtype=compute)
-            in_loss = None if factor is None else number(factor.value, compute)
-            return soft_cross_entropy_backward(*needed, statistics, in_loss, dloss, label_smoothing, True, False)[0]
-
-    return step.Parts((x, target, class_weight), loss_and_gradient, recompute)
-
-
-def _soft_kernels(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
-    label_smoothing, reduce, count, dtype = options
-    of_classes, scale = _contiguous(class_weight), 1 / count if reduce else 1.0
+    kernels, of_classes, scale = launchers(x), _contiguous(class_weight), 1 / count if reduce else 1.0
 
     def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        losses, _ = tk.soft_cross_entropy_forward(
+        losses, _ = kernels.soft_cross_entropy_forward(
             x,
             target,
             class_weight=of_classes,
@@ -186,7 +143,7 @@ def _soft_kernels(x: Tensor, target: Tensor, class_weight: Tensor | None, *optio
             gradient_scale=scale,
             dx=dx,
         )
-        return tk.token_mean(losses, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype), None
+        return kernels.token_mean(losses, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype), None
 
     return one_launch.OneLaunch(run, _NO_SECOND)
 
@@ -257,11 +214,10 @@ soft_cross_entropy = row_ops.define(
     "Tensor x, Tensor target, Tensor? class_weight, float label_smoothing, bool reduce, SymInt count, ScalarType dtype",
     _soft_forward,
     tensors=3,
-    parts=_soft_parts,
-    kernels=_soft_kernels,
+    with_gradients=_soft_with_gradients,
     pair=False,
     fake=_soft_forward_fake,
     setup=_soft_forward_setup,
     backward=_soft_forward_backward,
     error=_ERROR,
-).loss
+)

@@ -13,11 +13,8 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_device_errors
-from lucid.torch import cpu, one_launch, row_ops
-from lucid.torch.cpu import step
-from lucid.torch.cpu.rows import number
-from lucid.torch.cpu.token_mean import factor_of, reduced
-from lucid.torch.operators import kernels_on_cpu, launchers, no_gradient, operator, or_empty, saved
+from lucid.torch import one_launch, row_ops
+from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
 from triton_kernels.losses.distillation.terms import STATISTICS
 
 #: Options of both launchers.
@@ -27,46 +24,7 @@ _NO_SECOND = "distillation_loss has no second derivatives: its gradients cannot 
 _SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
 
 
-def distillation_loss(student: Tensor, *arguments: Any) -> Tensor:
-    """Return the loss of the forward operator's arguments; on the CPU a gradient in place is written in backward."""
-    *_, inplace_gradient, _, _, _, _ = arguments
-    in_backward = inplace_gradient and launchers(student) is cpu
-    return _divergence.operator(student, *arguments)[0] if in_backward else _divergence.loss(student, *arguments)
-
-
-def _parts(
-    student: Tensor,
-    teacher: Tensor,
-    weight: Tensor | None,
-    labels: Tensor | None,
-    normalizer: Tensor | None,
-    *options: Any,
-) -> step.Parts:
-    *shared, V, ignore_index, _, reduce, mean, count, divisor = options
-    of = cpu.divergence.Options(*shared)
-    weights = cpu.divergence.token_weights(student, teacher, weight, labels, ignore_index, V)
-    factor = None
-    if reduce:
-        counting = weights if mean or normalizer is not None else None
-        factor = factor_of(counting, normalizer, 1 / (count * divisor))
-
-    def loss_and_gradient(ds: Tensor) -> Tensor:
-        dloss = 1.0 if factor is None else factor.value
-        losses = cpu.divergence.run(student, teacher, weights, labels, of, V, losses=True, dloss=dloss, ds=ds)
-        return losses if factor is None else reduced(losses, factor, weights.dtype)
-
-    def recompute(dloss: Tensor, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
-        with kernels_on_cpu(False):
-            statistics = weights.new_zeros((STATISTICS, weights.numel()))
-            statistics[0] = weights
-            in_loss = None if factor is None else number(factor.value, weights.dtype)
-            return divergence_backward(student, teacher, labels, statistics, in_loss, dloss, *shared, V, True, False)[0]
-
-    needed = (student, teacher, labels if of.hard_label_weight else None)
-    return step.Parts(needed, loss_and_gradient, recompute, lambda: weights != 0)
-
-
-def _kernels(
+def _with_gradients(
     student: Tensor,
     teacher: Tensor,
     weight: Tensor | None,
@@ -77,16 +35,17 @@ def _kernels(
     *shared, ignore_index, in_place, reduce, mean, count, divisor = options
     dtype = tk.launch.compute_dtype(student.dtype, teacher.dtype)
     rows = {"weight": weight, "labels": labels, "ignore_index": ignore_index}
+    kernels = launchers(student)
 
     def weights() -> Tensor:
-        return tk.token_weights(student, **rows, vocab_size=shared[-1], dtype=dtype)
+        return kernels.token_weights(student, **rows, vocab_size=shared[-1], dtype=dtype)
 
     def run(ds: Tensor | None, dt: Tensor | None) -> tuple[Tensor, Tensor | None]:
         scale, factor = 1.0, None
         if reduce:
             counting = None if weight is None and labels is None else weights
-            scale, factor = loss_factor(student, counting, mean, normalizer, 1 / (count * divisor), dtype)
-        losses, statistics = tk.divergence_forward(
+            scale, factor = loss_factor(student, counting, mean, normalizer, 1 / (count * divisor), dtype, kernels)
+        losses, statistics = kernels.divergence_forward(
             student,
             teacher,
             **rows,
@@ -97,7 +56,7 @@ def _kernels(
             dteacher=dt,
         )
         raise_device_errors(student)
-        loss = tk.token_mean(losses, factor=factor, scale=scale)[0] if reduce else losses
+        loss = kernels.token_mean(losses, factor=factor, scale=scale)[0] if reduce else losses
         return loss, None if weight is None and labels is None else statistics[0]
 
     return one_launch.OneLaunch(run, _NO_SECOND, shared[-1], in_place)
@@ -205,14 +164,13 @@ divergence_backward_ = operator(
     backward=_raise_no_second,
 )
 
-_divergence = row_ops.define(
+distillation_loss = row_ops.define(
     "divergence",
     f"Tensor student, Tensor teacher, Tensor? weight, Tensor? labels, Tensor? normalizer, {_OPTIONS}, "
     "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor",
     _forward,
     tensors=5,
-    parts=_parts,
-    kernels=_kernels,
+    with_gradients=_with_gradients,
     fake=_forward_fake,
     setup=_forward_setup,
     backward=_forward_backward,

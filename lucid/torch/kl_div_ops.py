@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 import triton_kernels as tk
-from lucid.torch import cpu
-from lucid.torch.cpu import step
+from lucid.ops.in_forward import in_forward
+from lucid.torch import cpu, eager
 from lucid.torch.operators import kernels_on_cpu, launchers, operator, or_empty, save, saved
 
 
@@ -22,23 +23,47 @@ def _scale(count: int) -> float:
 
 
 def kl_div(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
-    """Return the loss, by the operator or, where eager autograd on the CPU needs x's gradient alone, in one step.
+    """Return the loss."""
+    if (
+        reduce
+        and log_target
+        and launchers(x) is cpu
+        and torch.is_grad_enabled()
+        and in_forward(x if x.requires_grad else None)
+        and not target.requires_grad
+        and eager.is_eager(x, target)
+    ):
+        loss: Tensor = _LogTargetLoss.apply(x, target, count, dtype)
+        return loss
+    return _kl_div_operator(x, target, log_target, reduce, count, dtype)
 
-    That is for log-probabilities, whose exponentials backward would compute again.
+
+class _LogTargetLoss(Function):
+    """Node of a reduced loss on the CPU whose gradient to x, −p·g, is computed with it.
+
+    The exponentials of the target are at hand then. A second backward pass computes it anew.
     """
-    if not (reduce and log_target and launchers(x) is cpu and step.applies(x, target)):
-        return _kl_div_operator(x, target, log_target, reduce, count, dtype)
 
-    def loss_and_gradient(dx: Tensor) -> Tensor:
-        return cpu.kl_div_forward(x, target, log_target=log_target, scale=_scale(count), dtype=dtype, dx=dx)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        ctx.gradient, ctx.count, ctx.dtype = tk.strides.empty_as(x), count, x.dtype
+        save(ctx, target)
+        return cpu.kl_div_forward(x, target, log_target=True, scale=_scale(count), dtype=dtype, dx=ctx.gradient)
 
-    x_dtype = x.dtype
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, ctx.gradient = ctx.gradient, None
+        (target,) = saved(ctx)  # raises if it was changed in place, or freed
+        if gradient is None or torch.is_grad_enabled() or eager.is_batched(dloss) or not eager.is_eager(dloss):
+            with kernels_on_cpu(False):
+                gradient = kl_div_backward(dloss, None, target, True, ctx.count, ctx.dtype, True, False)[0]
+        elif dloss.item() != 1:
+            gradient.mul_(dloss)
+        return gradient, None, None, None
 
-    def recompute(dloss: Tensor, target: Tensor) -> Tensor:
-        with kernels_on_cpu(False):
-            return kl_div_backward(dloss, None, target, log_target, count, x_dtype, True, False)[0]
-
-    return step.Step.apply(x, step.Parts((target,), loss_and_gradient, recompute))
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError("losses of lucid.torch have no forward-mode derivatives (jvp)")
 
 
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:

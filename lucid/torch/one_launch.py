@@ -1,4 +1,4 @@
-"""Losses of rows of logits whose kernel writes the gradient with the loss, for eager autograd.
+"""Losses of rows of logits whose gradient is computed with the loss, for eager autograd.
 
 The graph keeps the gradient for an upstream gradient of 1, and no logits. Backward multiplies it with the upstream
 gradient: in place and for nothing where that is 1, in a new tensor if the graph is kept for another backward pass.
@@ -7,6 +7,7 @@ gradient: in place and for nothing where that is 1, in a new tensor if the graph
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch.autograd import Function
 
 import triton_kernels as tk
 from lucid.ops.in_forward import in_forward
-from lucid.torch.cpu import step
+from lucid.torch import eager
+from lucid.torch.operators import launchers
 
 #: Returns the loss, and the weights of rows, or None where all rows count. Writes the gradients, for an upstream
 #: gradient of 1, to tensors of the shapes of the first and of the second argument of the loss; None: not wanted.
@@ -51,7 +53,7 @@ def applies(first: Tensor, second: Tensor | None, *others: Tensor | None) -> boo
         and in_forward(*(x if x is not None and x.requires_grad else None for x in (first, second)))
         and first.device.type in ("cpu", "cuda")
         and not any(other is not None and other.requires_grad for other in others)
-        and step.is_eager(first, second, *others)
+        and eager.is_eager(first, second, *others)
     )
 
 
@@ -73,10 +75,12 @@ class LossWithGradient(Function):
         if to_second and second is not None:
             d_second = tk.strides.empty_as(second)
         loss, weights = of.run(d_first, d_second)
+        kernels = launchers(first)
+        ctx.scale, ctx.error = partial(_scaled, kernels.scale_gradient, vocab_size=of.vocab_size), of.error
         if d_first is first:
-            torch.autograd.graph.increment_version(first)
+            if kernels is tk:  # torch's own operators count what they write
+                torch.autograd.graph.increment_version(first)
             d_first = _alias(first)
-        ctx.vocab_size, ctx.error = of.vocab_size, of.error
         with torch.enable_grad():  # a result of the logits that has none of their memory
             ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
         ctx.set_materialize_grads(False)
@@ -90,14 +94,12 @@ class LossWithGradient(Function):
             return None, None, None
         if torch.is_grad_enabled():
             grads = (
-                None if d is None else _NotDifferentiable.apply(d, dloss, ctx.of, weights, ctx.vocab_size, ctx.error)
+                None if d is None else _NotDifferentiable.apply(d, dloss, weights, ctx.of, ctx.scale, ctx.error)
                 for d in (d_first, d_second)
             )
             return *grads, None
         in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
-        grads = (
-            None if d is None else _scaled(d, dloss, weights, ctx.vocab_size, in_place) for d in (d_first, d_second)
-        )
+        grads = (None if d is None else ctx.scale(d, dloss, weights, in_place=in_place) for d in (d_first, d_second))
         return *grads, None
 
     @staticmethod
@@ -113,23 +115,31 @@ class _NotDifferentiable(Function):
         ctx: Any,
         gradient: Tensor,
         dloss: Tensor,
-        _: Tensor,
         weights: Tensor | None,
-        vocab_size: int | None,
+        _: Tensor,
+        scale: Callable[..., Tensor],
         error: str,
     ) -> Tensor:
         ctx.error = error
-        return _scaled(gradient, dloss, weights, vocab_size, in_place=False)
+        return scale(gradient, dloss, weights, in_place=False)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise RuntimeError(ctx.error)
 
 
-def _scaled(gradient: Tensor, dloss: Tensor, weights: Tensor | None, vocab_size: int | None, in_place: bool) -> Tensor:
+def _scaled(
+    scale_gradient: Callable[..., Tensor],
+    gradient: Tensor,
+    dloss: Tensor,
+    weights: Tensor | None,
+    *,
+    vocab_size: int | None,
+    in_place: bool,
+) -> Tensor:
     """Return a gradient times the upstream gradient; rows of weight 0, and unused columns, keep theirs, which is 0."""
-    if step.is_eager(dloss) and not step.is_batched(dloss):
-        return tk.scale_gradient(gradient, dloss, weights=weights, vocab_size=vocab_size, in_place=in_place)
+    if eager.is_eager(dloss) and not eager.is_batched(dloss):
+        return scale_gradient(gradient, dloss, weights=weights, vocab_size=vocab_size, in_place=in_place)
     g = dloss.to(tk.launch.compute_dtype(gradient.dtype))
     if weights is not None:
         g = torch.where(weights.view(gradient.shape[:-1]) == 0, 1.0, g)

@@ -8,31 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch import cpu, one_launch
-from lucid.torch.cpu import step
+from lucid.torch import cpu, eager, one_launch
 from lucid.torch.operators import launchers, operator, save, saved
-
-
-class RowLoss(NamedTuple):
-    """A loss of rows of logits, as functions of (logits, ...).
-
-    Attributes
-    ----------
-    loss
-        Returns the loss. Where eager autograd needs a gradient, it is computed with the loss; so it is for compiled
-        graphs on the CPU; elsewhere `operator` is called.
-    operator
-        The forward operator; its first result is the loss.
-    """
-
-    loss: Callable[..., Tensor]
-    operator: Callable[..., Any]
 
 
 def define(
@@ -41,15 +24,16 @@ def define(
     kernel: Callable[..., Any],
     *,
     tensors: int,
-    parts: Callable[..., step.Parts],
     fake: Callable[..., Any],
     setup: Callable[..., None],
     backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]],
     error: str,
-    kernels: Callable[..., one_launch.OneLaunch],
+    with_gradients: Callable[..., one_launch.OneLaunch],
     pair: bool = True,
-) -> RowLoss:
-    """Define ``lucid::NAME``, and for tensors of the CPU ``lucid::NAME_and_gradient``.
+) -> Callable[..., Tensor]:
+    """Define ``lucid::NAME``, and for graphs on the CPU ``lucid::NAME_and_gradient``; return the loss.
+
+    Where eager autograd needs a gradient, it is computed with the loss, and so it is in a compiled graph on the CPU.
 
     Parameters
     ----------
@@ -57,10 +41,8 @@ def define(
         The schema's arguments, of which the first `tensors` are tensors, or None.
     kernel, fake, setup
         Those of `lucid.torch.operators.operator`.
-    parts
-        Returns the loss and its gradient as functions, for tensors of the CPU.
-    kernels
-        Returns the loss with its gradients, by kernels.
+    with_gradients
+        Returns the loss with its gradients.
     backward
         Takes the upstream gradient of the loss and returns gradients to the first arguments.
     error
@@ -68,7 +50,9 @@ def define(
     pair
         The second tensor may need a gradient, too.
     """
-    count = arguments.count(",") + 1
+    names = [argument.split()[-1] for argument in arguments.split(",")]
+    count = len(names)
+    in_place = names.index("inplace_gradient") - 1 if "inplace_gradient" in names else None
 
     def padded(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         grads = () if dloss is None else backward(ctx, dloss)
@@ -76,27 +60,29 @@ def define(
 
     results = "(Tensor, Tensor, Tensor)"
     forward = operator(f"{name}({arguments}) -> {results}", kernel, fake=fake, setup=setup, backward=padded)
-    with_gradient = _with_gradient(
-        f"{name}_and_gradient({arguments}) -> {results}", count, parts, lambda *given: fake(*given)[0], error
+    in_graph = _with_gradient(
+        f"{name}_and_gradient({arguments}) -> {results}", count, with_gradients, lambda *given: fake(*given)[0], error
     )
 
     def loss(logits: Tensor, *others: Any) -> Tensor:
         given = others[: tensors - 1]
-        if launchers(logits) is not cpu:
-            second, *rest = given if pair else (None, *given)
-            if one_launch.applies(logits, second, *rest):
-                return one_launch.apply(logits, second, kernels(logits, *others))
-        elif step.applies(logits, *given):
-            return step.Step.apply(logits, parts(logits, *others))
-        elif step.applies_compiled(logits, *given):
-            return with_gradient(logits, *others)[0]
+        second, *rest = given if pair else (None, *given)
+        if one_launch.applies(logits, second, *rest):
+            return one_launch.apply(logits, second, with_gradients(logits, *others))
+        overwrites = in_place is not None and others[in_place]
+        if eager.applies_compiled(logits, *given) and launchers(logits) is cpu and not overwrites:
+            return in_graph(logits, *others)[0]
         return forward(logits, *others)[0]
 
-    return RowLoss(loss, forward)
+    return loss
 
 
 def _with_gradient(
-    schema: str, count: int, parts: Callable[..., step.Parts], loss_fake: Callable[..., Tensor], error: str
+    schema: str,
+    count: int,
+    with_gradients: Callable[..., one_launch.OneLaunch],
+    loss_fake: Callable[..., Tensor],
+    error: str,
 ) -> Callable[..., Any]:
     """Define an operator that returns a loss, its gradient to the logits, and the mask of rows that count.
 
@@ -104,11 +90,10 @@ def _with_gradient(
     """
 
     def kernel(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-        of = parts(logits, *others)
         gradient = tk.strides.empty_as(logits)
-        loss = of.loss_and_gradient(gradient)
+        loss, weights = with_gradients(logits, *others).run(gradient, None)
         mask = logits.new_ones(logits.shape[:-1], dtype=torch.bool)
-        return loss, gradient, mask if of.row_mask is None else of.row_mask().view(mask.shape)
+        return loss, gradient, mask if weights is None else (weights != 0).view(mask.shape)
 
     def fake(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         mask = logits.new_empty(logits.shape[:-1], dtype=torch.bool)
@@ -138,7 +123,10 @@ def reduce_rows(
     """Return the loss of rows, and the factor of each row's loss in it: empty, for 1, without a reduction."""
     if not reduce:
         return losses.to(dtype), losses.new_empty(0)
-    return launchers(losses).token_mean(losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype)
+    loss, factor = launchers(losses).token_mean(
+        losses, weights=weights, denominator=normalizer, scale=scale, dtype=dtype
+    )
+    return loss, factor if factor.dtype == losses.dtype else factor.to(losses.dtype)
 
 
 def save_rows(ctx: Any, output: tuple[Tensor, Tensor, Tensor], reduce: bool, *tensors: Tensor | None) -> None:

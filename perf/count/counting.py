@@ -23,7 +23,7 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from lucid.torch.cpu import step
+from lucid.torch import eager
 from lucid.torch.operators import KERNELS
 from perf.results import ROOT
 from triton_kernels.devtools import trace
@@ -106,11 +106,11 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-_is_really_eager = step.is_eager
+_is_really_eager = eager.is_eager
 
 
 def _is_eager(*tensors: torch.Tensor | None) -> bool:
-    """What `step.is_eager` returns where nothing is counted."""
+    """What `eager.is_eager` returns where nothing is counted."""
     with _disable_current_modes():
         return _is_really_eager(*tensors)
 
@@ -135,8 +135,8 @@ def counted(collect: bool = False) -> Iterator[Counts]:
 
     with trace.traffic() as moved:
         execute = GridExecutor.__call__
-        eager = mock.patch.object(step, "is_eager", _is_eager)
-        with mock.patch.object(GridExecutor, "__call__", launch), eager, dispatched:
+        is_eager = mock.patch.object(eager, "is_eager", _is_eager)
+        with mock.patch.object(GridExecutor, "__call__", launch), is_eager, dispatched:
             yield counts
     counts.read += moved.read
     counts.written += moved.written

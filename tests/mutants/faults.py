@@ -610,17 +610,14 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("on the CPU the gradient to the probability of a masked class of weight 0 is NaN", "soft_cross_entropy",
          "nll.masked_fill_((to_y == 0) & (nll == math.inf), 0).mul_(to_y)", "nll.mul_(to_y)"),
     ],
-    "lucid/torch/cpu/step.py": [
-        ("a bfloat16 gradient is rounded twice", "torch_cpu",
-         "math.frexp(abs(value))[0] == 0.5", "math.isfinite(value)"),
-        ("a float16 gradient loses what a scale from above would keep", "torch_cpu",
-         "and logits.dtype != torch.float16", "and logits.dtype is not None"),
-        ("a second pass through a retained graph multiplies the first one's gradient again", "torch_cpu torch_autograd",
-         "gradient, ctx.gradient = ctx.gradient, None", "gradient = ctx.gradient"),
+    "lucid/torch/cpu/upstream.py": [
+        ("on the CPU rows that do not count get a gradient of NaN where what comes from above is infinite",
+         "torch_cpu upstream",
+         "g = torch.where(weights.view(g.shape) == 0, 1.0, g)", "pass"),
+    ],
+    "lucid/torch/eager.py": [
         ("a gradient made at once is kept past checkpoints", "torch_cpu",
-         "torch._C._autograd._top_saved_tensors_default_hooks(True) is None", "logits.requires_grad"),
-        ("ignored tokens get a gradient of NaN where what comes from above is infinite", "torch_cpu",
-         "and bool(dloss.isfinite().all())", ""),
+         "torch._C._autograd._top_saved_tensors_default_hooks(True) is None", "True"),
     ],
     "lucid/torch/row_ops.py": [
         ("in a graph ignored tokens get a gradient of NaN where what comes from above is infinite",
@@ -631,11 +628,13 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)"),
     ],
     "lucid/torch/one_launch.py": [
+        ("the upstream gradient is multiplied by another implementation than made the gradient", "torch_cpu",
+         "kernels = launchers(first)", "kernels = tk"),
         ("PyTorch's graph is kept, and its gradient overwritten", "upstream torch_autograd",
          "in_place = not torch._C._autograd._get_current_graph_task_keep_graph()", "in_place = True"),
         ("PyTorch's second derivatives take a gradient that was computed with the loss for a constant",
          "torch_autograd",
-         "_NotDifferentiable.apply(d, dloss, ctx.of,", "_NotDifferentiable.apply(d, dloss, None,"),
+         "_NotDifferentiable.apply(d, dloss, weights, ctx.of,", "_NotDifferentiable.apply(d, dloss, weights, None,"),
         ("a gradient that is written over logits with the loss is no change of version", "torch_autograd torch_memory",
          "torch.autograd.graph.increment_version(first)", "pass"),
         ("PyTorch's rows that do not count get a gradient of NaN where what comes from above is infinite",
@@ -649,6 +648,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "and not torch.is_grad_enabled():", "and True:"),
     ],
     "lucid/torch/kl_div_ops.py": [
+        ("a second pass through a retained graph multiplies the first one's gradient again", "torch_cpu torch_autograd",
+         "gradient, ctx.gradient = ctx.gradient, None", "gradient = ctx.gradient"),
         ("PyTorch's kl_div has a second derivative by log p that is off by 1", "torch_autograd",
          "(weighted * (slope + 2) if", "(weighted * (slope + 1) if"),
         ("PyTorch's kl_div keeps log-probabilities that backward does not need", "torch_autograd",

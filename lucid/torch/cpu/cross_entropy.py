@@ -34,7 +34,7 @@ def cross_entropy_forward(
     weights = label_weights(x, labels, class_weight, ignore_index)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
     statistics[0], statistics[COUNTS] = weights, labels.reshape(-1) != ignore_index
-    dloss = factor_on_gradient(gradient_scale, gradient_factor, weights.dtype)
+    dloss = factor_on_gradient(gradient_scale, gradient_factor)
     return run(x, labels, class_weight, ignore_index, label_smoothing, losses=True, dloss=dloss, dx=dx), statistics
 
 
@@ -95,11 +95,12 @@ def run(
     w = 1.0 if c is None else c[label]  # of the label, and of all classes
     of_all = V if c is None else c.sum()
     if dloss is not None:
-        g = rows.per_row(dloss).unsqueeze(-1)
+        g = rows.per_row(dloss).double().unsqueeze(-1)
         to_label = to_q = g * w
         if smoothing:
             to_label, to_each = to_label * (1 - smoothing), g * (smoothing / V)
-            to_q = to_label + to_each * of_all
+            to_q, to_each = to_label + to_each * of_all, to_each.to(compute)
+        to_label, to_q = to_label.to(compute), to_q.to(compute)
     numbers = x.new_empty((4, rows.count, 1), dtype=compute)
     for chunk in rows.chunks:
         if chunk.empty:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
+from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, number, row_sum, sub_max
 from triton_kernels.losses.distillation.terms import SMALL, STATISTICS
 
 
@@ -92,7 +92,7 @@ def divergence_forward(
     V = student.shape[-1] if vocab_size is None else vocab_size
     weights = token_weights(student, teacher, weight, labels, ignore_index, V)
     options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
-    dloss = factor_on_gradient(gradient_scale, gradient_factor, weights.dtype)
+    dloss = factor_on_gradient(gradient_scale, gradient_factor)
     losses = run(student, teacher, weights, labels, options, V, losses=True, dloss=dloss, ds=dstudent, dt=dteacher)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
     statistics[0] = weights
@@ -131,10 +131,10 @@ def divergence_backward(
     return ds, dt
 
 
-def factor_on_gradient(scale: float, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return the product of a number and a tensor, 0-d."""
-    number = torch.full((), scale, dtype=dtype)
-    return number if factor is None else number * factor
+def factor_on_gradient(scale: float, factor: Tensor | None) -> Tensor:
+    """Return the product of a number and a tensor, 0-d, float64."""
+    product = number(scale, torch.float64)
+    return product if factor is None else product * factor
 
 
 def token_weights(
@@ -180,7 +180,7 @@ def run(
     views = iter(rows.tensors[2:])
     ds_view, dt_view = (None if out is None else next(views) for out in (ds, dt))
     w = weights if rows.mask is None else weights[rows.mask]
-    g = None if dloss is None else (w * rows.per_row(dloss)).unsqueeze(-1)
+    g = None if dloss is None else (w * rows.per_row(dloss).double()).to(w.dtype).unsqueeze(-1)
     label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
     numbers = weights.new_empty((7, rows.count, 1))
     small_kl = {"forward_kl": False, "reverse_kl": True}.get(options.divergence) if losses else None

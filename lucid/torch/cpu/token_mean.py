@@ -30,10 +30,10 @@ def token_mean(
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.token_mean` with torch's operators.
 
-    A denominator that is not positive is a ValueError.
+    A denominator that is not positive is a ValueError. The factor is float64.
     """
     result = factor_of(weights, denominator, scale if factor is None else scale * factor.item())
-    return reduced(losses, result, dtype or losses.dtype), number(result.value, losses.dtype)
+    return reduced(losses, result, dtype or losses.dtype), number(result.value, torch.float64)
 
 
 def factor_of(weights: Tensor | None, denominator: Tensor | None, scale: float) -> Factor:

@@ -37,6 +37,8 @@ def scale_gradient(
 ) -> Tensor:
     """Compute `triton_kernels.scale_gradient` with torch's operators."""
     out = gradient if in_place else gradient.clone()
+    if in_place and not dloss.dim() and dloss.item() == 1:
+        return out
     g = dloss.to(tk.launch.compute_dtype(gradient.dtype)).expand(gradient.shape[:-1])
     if weights is not None:
         g = torch.where(weights.view(g.shape) == 0, 1.0, g)
