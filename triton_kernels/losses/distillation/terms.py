@@ -247,7 +247,7 @@ def _apply_sign(x, sign):
 @triton.jit
 def total_variation_terms(e_s, e_t, r, inv_s, inv_t, beta):
     """½·|q − p|, h_s = ½·q·sign(q − p) and h_t = −½·p·sign(q − p)."""
-    diff = _difference(e_s, e_t, inv_s, inv_t, 0.5 + 0 * inv_s)
+    diff = _difference(e_s, e_t, inv_s, inv_t, 0.5)
     h_s, h_t = e_s * (0.5 * inv_s)[:, None], e_t * (-0.5 * inv_t)[:, None]
     return tl.abs(diff), _apply_sign(h_s, diff), _apply_sign(h_t, diff)
 
