@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 
 _ATTRIBUTE = "_lucid_clobbered"
+#: Of a tensor of PyTorch: its version, address, shape and strides when it was overwritten.
+_OVERWRITTEN = "_lucid_overwritten"
 _any_clobbered = False
 
 
@@ -21,6 +23,32 @@ def mark_clobbered(buffer: torch.Tensor) -> torch.Tensor:
     setattr(_base(buffer), _ATTRIBUTE, True)
     fresh = torch.empty(0, dtype=buffer.dtype, device=buffer.device)
     return fresh.set_(buffer.untyped_storage(), buffer.storage_offset(), buffer.shape, buffer.stride())
+
+
+def mark_overwritten(logits: torch.Tensor) -> None:
+    """Mark a tensor of PyTorch as overwritten, until it changes again."""
+    global _any_clobbered
+    _any_clobbered = True
+    setattr(_base(logits), _OVERWRITTEN, (logits._version, *_memory(logits)))
+
+
+def check_not_overwritten(name: str, tensor: torch.Tensor) -> None:
+    """Raise a RuntimeError that names the argument if its values were overwritten, as far as marks tell.
+
+    They do for the same logits and for a view like that which was overwritten. PyTorch's own functions ask no one.
+    """
+    if torch.compiler.is_compiling() or not _any_clobbered:
+        return
+    mark = getattr(_base(tensor), _OVERWRITTEN, None)
+    if mark is not None and mark == (tensor._version, *_memory(tensor)):
+        raise RuntimeError(
+            f"{name} was overwritten by the gradient of an earlier loss, with inplace_gradient=True: leave "
+            "inplace_gradient out there"
+        )
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def check_writable(student: torch.Tensor, teacher: torch.Tensor, *, leaf: bool) -> None:

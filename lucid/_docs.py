@@ -75,7 +75,7 @@ SECTIONS = {
             divergence.""",
     "temperature": """
         temperature : float
-            T, positive, which divides the logits of both. Default: 1.""",
+            T, from 1e-15 to 1e15, which divides the logits of both. Default: 1.""",
     "temperature_squared": """
         temperature_squared : bool
             Multiply the divergence by T², so that the size of its gradients does not depend on T (Hinton et al. 2015,
@@ -112,9 +112,9 @@ SECTIONS = {
     "inplace_gradient": """
         inplace_gradient : bool
             Write the student's gradient over its logits as the loss is computed, which then allocates nothing of that
-            size; in backward, where the gradient is computed there. To use the values of the logits after that is an
-            error, and so are logits that are a leaf, such as a parameter. Without effect where the student gets no
-            gradient, as within ``no_grad()``. Default: False.""",
+            size; in backward, where the gradient is computed there. The values of the logits are gone after that. A
+            leaf, such as a parameter, is an error. Without effect where the student gets no gradient, as within
+            ``no_grad()``. Default: False.""",
     "distillation_returns": """
         Tensor
             0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient

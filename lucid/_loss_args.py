@@ -142,7 +142,7 @@ def check_distillation(
         check_int("ignore_index", ignore_index)
     if vocab_size is not None and check_int("vocab_size", vocab_size) < 1:
         raise ValueError(f"vocab_size must be a positive int, got {vocab_size}")
-    temperature = check_real("temperature", temperature, "a positive number", lambda x: x > 0)
+    temperature = check_real("temperature", temperature, "a number from 1e-15 to 1e15", lambda x: 1e-15 <= x <= 1e15)
     alpha = check_real("hard_label_weight", hard_label_weight, "a number from 0 to 1", lambda x: 0 <= x <= 1)
     return _beta(divergence, beta), temperature, alpha
 

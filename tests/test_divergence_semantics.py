@@ -16,6 +16,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 import triton_kernels as tk
 from lucid.autograd import grad
+from lucid.typing import Reduction
 from tests import kernels, row_reference
 from tests.device import DEVICE
 from tests.row_reference import DIVERGENCES
@@ -258,6 +259,17 @@ class TestInPlaceGradients:
         for tensor in (student, view):
             with pytest.raises(RuntimeError, match="was overwritten in place by the gradient of a loss"):
                 use(tensor)
+
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_are_not_written_where_the_call_is_refused(self, reduction: Reduction) -> None:
+        student = _leaf(5, 7) * 2
+        before = student.numpy().copy()
+        with lucid.check_values(), pytest.raises(IndexError, match="labels must lie in"):
+            F.distillation_loss(
+                student, lucid.zeros(5, 7), labels=lucid.tensor([0, 1, 2, 3, 99]), reduction=reduction,
+                inplace_gradient=True,
+            )  # fmt: skip
+        np.testing.assert_array_equal(student.numpy(), before)
 
     @pytest.mark.parametrize("optimizer", [lucid.optim.SGD, lucid.optim.Adam])
     def test_are_no_step_from_logits_that_are_gone(self, optimizer: Any) -> None:

@@ -32,7 +32,7 @@ BAD: list[tuple[str, str, Any, type[Exception], str]] = [
     ("DistillationLoss", "divergence", "nope", ValueError, "divergence must be one of .*, got 'nope'"),
     ("DistillationLoss", "reduction", "avg", ValueError, "reduction must be one of .*, got 'avg'"),
     ("DistillationLoss", "beta", 0.5, ValueError, "beta is of divergence 'js' alone, got beta=0.5 for 'forward_kl'"),
-    ("DistillationLoss", "temperature", 0, ValueError, "temperature must be a positive number, got 0"),
+    ("DistillationLoss", "temperature", 0, ValueError, "temperature must be a number from 1e-15 to 1e15, got 0"),
     ("DistillationLoss", "temperature_squared", "yes", TypeError, "temperature_squared must be a bool, got str"),
     ("DistillationLoss", "ignore_index", 0.5, TypeError, "ignore_index must be an int, got float"),
     ("DistillationLoss", "hard_label_weight", -1, ValueError, "hard_label_weight must be a number from 0 to 1, got -1"),

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import lucid
 import lucid.torch
+from lucid.typing import Reduction
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
 
@@ -251,6 +253,53 @@ class TestGradientInPlace:
         (lucid.torch.distillation_loss(logits, y, inplace_gradient=True) + logits.sum()).backward()
         (expected,) = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), x)
         torch.testing.assert_close(x.grad, expected + 2)
+
+    @pytest.mark.parametrize("again", [lambda s: s, lambda s: s[:, :5], lambda s: s.view(-1, 2)])
+    def test_another_loss_of_the_same_logits_is_an_error(self, again: Callable[[Tensor], Tensor]) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        first = again(logits)
+        lucid.torch.distillation_loss(first, y.reshape(-1)[: first.numel()].view_as(first), inplace_gradient=True)
+        for name, loss in (
+            ("student_logits", lucid.torch.distillation_loss),
+            ("input", lucid.torch.cross_entropy),
+            ("input", functools.partial(lucid.torch.kl_div, reduction="sum")),
+        ):
+            with pytest.raises(RuntimeError, match=f"{name} was overwritten by the gradient of an earlier loss"):
+                loss(again(logits), again(logits).detach() * 1)
+        with torch.no_grad():
+            logits.copy_(x)
+        assert lucid.torch.distillation_loss(logits, y).isfinite()
+
+    @pytest.mark.parametrize("change", [lambda s: s.zero_(), lambda s: s.detach().clamp_(-0.01, 0.01)])
+    @pytest.mark.usefixtures("forms")
+    def test_a_change_before_backward_is_an_error(self, change: Callable[[Tensor], Tensor]) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
+        with torch.no_grad():
+            change(logits)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+    @pytest.mark.usefixtures("forms")
+    def test_logits_may_be_a_view_that_torch_does_not_let_others_change(self) -> None:
+        x, y = _inputs()
+        expected = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), x)
+        model = torch.nn.Identity()
+        model.register_full_backward_hook(lambda *_: None)
+        for view in (model, lambda x: x.chunk(1)[0]):
+            loss = lucid.torch.distillation_loss(view(x * 2), y, inplace_gradient=True)
+            torch.testing.assert_close(torch.autograd.grad(loss, x), expected)
+
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_a_call_that_is_refused_leaves_the_logits(self, reduction: Reduction) -> None:
+        x, y = _inputs()
+        logits = x * 2
+        labels = torch.full(x.shape[:-1], 99, device=x.device)
+        with lucid.check_values(), pytest.raises(IndexError, match="labels must lie in"):
+            lucid.torch.distillation_loss(logits, y, labels=labels, reduction=reduction, inplace_gradient=True)
+        assert torch.equal(logits, x * 2)
 
     def test_logits_that_others_share_are_refused(self) -> None:
         x, y = _inputs()

@@ -204,9 +204,17 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "beta 0": ({**JS, "beta": 0}, ValueError, "got 0.0: for that pass divergence='forward_kl' and no beta"),
     "beta 1": ({**JS, "beta": 1}, ValueError, "got 1.0: for that pass divergence='reverse_kl' and no beta"),
     "beta, forward_kl": ({"beta": 0.5}, ValueError, "beta is of divergence 'js' alone, got beta=0.5 for 'forward_kl'"),
-    "temperature": ({"temperature": 0.0}, ValueError, "temperature must be a positive number, got 0.0"),
-    "temperature, NaN": ({"temperature": math.nan}, ValueError, "temperature must be a positive number, got nan"),
-    "temperature, tensor": ({"temperature": S}, TypeError, "temperature must be a positive number, got torch.Tensor"),
+    "temperature": ({"temperature": 0.0}, ValueError, "temperature must be a number from 1e-15 to 1e15, got 0.0"),
+    "temperature, NaN": (
+        {"temperature": math.nan},
+        ValueError,
+        "temperature must be a number from 1e-15 to 1e15, got nan",
+    ),
+    "temperature, tensor": (
+        {"temperature": S},
+        TypeError,
+        "temperature must be a number from 1e-15 to 1e15, got torch.Tensor",
+    ),
     "student, NumPy": (
         {"student_logits": np.zeros((3, 5))},
         TypeError,

@@ -49,6 +49,7 @@ def distillation_loss(
     {normalizer}
     {vocab_size}
     {inplace_gradient}
+        To use the values after that is an error.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from lucid._clobbered import mark_clobbered
 from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
 from lucid.ops.in_forward import in_forward, loss_factor, save_gradients, scaled_gradients
-from lucid.ops.memory import raise_device_errors
+from lucid.ops.memory import raise_before_overwriting, raise_device_errors
 from lucid.tensor import Tensor
 from triton_kernels.losses.cross_entropy import COUNTS
 
@@ -87,6 +87,8 @@ class DistillationLoss(Function):
         all_count = weight is None and labels is None
         scale, factor = _factor(s, None if all_count else weights, reduction, normalizer, dtype)
         in_place = to_s and options.inplace_gradient
+        if in_place:
+            raise_before_overwriting(s, None if labels is None else weights)
         ds = student._buffer_for_write() if in_place else tk.strides.empty_as(s) if to_s else None
         dt = tk.strides.empty_as(t) if to_t else None
         losses, statistics = tk.divergence_forward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -213,11 +213,26 @@ def raise_device_errors(buffer: torch.Tensor, labels: str = "labels") -> None:
 
     `labels` is the name of the argument with labels, which kernels do not know.
     """
-    if buffer.device.type == "cpu" or is_checking():
+    if _raises_at_once(buffer):
         try:
             tk.raise_pending_errors(buffer.device)
         except IndexError as error:
             raise IndexError(str(error).replace("labels", labels, 1)) from None
+
+
+def raise_before_overwriting(logits: torch.Tensor, weights: Callable[[], torch.Tensor] | None) -> None:
+    """As `raise_device_errors`, before a launch that overwrites logits.
+
+    `weights` launches what sees the labels; None without labels.
+    """
+    if _raises_at_once(logits):
+        if weights is not None:
+            weights()
+        raise_device_errors(logits)
+
+
+def _raises_at_once(buffer: torch.Tensor) -> bool:
+    return buffer.device.type == "cpu" or is_checking()
 
 
 def on_host(buffer: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
+from lucid._clobbered import mark_overwritten
 from lucid.ops.in_forward import loss_factor
-from lucid.ops.memory import raise_device_errors
+from lucid.ops.memory import raise_before_overwriting, raise_device_errors
 from lucid.torch import one_launch, row_ops
 from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
 from triton_kernels.losses.distillation.terms import STATISTICS
@@ -45,6 +46,8 @@ def _with_gradients(
         if reduce:
             counting = None if weight is None and labels is None else weights
             scale, factor = loss_factor(student, counting, mean, normalizer, 1 / (count * divisor), dtype, kernels)
+        if in_place:
+            raise_before_overwriting(student, None if labels is None else weights)
         losses, statistics = kernels.divergence_forward(
             student,
             teacher,
@@ -102,6 +105,7 @@ def _forward_backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
     to_student, to_teacher = ctx.needs_grad
     if to_student and ctx.inplace_gradient and not torch.is_grad_enabled():  # it has no derivative of its own
         dteacher = divergence_backward_(student, *others, dloss, *ctx.shared, to_teacher)
+        mark_overwritten(student)
         dstudent = student.detach()
     else:
         dstudent, dteacher = divergence_backward(student, *others, dloss, *ctx.shared, *ctx.needs_grad)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_TYPES = (Tensor, torch.nn.Parameter)
 #: Dispatch key of batched tensors, in `torch.autograd.grad` with is_grads_batched.
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 
@@ -28,11 +29,11 @@ def applies_compiled(logits: Tensor, *others: Tensor | None) -> bool:
 def is_eager(*tensors: Tensor | None) -> bool:
     """Return whether nothing but eager autograd sees what is called with these tensors.
 
-    False for subclasses, and under saved-tensor hooks, such as those of `torch.utils.checkpoint`, which would not see
-    the gradient.
+    False for subclasses, for torch's negative bit, which the dispatcher resolves, and under saved-tensor hooks, such as
+    those of `torch.utils.checkpoint`, which would not see the gradient.
     """
     return (
-        all(tensor is None or type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        all(tensor is None or (type(tensor) in _TYPES and not tensor.is_neg()) for tensor in tensors)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not dispatch_modes()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lucid import _loss_args
 from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
-from lucid._clobbered import check_writable
+from lucid._clobbered import check_not_overwritten, check_writable
 from lucid._docs import documented
 from lucid.tensor import Tensor as LucidTensor
 from lucid.torch import cross_entropy_ops, distillation_ops, kl_div_ops
@@ -20,11 +20,12 @@ from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 class _LocalTensors(TensorValidator):
     def check(self, name: str, value: Any) -> None:
-        """Raise a TypeError unless `value` is a dense torch.Tensor, and not a DTensor."""
+        """Raise a TypeError unless `value` is a dense torch.Tensor, and not a DTensor; see that it has its values."""
         super().check(name, value)
         check_dense(name, value)
         if hasattr(value, "placements"):
             raise TypeError(f"{name} must be a local tensor, got a {type(value).__name__}: pass {name}.to_local()")
+        check_not_overwritten(name, value)
 
 
 TORCH = _LocalTensors(
@@ -150,7 +151,9 @@ def distillation_loss(
         constants of a graph.
     {vocab_size}
     {inplace_gradient}
-        Without effect under `torch.compile`, which plans memory by itself.
+        PyTorch raises an error in backward if it saved them before, or if they change before it, and a loss of
+        `lucid.torch` if it gets them again; whatever else uses them after the loss uses the gradient. Without effect
+        under `torch.compile`, which plans memory by itself.
 
     Returns
     -------

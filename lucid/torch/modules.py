@@ -203,6 +203,8 @@ class DistillationLoss(DistillationOptions, torch.nn.Module):
     {reduction}
     {vocab_size}
     {inplace_gradient}
+        PyTorch raises an error in backward if it saved them before, or if they change before it, and a loss of
+        `lucid.torch` if it gets them again; whatever else uses them after the loss uses the gradient.
 
     Attributes
     ----------

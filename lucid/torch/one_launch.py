@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 import triton_kernels as tk
+from lucid._clobbered import mark_overwritten
 from lucid.ops.in_forward import in_forward
 from lucid.torch import eager
 from lucid.torch.operators import launchers
@@ -74,15 +75,17 @@ class LossWithGradient(Function):
             d_first = first if of.in_place else tk.strides.empty_as(first)
         if to_second and second is not None:
             d_second = tk.strides.empty_as(second)
+        # Of the logits, without their memory; before they change, since then views may refuse.
+        with torch.enable_grad():
+            ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
         loss, weights = of.run(d_first, d_second)
         kernels = launchers(first)
         ctx.scale, ctx.error = partial(_scaled, kernels.scale_gradient, vocab_size=of.vocab_size), of.error
         if d_first is first:
             if kernels is tk:  # torch's own operators count what they write
                 torch.autograd.graph.increment_version(first)
-            d_first = _alias(first)
-        with torch.enable_grad():  # a result of the logits that has none of their memory
-            ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
+            mark_overwritten(first)
+            d_first = first.detach()  # of the same version: a change before backward is an error there
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(d_first, d_second, weights)
         return loss
@@ -147,9 +150,3 @@ def _scaled(
     if vocab_size is not None and vocab_size < gradient.shape[-1]:
         scaled = torch.where(torch.arange(gradient.shape[-1], device=gradient.device) < vocab_size, scaled, gradient)
     return scaled
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same memory, which autograd knows nothing of."""
-    fresh = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return fresh.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())

@@ -449,10 +449,12 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "1 / count if count else math.inf", "1 / count if count else 0.0"),
     ],
     "lucid/ops/memory.py": [
+        ("a call that is refused has replaced the logits by their gradient", "torch_autograd divergence_semantics",
+         "            weights()", "            pass"),
         ("a permutation's gradient is permuted again", "operator_gradients shapes autograd",
          "inverse = tuple(sorted(range(len(ctx.dims)), key=ctx.dims.__getitem__))", "inverse = ctx.dims"),
         ("a wrong label is no error of the call on the CPU", "divergence_bad_input",
-         'if buffer.device.type == "cpu" or is_checking():', "if is_checking():"),
+         'return buffer.device.type == "cpu" or is_checking()', "return is_checking()"),
     ],
     "lucid/ops/arithmetic.py": [
         ("a number is compared in more digits than the elements have", "operators",
@@ -616,6 +618,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "g = torch.where(weights.view(g.shape) == 0, 1.0, g)", "pass"),
     ],
     "lucid/torch/eager.py": [
+        ("torch's negative bit is ignored where the gradient is computed with the loss", "kinds_of_tensors",
+         " and not tensor.is_neg()", ""),
         ("a gradient made at once is kept past checkpoints", "torch_cpu",
          "torch._C._autograd._top_saved_tensors_default_hooks(True) is None", "True"),
     ],
@@ -628,6 +632,10 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)"),
     ],
     "lucid/torch/one_launch.py": [
+        ("logits may change before backward where the gradient is in their memory", "torch_autograd",
+         "d_first = first.detach()", "d_first = first.data"),
+        ("logits that a gradient has replaced are logits for another loss", "torch_autograd",
+         "mark_overwritten(first)", "pass"),
         ("the upstream gradient is multiplied by another implementation than made the gradient", "torch_cpu",
          "kernels = launchers(first)", "kernels = tk"),
         ("PyTorch's graph is kept, and its gradient overwritten", "upstream torch_autograd",

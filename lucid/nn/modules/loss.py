@@ -114,6 +114,7 @@ class DistillationLoss(DistillationOptions, Module):
     {reduction}
     {vocab_size}
     {inplace_gradient}
+        To use the values after that is an error.
 
     Attributes
     ----------
