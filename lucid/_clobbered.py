@@ -1,6 +1,7 @@
-"""Buffers that a loss has overwritten with its gradient: using their old values is an error, not a wrong number.
+"""Logits that a loss has overwritten with its gradient: using their old values is an error, not a wrong number.
 
-The mark is on the base tensor of all views of the memory, so that it holds for views too.
+The mark is on the base tensor of all views of the memory, so that views have it, too. A buffer of lucid's tensors keeps
+it. A tensor of PyTorch may get other values, and be used in parts: its mark is of one view and one version.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def mark_overwritten(logits: torch.Tensor) -> None:
 
 
 def check_not_overwritten(name: str, tensor: torch.Tensor) -> None:
-    """Raise a RuntimeError that names the argument if its values were overwritten, as far as marks tell.
+    """Raise a RuntimeError that names the argument if it is the view that was overwritten, and has not changed since.
 
-    They do for the same logits and for a view like that which was overwritten. PyTorch's own functions ask no one.
+    Other views, detached tensors and PyTorch's own functions are not checked.
     """
     if torch.compiler.is_compiling() or not _any_clobbered:
         return

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import lucid
 import lucid.torch
-from lucid.typing import Reduction
 from tests.device import DEVICE
 from triton_kernels.devtools import trace
 
@@ -201,7 +199,6 @@ def test_second_derivatives_are_refused_also_where_nothing_but_the_graph_knows_t
         torch.autograd.grad((dx * dx).sum(), x)
 
 
-@pytest.mark.kernels_only
 @pytest.mark.parametrize("name", [name for name in NAMES if name in ("distillation", "cross-entropy")])
 def test_logits_may_change_or_go_once_the_gradient_is_computed(name: str) -> None:
     ours, theirs = LOSSES[name]
@@ -223,110 +220,6 @@ def test_inputs_are_never_changed_unless_asked() -> None:
         ours(x, y).sum().backward()
         assert [t._version for t in (x, y)] == [0, 0]
         assert all(map(torch.equal, (x, y), before))
-
-
-class TestGradientInPlace:
-    def test_it_stands_where_the_logits_were(self) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        expected = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), (x, y))
-        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
-        address, seen = logits.data_ptr(), []
-        logits.register_hook(lambda grad: seen.append(grad.data_ptr()))
-        loss.backward()
-        assert seen == [address]
-        torch.testing.assert_close([x.grad, y.grad], list(expected))
-
-    def test_version_counters_know(self) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        other = logits.square().sum()  # needs the logits
-        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
-        loss.backward()
-        assert logits._version == 1
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            other.backward()
-
-    def test_other_gradients_to_the_logits_are_added(self) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        (lucid.torch.distillation_loss(logits, y, inplace_gradient=True) + logits.sum()).backward()
-        (expected,) = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), x)
-        torch.testing.assert_close(x.grad, expected + 2)
-
-    @pytest.mark.parametrize("again", [lambda s: s, lambda s: s[:, :5], lambda s: s.view(-1, 2)])
-    def test_another_loss_of_the_same_logits_is_an_error(self, again: Callable[[Tensor], Tensor]) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        first = again(logits)
-        lucid.torch.distillation_loss(first, y.reshape(-1)[: first.numel()].view_as(first), inplace_gradient=True)
-        for name, loss in (
-            ("student_logits", lucid.torch.distillation_loss),
-            ("input", lucid.torch.cross_entropy),
-            ("input", functools.partial(lucid.torch.kl_div, reduction="sum")),
-        ):
-            with pytest.raises(RuntimeError, match=f"{name} was overwritten by the gradient of an earlier loss"):
-                loss(again(logits), again(logits).detach() * 1)
-        with torch.no_grad():
-            logits.copy_(x)
-        assert lucid.torch.distillation_loss(logits, y).isfinite()
-
-    @pytest.mark.parametrize("change", [lambda s: s.zero_(), lambda s: s.detach().clamp_(-0.01, 0.01)])
-    @pytest.mark.usefixtures("forms")
-    def test_a_change_before_backward_is_an_error(self, change: Callable[[Tensor], Tensor]) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        loss = lucid.torch.distillation_loss(logits, y, inplace_gradient=True)
-        with torch.no_grad():
-            change(logits)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
-
-    @pytest.mark.usefixtures("forms")
-    def test_logits_may_be_a_view_that_torch_does_not_let_others_change(self) -> None:
-        x, y = _inputs()
-        expected = torch.autograd.grad(lucid.torch.distillation_loss(x * 2, y), x)
-        model = torch.nn.Identity()
-        model.register_full_backward_hook(lambda *_: None)
-        for view in (model, lambda x: x.chunk(1)[0]):
-            loss = lucid.torch.distillation_loss(view(x * 2), y, inplace_gradient=True)
-            torch.testing.assert_close(torch.autograd.grad(loss, x), expected)
-
-    @pytest.mark.parametrize("reduction", ["mean", "sum"])
-    def test_a_call_that_is_refused_leaves_the_logits(self, reduction: Reduction) -> None:
-        x, y = _inputs()
-        logits = x * 2
-        labels = torch.full(x.shape[:-1], 99, device=x.device)
-        with lucid.check_values(), pytest.raises(IndexError, match="labels must lie in"):
-            lucid.torch.distillation_loss(logits, y, labels=labels, reduction=reduction, inplace_gradient=True)
-        assert torch.equal(logits, x * 2)
-
-    def test_logits_that_others_share_are_refused(self) -> None:
-        x, y = _inputs()
-        with pytest.raises(RuntimeError, match="must not be expanded, or overlap otherwise"):
-            lucid.torch.distillation_loss(x[:1].expand(4, -1), y, inplace_gradient=True)
-        with pytest.raises(RuntimeError, match="must share no memory with teacher_logits"):
-            lucid.torch.distillation_loss(x, x.detach(), inplace_gradient=True)
-
-    def test_a_leaf_is_refused_and_a_view_of_one_unless_nothing_is_recorded(self) -> None:
-        x, y = _inputs()
-        loss = lucid.torch.DistillationLoss(inplace_gradient=True)
-        for logits in (x, x.view_as(x), x.view(-1).view_as(x)):
-            with pytest.raises(RuntimeError, match="student_logits must not be a leaf that requires grad, or a view"):
-                loss(logits, y)
-            with torch.no_grad():
-                loss(logits, y)
-
-    def test_transforms_of_functions_refuse_it(self) -> None:
-        x, y = (t.detach() for t in _inputs())
-        loss = lucid.torch.DistillationLoss(inplace_gradient=True)
-        with pytest.raises(RuntimeError, match="inplace_gradient must be False within transforms"):
-            torch.func.grad(lambda s: loss(s * 1, y))(x)
-
-    def test_without_a_gradient_nothing_is_written(self) -> None:
-        x, y = (t.detach() for t in _inputs())
-        lucid.torch.distillation_loss(x, y.requires_grad_(), inplace_gradient=True).backward()
-        assert x._version == 0
 
 
 def _rows() -> tuple[Tensor, Tensor]:
@@ -358,14 +251,6 @@ def test_losses_of_tokens_may_be_changed_in_place(to_teacher: bool) -> None:
         each = loss()
         each *= mask
         assert torch.equal(torch.autograd.grad(each.sum(), s)[0], torch.autograd.grad((loss() * mask).sum(), s)[0])
-
-
-def test_second_derivatives_are_refused_with_a_gradient_in_place_too() -> None:
-    s, t = _rows()
-    loss = lucid.torch.distillation_loss(s * 1, t, inplace_gradient=True)
-    (grad,) = torch.autograd.grad(loss, s, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivatives"):
-        grad.sum().backward()
 
 
 def test_infinite_weights_give_no_finite_loss() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 import triton_kernels as tk
 from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_device_errors
-from lucid.torch import one_launch, row_ops
+from lucid.torch import row_ops
+from lucid.torch.loss_and_gradients import LossAndGradients
 from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
 from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 from triton_kernels.losses.soft_cross_entropy import STATISTICS as SOFT_STATISTICS
@@ -29,7 +30,7 @@ def _contiguous(class_weight: Tensor | None) -> Tensor | None:
 # With labels.
 
 
-def _with_gradients(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
+def _loss_and_gradients(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> LossAndGradients:
     ignore_index, label_smoothing, reduce, mean, dtype = options
     kernels, of_classes, compute = launchers(x), _contiguous(class_weight), tk.launch.compute_dtype(x.dtype)
 
@@ -54,7 +55,7 @@ def _with_gradients(x: Tensor, labels: Tensor, class_weight: Tensor | None, *opt
         loss = kernels.token_mean(losses, factor=factor, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype)
         return loss, statistics[COUNTS]
 
-    return one_launch.OneLaunch(run, _NO_SECOND)
+    return LossAndGradients(run, _NO_SECOND)
 
 
 def _forward(x: Tensor, labels: Tensor, class_weight: Tensor | None, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +119,7 @@ cross_entropy = row_ops.define(
     "bool mean, ScalarType dtype",
     _forward,
     tensors=3,
-    with_gradients=_with_gradients,
+    loss_and_gradients=_loss_and_gradients,
     pair=False,
     fake=_forward_fake,
     setup=_forward_setup,
@@ -130,7 +131,7 @@ cross_entropy = row_ops.define(
 # With class probabilities: the sum over `count`, if reduced.
 
 
-def _soft_with_gradients(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> one_launch.OneLaunch:
+def _soft_loss_and_gradients(x: Tensor, target: Tensor, class_weight: Tensor | None, *options: Any) -> LossAndGradients:
     label_smoothing, reduce, count, dtype = options
     kernels, of_classes, scale = launchers(x), _contiguous(class_weight), 1 / count if reduce else 1.0
 
@@ -145,7 +146,7 @@ def _soft_with_gradients(x: Tensor, target: Tensor, class_weight: Tensor | None,
         )
         return kernels.token_mean(losses, scale=scale, dtype=dtype)[0] if reduce else losses.to(dtype), None
 
-    return one_launch.OneLaunch(run, _NO_SECOND)
+    return LossAndGradients(run, _NO_SECOND)
 
 
 def _soft_forward(
@@ -214,7 +215,7 @@ soft_cross_entropy = row_ops.define(
     "Tensor x, Tensor target, Tensor? class_weight, float label_smoothing, bool reduce, SymInt count, ScalarType dtype",
     _soft_forward,
     tensors=3,
-    with_gradients=_soft_with_gradients,
+    loss_and_gradients=_soft_loss_and_gradients,
     pair=False,
     fake=_soft_forward_fake,
     setup=_soft_forward_setup,

@@ -14,7 +14,8 @@ import triton_kernels as tk
 from lucid._clobbered import mark_overwritten
 from lucid.ops.in_forward import loss_factor
 from lucid.ops.memory import raise_before_overwriting, raise_device_errors
-from lucid.torch import one_launch, row_ops
+from lucid.torch import row_ops
+from lucid.torch.loss_and_gradients import LossAndGradients
 from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
 from triton_kernels.losses.distillation.terms import STATISTICS
 
@@ -25,14 +26,14 @@ _NO_SECOND = "distillation_loss has no second derivatives: its gradients cannot 
 _SAVED = "Tensor{} student, Tensor teacher, Tensor? labels, Tensor statistics, Tensor? factor, Tensor dloss"
 
 
-def _with_gradients(
+def _loss_and_gradients(
     student: Tensor,
     teacher: Tensor,
     weight: Tensor | None,
     labels: Tensor | None,
     normalizer: Tensor | None,
     *options: Any,
-) -> one_launch.OneLaunch:
+) -> LossAndGradients:
     *shared, ignore_index, in_place, reduce, mean, count, divisor = options
     dtype = tk.launch.compute_dtype(student.dtype, teacher.dtype)
     rows = {"weight": weight, "labels": labels, "ignore_index": ignore_index}
@@ -62,7 +63,7 @@ def _with_gradients(
         loss = kernels.token_mean(losses, factor=factor, scale=scale)[0] if reduce else losses
         return loss, None if weight is None and labels is None else statistics[0]
 
-    return one_launch.OneLaunch(run, _NO_SECOND, shared[-1], in_place)
+    return LossAndGradients(run, _NO_SECOND, shared[-1], in_place)
 
 
 def _forward(
@@ -174,7 +175,7 @@ distillation_loss = row_ops.define(
     "SymInt ignore_index, bool inplace_gradient, bool reduce, bool mean, SymInt count, float divisor",
     _forward,
     tensors=5,
-    with_gradients=_with_gradients,
+    loss_and_gradients=_loss_and_gradients,
     fake=_forward_fake,
     setup=_forward_setup,
     backward=_forward_backward,

@@ -11,21 +11,6 @@ _TYPES = (Tensor, torch.nn.Parameter)
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 
 
-def applies_compiled(logits: Tensor, *others: Tensor | None) -> bool:
-    """Return whether a graph that is being compiled needs the gradient to the logits alone.
-
-    False for shorter dtypes than float32, whose gradient would be rounded before it is multiplied, and rounded again.
-    """
-    return (
-        torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
-        and logits.dtype in (torch.float32, torch.float64)
-        and torch.is_grad_enabled()
-        and logits.requires_grad
-        and not any(other is not None and other.requires_grad for other in others)
-    )
-
-
 def is_eager(*tensors: Tensor | None) -> bool:
     """Return whether nothing but eager autograd sees what is called with these tensors.
 

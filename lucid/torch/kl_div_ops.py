@@ -61,10 +61,6 @@ class _LogTargetLoss(Function):
             gradient.mul_(dloss)
         return gradient, None, None, None
 
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("losses of lucid.torch have no forward-mode derivatives (jvp)")
-
 
 def _forward(x: Tensor, target: Tensor, log_target: bool, reduce: bool, count: int, dtype: torch.dtype) -> Tensor:
     return launchers(x).kl_div_forward(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch import cpu, eager, one_launch
+from lucid.torch import cpu
+from lucid.torch.loss_and_gradients import LossAndGradients, LossWithGradients, wanted_by_eager_autograd
 from lucid.torch.operators import launchers, operator, save, saved
 
 
@@ -28,7 +29,7 @@ def define(
     setup: Callable[..., None],
     backward: Callable[[Any, Tensor], tuple[Tensor | None, ...]],
     error: str,
-    with_gradients: Callable[..., one_launch.OneLaunch],
+    loss_and_gradients: Callable[..., LossAndGradients],
     pair: bool = True,
 ) -> Callable[..., Tensor]:
     """Define ``lucid::NAME``, and for graphs on the CPU ``lucid::NAME_and_gradient``; return the loss.
@@ -41,8 +42,8 @@ def define(
         The schema's arguments, of which the first `tensors` are tensors, or None.
     kernel, fake, setup
         Those of `lucid.torch.operators.operator`.
-    with_gradients
-        Returns the loss with its gradients.
+    loss_and_gradients
+        Returns the loss with its gradients, from the same arguments.
     backward
         Takes the upstream gradient of the loss and returns gradients to the first arguments.
     error
@@ -50,9 +51,7 @@ def define(
     pair
         The second tensor may need a gradient, too.
     """
-    names = [argument.split()[-1] for argument in arguments.split(",")]
-    count = len(names)
-    in_place = names.index("inplace_gradient") - 1 if "inplace_gradient" in names else None
+    count = arguments.count(",") + 1
 
     def padded(ctx: Any, dloss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         grads = () if dloss is None else backward(ctx, dloss)
@@ -60,27 +59,45 @@ def define(
 
     results = "(Tensor, Tensor, Tensor)"
     forward = operator(f"{name}({arguments}) -> {results}", kernel, fake=fake, setup=setup, backward=padded)
-    in_graph = _with_gradient(
-        f"{name}_and_gradient({arguments}) -> {results}", count, with_gradients, lambda *given: fake(*given)[0], error
+    of_graphs = _operator_of_graphs(
+        f"{name}_and_gradient({arguments}) -> {results}",
+        count,
+        loss_and_gradients,
+        lambda *given: fake(*given)[0],
+        error,
     )
 
     def loss(logits: Tensor, *others: Any) -> Tensor:
         given = others[: tensors - 1]
         second, *rest = given if pair else (None, *given)
-        if one_launch.applies(logits, second, *rest):
-            return one_launch.apply(logits, second, with_gradients(logits, *others))
-        overwrites = in_place is not None and others[in_place]
-        if eager.applies_compiled(logits, *given) and launchers(logits) is cpu and not overwrites:
-            return in_graph(logits, *others)[0]
+        if wanted_by_eager_autograd(logits, second, *rest):
+            return LossWithGradients.apply(logits, second, loss_and_gradients(logits, *others))
+        if _wanted_by_a_graph(logits, *given) and launchers(logits) is cpu:
+            return of_graphs(logits, *others)[0]
         return forward(logits, *others)[0]
 
     return loss
 
 
-def _with_gradient(
+def _wanted_by_a_graph(logits: Tensor, *others: Tensor | None) -> bool:
+    """Return whether a graph that is being compiled needs the gradient to the logits alone.
+
+    False for shorter dtypes than float32, whose gradient would be rounded before it is multiplied, and rounded again.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and logits.dtype in (torch.float32, torch.float64)
+        and torch.is_grad_enabled()
+        and logits.requires_grad
+        and not any(other is not None and other.requires_grad for other in others)
+    )
+
+
+def _operator_of_graphs(
     schema: str,
     count: int,
-    with_gradients: Callable[..., one_launch.OneLaunch],
+    loss_and_gradients: Callable[..., LossAndGradients],
     loss_fake: Callable[..., Tensor],
     error: str,
 ) -> Callable[..., Any]:
@@ -91,7 +108,7 @@ def _with_gradient(
 
     def kernel(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         gradient = tk.strides.empty_as(logits)
-        loss, weights = with_gradients(logits, *others).run(gradient, None)
+        loss, weights = loss_and_gradients(logits, *others).run(gradient, None)
         mask = logits.new_ones(logits.shape[:-1], dtype=torch.bool)
         return loss, gradient, mask if weights is None else (weights != 0).view(mask.shape)
 

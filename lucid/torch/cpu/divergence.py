@@ -262,10 +262,10 @@ def _forward_kl(
 
 
 def _forward_kl_finish(a: Tensor, _: Tensor, d_s: Tensor, d_t: Tensor, beta: float) -> Tensor:
-    """KL(p‖q) = log 2·a/d_t − log(d_t/d_s); in float64, as a difference of larger numbers."""
+    """KL(p‖q) = log 2·a/d_t − log(d_t/d_s), if not small; in float64, as a difference of larger numbers."""
     k = a / d_t
     # k = inf: q = 0 where p > 0.
-    return torch.where(k == math.inf, k, k * LN_2 - torch.log(d_t / d_s)).clamp_(min=0)
+    return torch.where(k == math.inf, k, k * LN_2 - torch.log(d_t / d_s))
 
 
 def _store_small_kl(

@@ -25,7 +25,7 @@ from lucid.torch.operators import launchers
 Run = Callable[[Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]]
 
 
-class OneLaunch(NamedTuple):
+class LossAndGradients(NamedTuple):
     """A loss with its gradients.
 
     Attributes
@@ -46,7 +46,7 @@ class OneLaunch(NamedTuple):
     in_place: bool = False
 
 
-def applies(first: Tensor, second: Tensor | None, *others: Tensor | None) -> bool:
+def wanted_by_eager_autograd(first: Tensor, second: Tensor | None, *others: Tensor | None) -> bool:
     """Return whether eager autograd, and nothing else, needs a gradient to the first or the second tensor alone."""
     return (
         not torch.compiler.is_compiling()
@@ -58,24 +58,18 @@ def applies(first: Tensor, second: Tensor | None, *others: Tensor | None) -> boo
     )
 
 
-def apply(first: Tensor, second: Tensor | None, of: OneLaunch) -> Tensor:
-    """Return the loss, as a node of the graph."""
-    loss: Tensor = LossWithGradient.apply(first, second, of)
-    return loss
-
-
-class LossWithGradient(Function):
+class LossWithGradients(Function):
     """Node of a loss whose gradients are computed in `forward`."""
 
     @staticmethod
-    def forward(ctx: Any, first: Tensor, second: Tensor | None, of: OneLaunch) -> Tensor:
+    def forward(ctx: Any, first: Tensor, second: Tensor | None, of: LossAndGradients) -> Tensor:
         to_first, to_second = ctx.needs_input_grad[:2]
         d_first = d_second = None
         if to_first:
             d_first = first if of.in_place else tk.strides.empty_as(first)
         if to_second and second is not None:
             d_second = tk.strides.empty_as(second)
-        # Of the logits, without their memory; before they change, since then views may refuse.
+        # Of the logits, without their memory; before these change, since some views are not differentiable then.
         with torch.enable_grad():
             ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
         loss, weights = of.run(d_first, d_second)
@@ -104,10 +98,6 @@ class LossWithGradient(Function):
         in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
         grads = (None if d is None else ctx.scale(d, dloss, weights, in_place=in_place) for d in (d_first, d_second))
         return *grads, None
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("losses of lucid.torch have no forward-mode derivatives (jvp)")
 
 
 class _NotDifferentiable(Function):
