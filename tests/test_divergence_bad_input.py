@@ -155,6 +155,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "normalizer must be a positive number, 0 where no token counts, or a 0-d Tensor, got -1.0",
     ),
     "normalizer NaN": ({"normalizer": NAN}, ValueError, "normalizer must be .* got nan"),
+    "normalizer inf": ({"normalizer": INF}, ValueError, "normalizer must be .* got inf"),
     "normalizer shape": ({"normalizer": lucid.ones(2)}, RuntimeError, r"normalizer must be .* got shape \(2,\)"),
     "normalizer and sum": ({"normalizer": 2.0, "reduction": "sum"}, ValueError, "normalizer requires .* 'sum'"),
     "normalizer bool": ({"normalizer": True}, TypeError, "normalizer must be .* got bool"),

@@ -505,7 +505,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "if columns > min(widths):", "if columns > max(widths):"),
     ],
     "lucid/_arguments.py": [
-        ("an infinite temperature is accepted", "loss_modules divergence_bad_input",
+        ("an infinite normalizer is accepted", "divergence_bad_input",
          "if not (abs(result) < math.inf and predicate(value)):", "if not predicate(value):"),
     ],
     "lucid/tensor.py": [
