@@ -30,7 +30,9 @@ from triton_kernels.runtime import backend, row_tiling
 EMULATE: Any = importlib.import_module("emulate") if importlib.util.find_spec("emulate") else None
 N = 3
 SOFTMAX = ("softmax", "log_softmax")
-KINDS = ("forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", "soft_cross_entropy", *SOFTMAX)
+#: Divergences whose teacher gets a gradient, too, of softcapped logits.
+BOTH = {f"{kind}, both": kind for kind in ("forward_kl", "js")}
+KINDS = ("forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", "soft_cross_entropy", *SOFTMAX, *BOTH)
 
 
 def _columns(kind: str) -> int:
@@ -67,6 +69,14 @@ def _loss_and_gradient(
             losses, _ = tk.cross_entropy_forward(s, labels, label_smoothing=0.1, dx=ds, polls=polls)
         elif kind == "soft_cross_entropy":
             losses, _ = tk.soft_cross_entropy_forward(s, t.abs(), label_smoothing=0.1, dx=ds, polls=polls)
+        elif kind in BOTH:
+            t = t.clone()
+            dt = t if in_place else torch.full_like(t, float("nan"))
+            caps = {"student_softcap": 3.0, "teacher_softcap": 2.0}
+            losses, _ = tk.divergence_forward(
+                s, t, divergence=BOTH[kind], dstudent=ds, dteacher=dt, polls=polls, **caps
+            )
+            ds = torch.cat((ds, dt))
         else:
             losses, _ = tk.divergence_forward(
                 s, t, divergence=kind, labels=labels, hard_label_weight=0.5, dstudent=ds, polls=polls
@@ -107,7 +117,7 @@ def test_the_order_of_programs_changes_no_bit(kind: str, dtype: torch.dtype) -> 
 
 
 @pytest.mark.interpreter_only
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SOFTMAX])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (*SOFTMAX, *BOTH)])
 def test_without_a_gradient_it_is_the_last_program_of_a_row_that_stores_its_loss(kind: str) -> None:
     s, t, labels = logits = _logits(kind, torch.float32)
     wanted, _ = _loss_and_gradient(kind, logits, False, 0)

@@ -64,15 +64,22 @@ def _second_program_runs_when_the_first_loads_its_chunk(logits: Tensor) -> Itera
         yield done
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["student", "both"])
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy"])
-def test_statistics_of_logits_that_a_gradient_was_written_over_are_not_stored(kind: str) -> None:
+def test_statistics_of_logits_that_a_gradient_was_written_over_are_not_stored(kind: str, both: bool) -> None:
+    """Of the student's logits, or the teacher's, too."""
     s, t = torch.randn(1, V), torch.randn(1, V)
 
     def loss_and_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
         with tk.tile_configs.use_tile_configs(interpreted=False):
             if kind == "cross_entropy":
                 return tk.cross_entropy_forward(logits, torch.tensor([5]), dx=logits, polls=0)[0], logits
-            return tk.divergence_forward(logits, t, divergence=kind, dstudent=logits, polls=0)[0], logits
+            teacher = t.clone()
+            to_teacher = teacher if both else None
+            losses, _ = tk.divergence_forward(
+                logits, teacher, divergence=kind, dstudent=logits, dteacher=to_teacher, polls=0
+            )
+            return losses, torch.cat((logits, teacher))
 
     wanted, given = loss_and_gradient(s.clone()), s.clone()
     with _second_program_runs_when_the_first_loads_its_chunk(given) as done:

@@ -154,9 +154,14 @@ KINDS = [
 ]
 DISTILLATION: Factors = {"shape": ALL, "kind": KINDS, "student": LAYOUTS, "teacher": LAYOUTS, "unused": (0, 3)}
 DISTILLATION |= {"student_dtype": FLOATS, "teacher_dtype": FLOATS, "labels": TOKENS, "labels_dtype": INTEGERS}
+#: A scale and a softcap of logits.
+MAPS = ((1.0, None), (0.5, None), (1.0, 30.0))
+DISTILLATION |= {"student_map": MAPS, "teacher_map": MAPS}
 DISTILLED = ({"shape": PLAIN, "kind": KINDS, "dtype": WIDE}, *widths("student", kind=[("js", 1.0, 0.0)]))
+#: Softcapped logits in rows of several chunks, with hard labels and without.
+CAPPED: Factors = {"shape": PLAIN, "kind": KINDS, "dtype": WIDE, "student_map": MAPS[2:], "teacher_map": MAPS[2:]}
 WEIGHTS: Factors = {"weight": TOKENS, "weight_dtype": (None, torch.bool, *FLOATS)}
-TO_LOGITS = ("student", "teacher", "both", "in place")
+TO_LOGITS = ("student", "teacher", "both", "in place", "both in place")
 
 
 def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -168,12 +173,15 @@ def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any
         case = Case(case | {"student_dtype": case["dtype"], "teacher_dtype": case["dtype"]})
     options = {"divergence": kind, "inv_temperature": inv_temperature, "hard_label_weight": hard}
     options |= {"labels": case.tokens("labels") if hard else None, "vocab_size": columns if case["unused"] else None}
+    for who in ("student", "teacher"):
+        options |= dict(zip((f"{who}_scale", f"{who}_softcap"), case[f"{who}_map"], strict=True))
     return case.tensor("student"), case.tensor("teacher", (*lead, columns)), options
 
 
 @calls(
     DISTILLATION | WEIGHTS | {"gradients": (None, *TO_LOGITS), "factor": BOOL},
     *(factors | {"gradients": (None, "student")} for factors in DISTILLED),
+    CAPPED | {"gradients": ("in place", "both in place")},
 )
 def divergence_forward(case: Case) -> None:
     s, t, options = _distillation(case)
@@ -181,15 +189,22 @@ def divergence_forward(case: Case) -> None:
     tk.divergence_forward(
         s, t, weight=case.tokens("weight"), **options,
         gradient_factor=tensor((), "number", dtype) if case["factor"] else None,
-        dstudent=s if gradients == "in place" else tk.strides.empty_as(s) if gradients in ("student", "both") else None,
-        dteacher=tk.strides.empty_as(t) if gradients in ("teacher", "both") else None,
+        dstudent=_written(s, gradients, "student"),
+        dteacher=_written(t, gradients, "teacher"),
     )  # fmt: skip
+
+
+def _written(logits: torch.Tensor, gradients: str | None, of: str) -> torch.Tensor | None:
+    """Where the gradient to logits of student or teacher is written."""
+    if gradients == "both in place" or (gradients == "in place" and of == "student"):
+        return logits
+    return tk.strides.empty_as(logits) if gradients in (of, "both") else None
 
 
 UPSTREAM: Factors = {"dloss": TOKENS, "factor": BOOL}
 
 
-@calls(DISTILLATION | UPSTREAM | {"gradients": TO_LOGITS}, *DISTILLED)
+@calls(DISTILLATION | UPSTREAM | {"gradients": TO_LOGITS}, *DISTILLED, CAPPED | {"gradients": ["both in place"]})
 def divergence_backward(case: Case) -> None:
     s, t, options = _distillation(case)
     gradients = case["gradients"]
@@ -197,7 +212,8 @@ def divergence_backward(case: Case) -> None:
         s, t, **_upstream(case, tk.divergence_forward, s, t, **options), **options,
         dstudent_dtype=s.dtype if gradients in ("student", "both") else None,
         dteacher_dtype=t.dtype if gradients in ("teacher", "both") else None,
-        student_out=s if gradients == "in place" else None,
+        student_out=s if gradients in ("in place", "both in place") else None,
+        teacher_out=t if gradients == "both in place" else None,
     )  # fmt: skip
 
 
@@ -211,6 +227,7 @@ def _upstream(case: Case, forward: Callable[..., Any], *args: Any, **options: An
 
 
 LOGITS: Factors = {"shape": ALL, "x": LAYOUTS, "x_dtype": FLOATS, "label_smoothing": (0.0, 0.1)}
+MAPPED: Factors = {"map": MAPS}
 LOGITS |= {"class_weight": ["row"], "class_weight_dtype": (None, *FLOATS)}
 LABELS: Factors = {"labels": FEW, "labels_dtype": INTEGERS}
 PROBABILITIES: Factors = {"y": LAYOUTS, "y_dtype": FLOATS}
@@ -222,23 +239,35 @@ def _cross_entropy(case: Case) -> dict[str, Any]:
     return {"class_weight": case.tensor("class_weight"), "label_smoothing": case["label_smoothing"]}
 
 
+def _map(case: Case) -> dict[str, Any]:
+    return dict(zip(("logit_scale", "softcap"), case["map"], strict=True))
+
+
 @calls(
-    LOGITS | LABELS | {"gradient": (None, "new", "in place"), "factor": BOOL},
+    LOGITS | LABELS | MAPPED | {"gradient": (None, "new", "in place"), "factor": BOOL},
     *(factors | {"gradient": (None, "new")} for factors in (SMOOTHED, *widths("x", "x_dtype"))),
+    SMOOTHED | {"map": MAPS[2:], "gradient": ["in place"]},
 )
 def cross_entropy_forward(case: Case) -> None:
     x, gradient = case.tensor("x"), case["gradient"]
     dx = x if gradient == "in place" else tk.strides.empty_as(x) if gradient else None
-    options = _cross_entropy(case) | {"dx": dx}
+    options = _cross_entropy(case) | _map(case) | {"dx": dx}
     if case["factor"]:
         options["gradient_factor"] = tensor((), "number", launch.compute_dtype(x.dtype))
     tk.cross_entropy_forward(x, case.tokens("labels"), **options)
 
 
-@calls(LOGITS | LABELS | UPSTREAM, SMOOTHED, *widths("x", "x_dtype"))
+@calls(
+    LOGITS | LABELS | MAPPED | UPSTREAM | {"in_place": BOOL},
+    SMOOTHED,
+    *widths("x", "x_dtype"),
+    SMOOTHED | {"map": MAPS[2:], "in_place": [True]},
+)
 def cross_entropy_backward(case: Case) -> None:
-    args, options = (case.tensor("x"), case.tokens("labels")), _cross_entropy(case)
-    tk.cross_entropy_backward(*args, **_upstream(case, tk.cross_entropy_forward, *args, **options), **options)
+    x = case.tensor("x")
+    args, options = (x, case.tokens("labels")), _cross_entropy(case) | _map(case)
+    upstream = _upstream(case, tk.cross_entropy_forward, *args, **options)
+    tk.cross_entropy_backward(*args, **upstream, **options, out=x if case["in_place"] else None)
 
 
 @calls(LOGITS | PROBABILITIES | {"gradient": BOOL}, SMOOTHED, *widths("x", "x_dtype"))
@@ -355,11 +384,13 @@ def sum_(case: Case) -> None:
 
 @calls(
     {"m": (1, 33, 4096), "n": (1, 70, 4096), "k": (1, 45, 4096), "a": LAYOUTS, "b": LAYOUTS}
-    | {"bias": (None, "dense", "strided"), "dtype": FLOATS}
+    | {"bias": (None, "dense", "strided"), "dtype": FLOATS, "out": (None, *FEW), "out_dtype": FLOATS}
 )
 def matmul(case: Case) -> None:
+    """Added to what is there, where `out` is strided."""
     m, n, k = (case[name] for name in "mnk")
-    tk.matmul(case.tensor("a", (m, k)), case.tensor("b", (k, n)), case.tensor("bias", (n,)))
+    operands = case.tensor("a", (m, k)), case.tensor("b", (k, n)), case.tensor("bias", (n,))
+    tk.matmul(*operands, out=case.tensor("out", (m, n)), accumulate=case["out"] == "strided")
 
 
 EMBEDDING: Factors = {"width": (1, 4, 33, 1024), "dtype": FLOATS, "of_dtype": INTEGERS}

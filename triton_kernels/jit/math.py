@@ -269,7 +269,47 @@ def expm1(x):
 
 @triton.jit
 def tanh(x):
-    """Return tanh x = sign(x)·(1 − exp(−2|x|)) / (1 + exp(−2|x|))."""
-    e = expm1(-2 * tl.abs(x))
-    t = div(-e, e + 2)
+    """Return tanh x, of a relative error below 3e-7 in float32."""
+    a = tl.abs(x)
+    if x.dtype == tl.float64:
+        e = expm1(-2 * a)
+        t = div(-e, e + 2)
+    else:
+        # A minimax polynomial of tanh(a)/a − 1 in a², up to 0.625.
+        p = a * a
+        near = -5.3743500e-2 + p * (2.0650580e-2 + p * -5.7170400e-3)
+        near = a + a * p * (-0.33333284 + p * (0.13331491 + p * near))
+        t = tl.where(a < 0.625, near, 1 - 2 / (1 + exp2(a * (2 * LOG2_E))))
     return tl.where(x < 0, -t, t)
+
+
+def logit_map(scale: float, softcap: float | None) -> tuple[float, float, int]:
+    """Return factor and cap of `map_logits`, and which of them there are: 0, the first, or 2, both.
+
+    Logits are softcap·tanh(scale·x/softcap), or scale·x if softcap is None.
+    """
+    if softcap is None:
+        return scale, 1.0, int(scale != 1)
+    return scale / softcap, softcap, 2
+
+
+@triton.jit
+def map_logits(x, factor, cap):
+    """Return y = cap·tanh(factor·x), factor·x, or x: a scalar is None where it has no part. −inf stays −inf."""
+    y = x
+    if factor is not None:
+        y = x * factor
+    if cap is not None:
+        y = tl.where(x == float("-inf"), x, cap * tanh(y))
+    return y
+
+
+@triton.jit
+def to_unmapped(gradient, y, factor, cap):
+    """Return the gradient to logits x from that to y = map_logits(x, factor, cap): times factor·(cap − y²/cap)."""
+    if cap is not None:
+        r = neg_inf_to_zero(y) / cap
+        gradient *= factor * cap * (1 - r * r)
+    elif factor is not None:
+        gradient *= factor
+    return gradient

@@ -66,8 +66,11 @@ def _cross_entropy_kernel(
     log2e: tl.float64,
     smoothing: tl.float64,
     gradient_scale: tl.float64,
+    map_factor: tl.float64,  # of `math.map_logits`, with MAP
+    map_cap: tl.float64,
     TO_X: tl.constexpr,  # with dx: Triton 3.6 cannot compare a tuple with None
     SMOOTH: tl.constexpr,
+    MAP: tl.constexpr,  # of `math.logit_map`
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -90,20 +93,25 @@ def _cross_entropy_kernel(
         return
     column = valid_labels(label, V)
     scalars = (tl.full((), log2e, ACC_DTYPE), tl.full((), smoothing, ACC_DTYPE))
+    of_map = (
+        tl.full((), map_factor, ACC_DTYPE) if MAP >= 1 else None,
+        tl.full((), map_cap, ACC_DTYPE) if MAP == 2 else None,
+    )
     WHOLE_ROW: tl.constexpr = partials_ptr is None
     partials = (partials_ptr, offs_n, tl.cast(rows, tl.int64) * chunks, chunks)
     stores_loss = chunk == 0
     if WHOLE_ROW:
-        e, tile_max, stats = _chunk_stats(
-            x, class_ptr, offs_n, active, sizes, chunk, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
+        x_tile, e, tile_max, stats = _chunk_stats(
+            x, class_ptr, offs_n, active, sizes, chunk, tiles, V, column, scalars[0], of_map, SMOOTH, BLOCK_V
         )
     else:
         flags = flags_ptr + (tl.program_id(0) - chunk).to(tl.int64)
         e, tile_max = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE), tl.zeros((BLOCK_N,), ACC_DTYPE)
+        x_tile = e
         todo, polls_left = chunk, polls
         while todo >= 0:
-            e, tile_max, found = _chunk_stats(
-                x, class_ptr, offs_n, active, sizes, todo, tiles, V, column, scalars[0], SMOOTH, BLOCK_V
+            x_tile, e, tile_max, found = _chunk_stats(
+                x, class_ptr, offs_n, active, sizes, todo, tiles, V, column, scalars[0], of_map, SMOOTH, BLOCK_V
             )
             if TO_X:
                 if chunk_flags.may_publish(flags, todo, chunk):
@@ -144,10 +152,12 @@ def _cross_entropy_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), ACC_DTYPE, BLOCK_V)
+                x_tile = math.map_logits(x_tile, of_map[0], of_map[1])
                 e, tile_max = math.exp2(math.shifted(x_tile, log2e, row_max)), row_max
             to_row = math.exp2((tile_max - math.neg_inf_to_zero(row_max)) * log2e)
             offs_v = tile_columns(tile, V, BLOCK_V)
             gradient = _tile_gradient(e, factor * to_row, class_ptr, offs_v, V, of_rows, SMOOTH)
+            gradient = math.to_unmapped(gradient, x_tile, of_map[0], of_map[1])
             store_gradient(dx, offs_n, active, mask_n, sizes, tile, gradient, V, V, BLOCK_V)
 
 
@@ -173,12 +183,14 @@ def _chunk_stats(
     V,
     column,
     log2e,
+    of_map,
     SMOOTH: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Load a chunk; return 2^z and the maximum of its first tile; maximum, sum_exp, Σ c·z, Σ c, the label's logit."""
+    """Load a chunk; return x, 2^z and the maximum of its first tile, and what `store_chunk_stats` takes."""
     tile = chunk_tile(chunk, tiles, 0)
     x_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
+    x_tile = math.map_logits(x_tile, of_map[0], of_map[1])
     e, stats = _tile_stats(x_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
     row_max, sum_exp, weighted_sum, weight_sum = stats
     tile_max = row_max
@@ -186,12 +198,13 @@ def _chunk_stats(
         for i in range(1, tiles):
             tile = chunk_tile(chunk, tiles, i)
             other_tile = load_in_bounds(x, offs_n, active, sizes, tile, V, float("-inf"), log2e.dtype, BLOCK_V)
+            other_tile = math.map_logits(other_tile, of_map[0], of_map[1])
             _, other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
             before = (row_max, sum_exp, weighted_sum, weight_sum)
             row_max, sum_exp, weighted_sum, weight_sum = merged_parts(before, other, log2e, SMOOTH)
     found = (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
-    x_label = load_column(x, offs_n, column, sizes, found, 0, log2e.dtype)
-    return e, tile_max, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
+    x_label = math.map_logits(load_column(x, offs_n, column, sizes, found, 0, log2e.dtype), of_map[0], of_map[1])
+    return x_tile, e, tile_max, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
 
 
 @triton.jit
@@ -228,6 +241,8 @@ def cross_entropy_forward(
     gradient_scale: float = 1.0,
     gradient_factor: torch.Tensor | None = None,
     dx: torch.Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
     polls: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of each row of logits with its label.
@@ -246,7 +261,10 @@ def cross_entropy_forward(
     gradient_scale, gradient_factor
         Factors on the gradient: a number, and a 0-d tensor that is read on the device.
     dx
-        Where the gradient is written, for an upstream gradient of 1 to each loss: of x's shape, or None.
+        Where the gradient is written, for an upstream gradient of 1 to each loss: of x's shape, or None; may be x.
+    logit_scale, softcap
+        Logits are softcap·tanh(logit_scale·x/softcap), or logit_scale·x where softcap is None; both are positive. −inf
+        stays −inf.
     polls
         How often a program polls for the statistics of other chunks before it computes them itself.
 
@@ -264,8 +282,10 @@ def cross_entropy_forward(
     >>> [round(loss, 4) for loss in losses.tolist()], statistics[0].tolist()
     ([0.6931, 0.0], [1.0, 0.0])
     """
-    # Class weights take more, and would be spilled.
-    registers = 128 if label_smoothing == 0 and class_weight is None else tile_configs.MOST_REGISTERS
+    map_factor, map_cap, logit_map = math.logit_map(logit_scale, softcap)
+    # Class weights and softcaps take more, and would be spilled.
+    plain = label_smoothing == 0 and class_weight is None and logit_map < 2
+    registers = 128 if plain else tile_configs.MOST_REGISTERS
     tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels}, meeting=registers)
     dtype = launch.compute_dtype(x.dtype)
     losses = torch.empty(x.shape[:-1], dtype=dtype, device=x.device)
@@ -293,8 +313,11 @@ def cross_entropy_forward(
         log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
         gradient_scale=gradient_scale,
+        map_factor=map_factor,
+        map_cap=map_cap,
         TO_X=dx is not None,
         SMOOTH=label_smoothing != 0,
+        MAP=logit_map,
         ACC_DTYPE=launch.tl_dtype(dtype),
     )
     return losses, stats
@@ -308,7 +331,7 @@ def _cross_entropy_backward_kernel(
     stats_ptr,  # (STATISTICS, N)
     dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
-    dx,  # (N, V)
+    dx,  # (N, V); may be x
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -318,7 +341,10 @@ def _cross_entropy_backward_kernel(
     ignore_index,
     log2e: tl.float64,
     smoothing: tl.float64,
+    map_factor: tl.float64,  # of `math.map_logits`, with MAP
+    map_cap: tl.float64,
     SMOOTH: tl.constexpr,
+    MAP: tl.constexpr,  # of `math.logit_map`
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -336,10 +362,16 @@ def _cross_entropy_backward_kernel(
     column, smoothing = valid_labels(label, V), tl.full((), smoothing, ACC_DTYPE)
     factor, of_rows = _gradient_of_rows(g, w, sum_exp, weight_sum, column, smoothing, V, SMOOTH)
     log2e = tl.full((), log2e, ACC_DTYPE)
+    of_map = (
+        tl.full((), map_factor, ACC_DTYPE) if MAP >= 1 else None,
+        tl.full((), map_cap, ACC_DTYPE) if MAP == 2 else None,
+    )
     x_tile = load_in_bounds(x, offs_n, active, sizes, chunk, V, float("-inf"), ACC_DTYPE, BLOCK_V)
+    x_tile = math.map_logits(x_tile, of_map[0], of_map[1])
     offs_v = tile_columns(chunk, V, BLOCK_V)
     e = math.exp2(math.shifted(x_tile, log2e, row_max))
     gradient = _tile_gradient(e, factor, class_ptr, offs_v, V, of_rows, SMOOTH)
+    gradient = math.to_unmapped(gradient, x_tile, of_map[0], of_map[1])
     store_gradient(dx, offs_n, active, mask_n, sizes, chunk, gradient, V, V, BLOCK_V)
 
 
@@ -365,6 +397,9 @@ def cross_entropy_backward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     dloss_factor: torch.Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Gradient of `cross_entropy_forward` to the logits, in one launch; arguments as there.
 
@@ -376,11 +411,13 @@ def cross_entropy_backward(
         Upstream gradient, that of the losses: of the leading dimensions' shape, or 0-d. Read on the device.
     dloss_factor
         A 0-d factor on dloss, read on the device.
+    out
+        Where the gradient is written: a tensor of x's shape, which may be x itself.
 
     Returns
     -------
     torch.Tensor
-        Of x's shape and dtype; laid out in memory as x is, without gaps.
+        `out`, or of x's shape and dtype, laid out in memory as x is, without gaps.
 
     Examples
     --------
@@ -389,7 +426,8 @@ def cross_entropy_backward(
     >>> cross_entropy_backward(x, labels, statistics, torch.tensor(1.0).to(DEVICE)).tolist()
     [[0.5, -0.5]]
     """
-    dx = strides.empty_as(x)
+    dx = strides.empty_as(x) if out is None else out
+    map_factor, map_cap, logit_map = math.logit_map(logit_scale, softcap)
     tiling = RowTiling(x.shape[-1], {"x": x, "dx": dx}, {"labels": labels, "dloss": dloss}, whole_rows=False)
     launch.run(
         _cross_entropy_backward_kernel,
@@ -403,7 +441,10 @@ def cross_entropy_backward(
         ignore_index=ignore_index,
         log2e=math.LOG2_E.value,
         smoothing=label_smoothing,
+        map_factor=map_factor,
+        map_cap=map_cap,
         SMOOTH=label_smoothing != 0,
+        MAP=logit_map,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(x.dtype)),
     )
     return dx

@@ -64,6 +64,8 @@ class RowTiling:
         bounds `chunks`, by chunks of several tiles.
     config
         Tile sizes, by default those of losses of logits.
+    crowded
+        A kernel holds so much of each element that it takes twice the threads.
     in_order
         Index rows in the order of dimensions, not in memory order.
 
@@ -89,6 +91,7 @@ class RowTiling:
         whole_rows: bool = True,
         meeting: int | None = None,
         config: tile_configs.Config | None = None,
+        crowded: bool = False,
         in_order: bool = True,
     ) -> None:
         given = {name: t for name, t in tensors.items() if t is not None}
@@ -107,6 +110,8 @@ class RowTiling:
         if config is None:
             contiguous = all(t.stride(dim) == 1 for t in given.values())
             config = tile_configs.logits(itemsize, self.rows, columns, contiguous, whole_rows)
+        if crowded:
+            config = tile_configs.of_more_threads(config)
         self.config = config
         self.chunks = max(1, tile_configs.cdiv(columns, self.config["BLOCK_V"]))
         self.tiles: int | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import backend
 
@@ -198,8 +198,9 @@ def logits(itemsize: int, rows: int, columns: int, contiguous: bool, whole_rows:
 MAX_ROW_CHUNKS, MAX_ROW_CHUNKS_OF_SEVERAL = 256, 32
 
 
-#: The most registers that a thread may have; ptxas may take fewer, and spill, unless it is told.
-MOST_REGISTERS = 255
+#: The registers of a multiprocessor, and the most that a thread may have. ptxas may take fewer, and spill, unless it is
+#: told.
+REGISTERS, MOST_REGISTERS = 2**16, 255
 
 
 def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[Config, int, int | None]:
@@ -218,8 +219,14 @@ def meeting(config: Config, itemsize: int, tiles: int, registers: int) -> tuple[
     warps = config.num_warps
     if not one_row or itemsize > 4:  # take more registers than any bound: of 256 threads each may have the most
         warps, registers = min(8, warps), MOST_REGISTERS
+    registers = min(registers, REGISTERS // (32 * warps))
     config = Config({**config.tiles, "BLOCK_C": next_power_of_2(chunks)}, warps, registers)
     return config, chunks, tiles_per_chunk if tiles_per_chunk > 1 else None
+
+
+def of_more_threads(config: Config) -> Config:
+    """Return the configuration with twice the threads, for a kernel that holds more of each element."""
+    return config if _state.interpreted else replace(config, num_warps=min(16, 2 * config.num_warps))
 
 
 def polls() -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.torch.cpu.divergence import factor_on_gradient
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, row_sum, sub_max
+from lucid.torch.cpu.rows import LN_2, LOG2_E, LogitMap, Rows, check_labels, row_sum, sub_max
 from triton_kernels.losses.cross_entropy import COUNTS, STATISTICS
 
 
@@ -25,17 +25,20 @@ def cross_entropy_forward(
     gradient_scale: float = 1.0,
     gradient_factor: Tensor | None = None,
     dx: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.cross_entropy_forward` with torch's operators.
 
     A label that is no column is an IndexError. Of the statistics only the first row is used, the weights of the labels'
     classes.
     """
-    weights = label_weights(x, labels, class_weight, ignore_index)
+    weights = label_weights(labels, x.shape[-1], class_weight, ignore_index, tk.launch.compute_dtype(x.dtype))
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
     statistics[0], statistics[COUNTS] = weights, labels.reshape(-1) != ignore_index
-    dloss = factor_on_gradient(gradient_scale, gradient_factor)
-    return run(x, labels, class_weight, ignore_index, label_smoothing, losses=True, dloss=dloss, dx=dx), statistics
+    dloss, of = factor_on_gradient(gradient_scale, gradient_factor), LogitMap(logit_scale, softcap)
+    losses = run(x, labels, class_weight, ignore_index, label_smoothing, of, losses=True, dloss=dloss, dx=dx)
+    return losses, statistics
 
 
 def cross_entropy_backward(
@@ -48,24 +51,28 @@ def cross_entropy_backward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     dloss_factor: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute `triton_kernels.cross_entropy_backward` with torch's operators."""
-    dx, g = tk.strides.empty_as(x), dloss.to(statistics.dtype)
+    dx, g = tk.strides.empty_as(x) if out is None else out, dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)
-    run(x, labels, class_weight, ignore_index, label_smoothing, dloss=g, dx=dx)
+    run(x, labels, class_weight, ignore_index, label_smoothing, LogitMap(logit_scale, softcap), dloss=g, dx=dx)
     return dx
 
 
-def label_weights(x: Tensor, labels: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
-    """Return the weight of each label's class, (rows,), in the dtype of the arithmetic; 0 where it is ignored."""
+def label_weights(
+    labels: Tensor, columns: int, class_weight: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """Return the weight of each label's class, (rows,); 0 where it is ignored."""
     flat = labels.reshape(-1)
     valid = flat != ignore_index
-    check_labels(flat[valid], x.shape[-1], "target")
-    compute = tk.launch.compute_dtype(x.dtype)
+    check_labels(flat[valid], columns, "target")
     if class_weight is None:
-        return valid.to(compute)
-    return torch.where(valid, class_weight.to(compute)[torch.where(valid, flat, 0).long()], 0)
+        return valid.to(dtype)
+    return torch.where(valid, class_weight.to(dtype)[torch.where(valid, flat, 0).long()], 0)
 
 
 def run(
@@ -74,6 +81,7 @@ def run(
     class_weight: Tensor | None,
     ignore_index: int,
     smoothing: float,
+    of: LogitMap,
     *,
     losses: bool = False,
     dloss: Tensor | float | None = None,
@@ -109,7 +117,7 @@ def run(
             continue
         r = chunk.rows
         m, d, hard, smooth = numbers[:, r].unbind()
-        part, z = rows.load(0, rows.tensors[0], chunk)
+        part, z = rows.load(0, rows.tensors[0], chunk, of)
         torch.amax(part, -1, keepdim=True, out=m)
         torch.sub(m, part.gather(-1, label[r]), out=hard)
         sub_max(part, m, LOG2_E, z)
@@ -121,9 +129,10 @@ def run(
             continue
         if smoothing:
             gradient = e.mul_(to_q[r] / d).sub_(to_each[r] * (1.0 if c is None else c))
-            rows.store(rows.tensors[1], chunk, gradient.scatter_add_(-1, label[r], -to_label[r]))
+            gradient, factor = gradient.scatter_add_(-1, label[r], -to_label[r]), None
         else:  # (e − [label]·d)·g·w/d
-            rows.store(rows.tensors[1], chunk, e.scatter_add_(-1, label[r], -d), to_q[r] / d)
+            gradient, factor = e.scatter_add_(-1, label[r], -d), to_q[r] / d
+        rows.store(rows.tensors[1], chunk, rows.unmapped(gradient, 0, rows.tensors[0], chunk, of), factor)
     _, d, hard, smooth = numbers.double().unbind()
     log_d = d.log_()
     loss = hard.add_(log_d).mul_(w)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import triton_kernels as tk
-from lucid.torch.cpu.rows import LN_2, LOG2_E, Rows, check_labels, number, row_sum, sub_max
+from lucid.torch.cpu.rows import LN_2, LOG2_E, LogitMap, Rows, check_labels, number, row_sum, sub_max
 from triton_kernels.losses.distillation.terms import SMALL, STATISTICS
 
 
@@ -31,6 +31,8 @@ class Options(NamedTuple):
     inv_temperature: float = 1.0
     scale: float = 1.0
     hard_label_weight: float = 0.0
+    student: LogitMap = LogitMap()
+    teacher: LogitMap = LogitMap()
 
 
 class _Chunk(NamedTuple):
@@ -84,6 +86,10 @@ def divergence_forward(
     gradient_factor: Tensor | None = None,
     dstudent: Tensor | None = None,
     dteacher: Tensor | None = None,
+    student_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_scale: float = 1.0,
+    teacher_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `triton_kernels.divergence_forward` with torch's operators.
 
@@ -91,7 +97,8 @@ def divergence_forward(
     """
     V = student.shape[-1] if vocab_size is None else vocab_size
     weights = token_weights(student, teacher, weight, labels, ignore_index, V)
-    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
+    maps = LogitMap(student_scale, student_softcap), LogitMap(teacher_scale, teacher_softcap)
+    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight, *maps)
     dloss = factor_on_gradient(gradient_scale, gradient_factor)
     losses = run(student, teacher, weights, labels, options, V, losses=True, dloss=dloss, ds=dstudent, dt=dteacher)
     statistics = weights.new_zeros((STATISTICS, weights.numel()))
@@ -116,17 +123,25 @@ def divergence_backward(
     dstudent_dtype: torch.dtype | None = None,
     dteacher_dtype: torch.dtype | None = None,
     student_out: Tensor | None = None,
+    teacher_out: Tensor | None = None,
+    student_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_scale: float = 1.0,
+    teacher_softcap: float | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute `triton_kernels.divergence_backward` with torch's operators."""
     V = student.shape[-1] if vocab_size is None else vocab_size
     ds = student_out
     if ds is None and dstudent_dtype is not None:
         ds = tk.strides.empty_as(student, dstudent_dtype)
-    dt = None if dteacher_dtype is None else tk.strides.empty_as(teacher, dteacher_dtype)
+    dt = teacher_out
+    if dt is None and dteacher_dtype is not None:
+        dt = tk.strides.empty_as(teacher, dteacher_dtype)
     g = dloss.to(statistics.dtype)
     if dloss_factor is not None:
         g = g * dloss_factor.to(statistics.dtype)
-    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight)
+    maps = LogitMap(student_scale, student_softcap), LogitMap(teacher_scale, teacher_softcap)
+    options = Options(divergence, beta, inv_temperature, scale, hard_label_weight, *maps)
     run(student, teacher, statistics[0], labels, options, V, dloss=g, ds=ds, dt=dt)
     return ds, dt
 
@@ -171,12 +186,12 @@ def run(
     dloss
         Of the leading dimensions' shape, or 0-d; needed for gradients.
     ds, dt
-        Where gradients are written; `ds` may be the student.
+        Where gradients are written; `ds` may be the student, and `dt` the teacher.
     """
     alpha, factor = options.hard_label_weight, LOG2_E * options.inv_temperature
     outs = [out for out in (ds, dt) if out is not None]
     tensors = (student, teacher, *outs)
-    rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=6)
+    rows = Rows(columns, tensors, weights != 0, weights.dtype, buffers=7)  # the last for `unmapped` alone
     views = iter(rows.tensors[2:])
     ds_view, dt_view = (None if out is None else next(views) for out in (ds, dt))
     w = weights if rows.mask is None else weights[rows.mask]
@@ -184,6 +199,7 @@ def run(
     label = rows.per_row(labels).long().unsqueeze(-1) if labels is not None and alpha else None
     numbers = weights.new_empty((7, rows.count, 1))
     small_kl = {"forward_kl": False, "reverse_kl": True}.get(options.divergence) if losses else None
+    of_values: Tensor | None
     small = weights.new_full((rows.count, 1), math.nan)  # NaN where the sums that `terms` makes are accurate
     hard = weights.new_zeros((rows.count, 1))
     terms = _TERMS[options.divergence]
@@ -195,8 +211,8 @@ def run(
             continue
         r = chunk.rows
         m_s, d_s, m_t, d_t, first, second, d_1 = numbers[:, r].unbind()
-        s, z_s = rows.load(0, rows.tensors[0], chunk)
-        t, z_t = rows.load(1, rows.tensors[1], chunk)
+        s, z_s = rows.load(0, rows.tensors[0], chunk, options.student)
+        t, z_t = rows.load(1, rows.tensors[1], chunk, options.teacher)
         torch.amax(s, -1, keepdim=True, out=m_s)
         torch.amax(t, -1, keepdim=True, out=m_t)
         if label is not None:
@@ -212,21 +228,25 @@ def run(
         of_chunk = _Chunk(z_s, e_s, d_s, z_t, e_t, d_t, rows.scratch(5, s))
         to_s, to_t = terms(of_chunk, options.beta, first, second, ds is not None, dt is not None)
         if small_kl is not None:
-            parts = (rows.part(t, chunk) for t in rows.tensors[:2])
+            parts = (
+                of.apply(rows.part(x, chunk).to(w.dtype))
+                for x, of in zip(rows.tensors, (options.student, options.teacher), strict=False)
+            )
             _store_small_kl(small[r], first, parts, (m_s, m_t), (d_s, d_t), factor, exchanged=small_kl)
         if g is None:
             continue
         of_row = g[r]
         soft = of_row * ((1 - alpha) * options.scale * options.inv_temperature)
         if dt_view is not None and to_t is not None:
-            rows.store(dt_view, chunk, to_t.values, to_t.factor * soft)
+            values = rows.unmapped(to_t.values, 6, rows.tensors[1], chunk, options.teacher)
+            rows.store(dt_view, chunk, values, to_t.factor * soft)
         if ds_view is not None and to_s is not None:
-            if label is None:
-                rows.store(ds_view, chunk, to_s.values, to_s.factor * soft)
-                continue
-            to_label = of_row * alpha
-            values = to_s.values.mul_(to_s.factor * soft).add_(e_1.mul_(to_label / d_1))
-            rows.store(ds_view, chunk, values.scatter_add_(-1, label[r], -to_label))
+            values, of_values = to_s.values, to_s.factor * soft
+            if label is not None:
+                to_label, of_values = of_row * alpha, None
+                values = values.mul_(to_s.factor * soft).add_(e_1.mul_(to_label / d_1))
+                values.scatter_add_(-1, label[r], -to_label)
+            rows.store(ds_view, chunk, rows.unmapped(values, 6, rows.tensors[0], chunk, options.student), of_values)
     if not losses:
         return weights
     _, d_s, _, d_t, first, second, d_1 = numbers.double().unbind()

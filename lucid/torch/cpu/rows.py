@@ -44,6 +44,31 @@ class Chunk(NamedTuple):
         return self.rows.start == self.rows.stop
 
 
+class LogitMap(NamedTuple):
+    """The map from given logits x to those of a loss: y = softcap·tanh(scale·x/softcap), or scale·x; −inf stays."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return y, in `out` if given; x itself where nothing maps it."""
+        if self.softcap is None:
+            return x if self.scale == 1 else torch.mul(x, self.scale, out=out)
+        masked = x == -math.inf
+        y = torch.mul(x, self.scale / self.softcap, out=out).tanh_().mul_(self.softcap)
+        return y.masked_fill_(masked, -math.inf)
+
+    def multiply_by_slope(self, gradient: Tensor, y: Tensor) -> Tensor:
+        """Multiply a gradient to y by scale·(1 − (y/softcap)²), in place; y may be overwritten."""
+        if self.softcap is None:
+            return gradient.mul_(self.scale)
+        ratio = y.masked_fill_(y == -math.inf, 0).div_(self.softcap)
+        return gradient.mul_(ratio.square_().neg_().add_(1)).mul_(self.scale)
+
+
+_AS_GIVEN = LogitMap()
+
+
 class Rows:
     """Rows of tensors (..., V) with the same leading dimensions, or those of them that a mask selects, in chunks.
 
@@ -129,16 +154,23 @@ class Rows:
             part = part.flatten(0, -2)
         return part if chunk.selected is None else part.index_select(0, chunk.selected)
 
-    def load(self, number: int, tensor: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    def load(self, number: int, tensor: Tensor, chunk: Chunk, of: LogitMap = _AS_GIVEN) -> tuple[Tensor, Tensor]:
         """Return the selected rows of a chunk in the dtype of the arithmetic, (rows, V), and a buffer of that shape.
 
-        Rows of another dtype are converted into the buffer.
+        Rows that are of another dtype, or mapped, are in the buffer.
         """
         part = self.part(tensor, chunk)
         buffer = self.scratch(number, part)
         if part.dtype != buffer.dtype:
             part = buffer.copy_(part)
-        return part, buffer
+        return of.apply(part, buffer), buffer
+
+    def unmapped(self, gradient: Tensor, number: int, tensor: Tensor, chunk: Chunk, of: LogitMap) -> Tensor:
+        """Return the gradient to the given logits of a chunk, from that to the mapped ones; in a buffer of a number."""
+        if of == _AS_GIVEN:
+            return gradient
+        y, _ = self.load(number, tensor, chunk, of)
+        return of.multiply_by_slope(gradient, y)
 
     def store(self, tensor: Tensor, chunk: Chunk, values: Tensor | None, factor: Tensor | None = None) -> None:
         """Write the selected rows of a chunk, times a factor each; 0 in other rows and in columns beyond."""

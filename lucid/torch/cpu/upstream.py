@@ -20,10 +20,10 @@ def token_weights(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Compute `triton_kernels.token_weights` with torch's operators. A label that is no column is an IndexError."""
-    if labels is not None and weight is None and class_weight is not None:
-        return cross_entropy.label_weights(logits, labels, class_weight, ignore_index).to(dtype)
-    like = logits.new_empty((), dtype=dtype)
     columns = logits.shape[-1] if vocab_size is None else vocab_size
+    if labels is not None and weight is None and class_weight is not None:
+        return cross_entropy.label_weights(labels, columns, class_weight, ignore_index, dtype)
+    like = logits.new_empty((), dtype=dtype)
     return divergence.token_weights(logits, like, weight, labels, ignore_index, columns).to(dtype)
 
 

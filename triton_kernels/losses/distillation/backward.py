@@ -50,8 +50,8 @@ def _divergence_backward_kernel(
     stats_ptr,  # (STATISTICS, N)
     dloss_ptr,  # (N,), or a scalar
     dloss_factor_ptr,  # a scalar, or None
-    ds,  # (N, columns_s), or None
-    dt,  # (N, columns_t), or None
+    ds,  # (N, columns_s), or None; may be s
+    dt,  # (N, columns_t), or None; may be t
     sizes,  # of the leading dimensions but the outermost; rows is their product: runtime.strides
     rows,
     V,
@@ -65,11 +65,17 @@ def _divergence_backward_kernel(
     beta: tl.float64,
     divergence_scale: tl.float64,  # (1 − α)·scale/T
     ce_scale: tl.float64,
+    factor_s: tl.float64,  # of `math.map_logits`, with MAP_S, as the next three
+    cap_s: tl.float64,
+    factor_t: tl.float64,
+    cap_t: tl.float64,
     GRADIENTS_FN: tl.constexpr,
     TO_S: tl.constexpr,  # with ds: Triton 3.6 cannot compare a tuple with None
     TO_T: tl.constexpr,  # with dt
     HARD: tl.constexpr,  # with hard labels
     SEPARATE_SUM_T1: tl.constexpr,  # hard labels and T ≠ 1: sum_s_T1 is a statistic beside sum_s
+    MAP_S: tl.constexpr,  # of `math.logit_map`
+    MAP_T: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -86,10 +92,17 @@ def _divergence_backward_kernel(
     label = offs_n  # not used unless HARD
     if HARD:
         label = valid_labels(load_row((labels_ptr, labels_strides), offs_n, sizes, active, -1, tl.int64), V)
-    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
-    log2e_over_T, _, beta, divergence_scale, ce_scale = scalars
+    cast = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
+    scalars = (
+        cast[0], cast[1], cast[2], cast[3], cast[4],
+        tl.full((), factor_s, ACC_DTYPE) if MAP_S >= 1 else None,
+        tl.full((), cap_s, ACC_DTYPE) if MAP_S == 2 else None,
+        tl.full((), factor_t, ACC_DTYPE) if MAP_T >= 1 else None,
+        tl.full((), cap_t, ACC_DTYPE) if MAP_T == 2 else None,
+    )  # fmt: skip
+    log2e_over_T, beta, divergence_scale, ce_scale = scalars[0], scalars[2], scalars[3], scalars[4]
     x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk, V, scalars, BLOCK_V)
-    _, e_s, e_t, diff, max_s, max_t = relative_to_row(x_s, x_t, row_stats, scalars)
+    _, _, e_s, e_t, diff, max_s, max_t = relative_to_row(x_s, x_t, row_stats, scalars)
     inv_s, inv_t, constant = softmax_scales(max_s, max_t, row_stats, log2e_over_T)
     r = log2_ratio(diff, constant, log2e_over_T)
     to_s, to_t = GRADIENTS_FN(e_s, e_t, r, inv_s, inv_t, k_s, k_t, beta, g * divergence_scale)
@@ -99,8 +112,10 @@ def _divergence_backward_kernel(
             to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g * ce_scale, scalars, SEPARATE_SUM_T1
         )
     if TO_S:
+        to_s = math.to_unmapped(to_s, x_s, scalars[5], scalars[6])
         store_gradient(ds, offs_n, active, mask_n, sizes, chunk, to_s, V, columns_s, BLOCK_V)
     if TO_T:
+        to_t = math.to_unmapped(to_t, x_t, scalars[7], scalars[8])
         store_gradient(dt, offs_n, active, mask_n, sizes, chunk, to_t, V, columns_t, BLOCK_V)
 
 
@@ -122,12 +137,18 @@ def divergence_backward(
     dstudent_dtype: torch.dtype | None = None,
     dteacher_dtype: torch.dtype | None = None,
     student_out: torch.Tensor | None = None,
+    teacher_out: torch.Tensor | None = None,
+    student_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_scale: float = 1.0,
+    teacher_softcap: float | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Gradients of `divergence_forward` with respect to student and teacher logits, in one launch.
 
     Parameters
     ----------
-    student, teacher, divergence, beta, inv_temperature, scale, labels, hard_label_weight, vocab_size
+    student, teacher, divergence, beta, inv_temperature, scale, labels, hard_label_weight, vocab_size, student_scale, \
+    student_softcap, teacher_scale, teacher_softcap
         As in the forward pass; `labels` only where there are hard labels. Rows of weight 0 are not read.
     statistics
         From the forward pass; it holds the weights, too.
@@ -136,9 +157,9 @@ def divergence_backward(
     dloss_factor
         A 0-d factor on dloss, read on the device.
     dstudent_dtype, dteacher_dtype
-        Dtypes of the gradients; None: that gradient is not calculated. The student's is of `student_out`, if given.
-    student_out
-        Where the student's gradient is written: a tensor of its shape, which may be `student` itself.
+        Dtypes of the gradients; None: that gradient is not calculated, unless it is written to a given tensor.
+    student_out, teacher_out
+        Where a gradient is written: a tensor of the logits' shape, which may be these logits themselves.
 
     Returns
     -------
@@ -156,16 +177,19 @@ def divergence_backward(
     [0.2311, -0.2311]
     """
     V = student.shape[-1] if vocab_size is None else vocab_size
-    ds, dt = student_out, None
+    ds, dt = student_out, teacher_out
     if ds is None and dstudent_dtype is not None:
         ds = strides.empty_as(student, dstudent_dtype)
-    if dteacher_dtype is not None:
+    if dt is None and dteacher_dtype is not None:
         dt = strides.empty_as(teacher, dteacher_dtype)
     # With `vocab_size` logits have columns beyond V, whose gradients are written, too.
     columns = max([V] + [gradient.shape[-1] for gradient in (ds, dt) if gradient is not None])
     tensors = {"s": student, "t": teacher, "ds": ds, "dt": dt}
+    factor_s, cap_s, map_s = math.logit_map(student_scale, student_softcap)
+    factor_t, cap_t, map_t = math.logit_map(teacher_scale, teacher_softcap)
     # Backward merges nothing, so its rows are not held in a single chunk.
-    tiling = RowTiling(columns, tensors, {"labels": labels, "dloss": dloss}, whole_rows=False)
+    crowded = dt is not None and max(map_s, map_t) == 2
+    tiling = RowTiling(columns, tensors, {"labels": labels, "dloss": dloss}, whole_rows=False, crowded=crowded)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     log2e_over_T, temperature = math.base2_scalars(inv_temperature)
     launch.run(
@@ -183,11 +207,17 @@ def divergence_backward(
         beta=beta,
         divergence_scale=(1 - hard_label_weight) * scale * inv_temperature,
         ce_scale=hard_label_weight,
+        factor_s=factor_s,
+        cap_s=cap_s,
+        factor_t=factor_t,
+        cap_t=cap_t,
         GRADIENTS_FN=DIVERGENCES[divergence].gradients,
         TO_S=ds is not None,
         TO_T=dt is not None,
         HARD=hard_label_weight != 0,
         SEPARATE_SUM_T1=hard_label_weight != 0 and inv_temperature != 1,
+        MAP_S=map_s,
+        MAP_T=map_t,
         ACC_DTYPE=launch.tl_dtype(dtype),
     )
     return ds, dt

@@ -1,7 +1,8 @@
 """Statistics of the chunks of rows, their sums of loss terms, and how those of a row are merged, in order.
 
 A chunk has one tile, held in registers, or `tiles` tiles, which are loaded one after another. `partials` is
-(partials_ptr, offs_n, numbers per statistic, chunks). Of a tile is held (x_s, e_s, e_t, difference, max_s, max_t):
+(partials_ptr, offs_n, numbers per statistic, chunks). `scalars` are those of `cast_scalars`, and factor and cap of
+`math.map_logits` for s and for t. Of a tile is held (x_s, x_t, e_s, e_t, difference, max_s, max_t):
 `terms` has e; the difference is that of the logits relative to the tile's maxima, max_s and max_t. No product is in a
 sum here, where a compiler could round once or twice, so two places of the code calculate the same bits.
 """
@@ -22,10 +23,10 @@ LOSS_SUM, AUX_SUM, X_LABEL = WEIGHT, K_S, K_T
 
 @triton.jit
 def load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V: tl.constexpr):
-    """Load a tile of s and of t."""
+    """Load a tile of s and of t, scaled and softcapped."""
     x_s = load_in_bounds(s, offs_n, active, sizes, tile, V, float("-inf"), scalars[0].dtype, BLOCK_V)
     x_t = load_in_bounds(t, offs_n, active, sizes, tile, V, float("-inf"), scalars[0].dtype, BLOCK_V)
-    return x_s, x_t
+    return math.map_logits(x_s, scalars[5], scalars[6]), math.map_logits(x_t, scalars[7], scalars[8])
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def held(x_s, x_t, scalars):
     """Return what is held of a tile."""
     max_s, _, e_s = math.tile_exp2(x_s, scalars[0])
     max_t, _, e_t = math.tile_exp2(x_t, scalars[0])
-    return x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
+    return x_s, x_t, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
 
 
 @triton.jit
@@ -74,13 +75,14 @@ def chunk_stats(
     if HARD:
         found = (label >= 0) & (label // BLOCK_V // (1 if tiles is None else tiles) == chunk)
         x_label = load_column(s, offs_n, label, sizes, found, 0, sum_s.dtype)
+        x_label = math.map_logits(x_label, scalars[5], scalars[6])
     return first, (max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label)
 
 
 @triton.jit
 def tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl.constexpr):
     """Return what is held of a tile, and its statistics."""
-    log2e_over_T, temperature, _, _, _ = scalars
+    log2e_over_T, temperature = scalars[0], scalars[1]
     max_s, z_s, e_s = math.tile_exp2(x_s, log2e_over_T)
     max_t, _, e_t = math.tile_exp2(x_t, log2e_over_T)
     diff = difference(x_s, x_t, max_s, max_t)
@@ -90,14 +92,14 @@ def tile_stats(x_s, x_t, scalars, ONE_PASS_FN: tl.constexpr, SEPARATE_SUM_T1: tl
         sum_s_T1 = tl.sum(math.exp2(z_s * temperature), axis=1)
     if ONE_PASS_FN is not None:
         cross = tl.sum(ONE_PASS_FN(diff, e_s, e_t), axis=1)
-    tile = (x_s, e_s, e_t, diff, max_s, max_t)
+    tile = (x_s, x_t, e_s, e_t, diff, max_s, max_t)
     return tile, (max_s, sum_s, max_t, tl.sum(e_t, axis=1), sum_s_T1, cross)
 
 
 @triton.jit
 def merge(a, b, scalars, RESCALE_FN: tl.constexpr):
     """Return the statistics of two parts of rows."""
-    log2e_over_T, temperature, _, _, _ = scalars
+    log2e_over_T, temperature = scalars[0], scalars[1]
     a_max_s, a_sum_s, a_max_t, a_sum_t, a_sum_s_T1, a_cross = a
     b_max_s, b_sum_s, b_max_t, b_sum_t, b_sum_s_T1, b_cross = b
     max_s, max_t = tl.maximum(a_max_s, b_max_s), tl.maximum(a_max_t, b_max_t)
@@ -140,7 +142,7 @@ def merged_stats(
 ):
     """Return the statistics of rows, from those of their chunks, in order."""
     partials_ptr, offs_n, size, chunks = partials
-    log2e_over_T, temperature, _, _, _ = scalars
+    log2e_over_T, temperature = scalars[0], scalars[1]
     at, mask = chunk_block(offs_n, active, 0, chunks, BLOCK_C)
     maxima_s = load_stat(partials_ptr, MAX_S, size, at, mask, float("-inf"), VOLATILE=True)
     maxima_t = load_stat(partials_ptr, MAX_T, size, at, mask, float("-inf"), VOLATILE=True)
@@ -166,7 +168,7 @@ def merged_stats(
 @triton.jit
 def tile_sums(tile, row_stats, scalars, TERMS_FN: tl.constexpr):
     """Return the sums of φ and of h_s of each row of a tile of which that is held; h_s and h_t."""
-    _, e_s, e_t, diff, max_s, max_t = tile
+    _, _, e_s, e_t, diff, max_s, max_t = tile
     inv_s, inv_t, constant = softmax_scales(max_s, max_t, row_stats, scalars[0])
     phi, h_s, h_t = TERMS_FN(e_s, e_t, log2_ratio(diff, constant, scalars[0]), inv_s, inv_t, scalars[2])
     return tl.sum(phi, axis=1), tl.sum(h_s, axis=1), h_s, h_t
@@ -178,7 +180,7 @@ def relative_to_row(x_s, x_t, row_stats, scalars):
     max_s, _, max_t, _, _ = row_stats
     e_s = math.exp2(math.shifted(x_s, scalars[0], max_s))
     e_t = math.exp2(math.shifted(x_t, scalars[0], max_t))
-    return x_s, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
+    return x_s, x_t, e_s, e_t, difference(x_s, x_t, max_s, max_t), max_s, max_t
 
 
 @triton.jit

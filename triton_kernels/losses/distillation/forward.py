@@ -68,7 +68,7 @@ def _divergence_kernel(
     s,  # (N, V): (pointer, row strides, column stride, unit of the row strides)
     t,  # (N, V)
     ds,  # (N, columns_s), or None; may be s
-    dt,  # (N, columns_t), or None
+    dt,  # (N, columns_t), or None; may be t
     weight_ptr,  # (N,), or None
     labels_ptr,  # (N,), or None
     report_ptr,  # of runtime.device_errors
@@ -94,6 +94,10 @@ def _divergence_kernel(
     divergence_scale: tl.float64,
     ce_scale: tl.float64,
     gradient_scale: tl.float64,
+    factor_s: tl.float64,  # of `math.map_logits`, with MAP_S, as the next three
+    cap_s: tl.float64,
+    factor_t: tl.float64,
+    cap_t: tl.float64,
     TERMS_FN: tl.constexpr,
     GRADIENTS_FN: tl.constexpr,
     ONE_PASS_FN: tl.constexpr,  # None unless the divergence is a KL, as the next two
@@ -103,6 +107,8 @@ def _divergence_kernel(
     TO_T: tl.constexpr,  # with dt
     HARD: tl.constexpr,  # with hard labels
     SEPARATE_SUM_T1: tl.constexpr,  # hard labels and T ≠ 1: sum_s_T1 is a statistic beside sum_s
+    MAP_S: tl.constexpr,  # of `math.logit_map`
+    MAP_T: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -123,7 +129,14 @@ def _divergence_kernel(
             if TO_T:
                 store_gradient(dt, offs_n, active, mask_n, sizes, tile, zero, V, columns_t, BLOCK_V)
         return
-    scalars = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
+    cast = cast_scalars(log2e_over_T, temperature, beta, divergence_scale, ce_scale, ACC_DTYPE)
+    scalars = (
+        cast[0], cast[1], cast[2], cast[3], cast[4],
+        tl.full((), factor_s, ACC_DTYPE) if MAP_S >= 1 else None,
+        tl.full((), cap_s, ACC_DTYPE) if MAP_S == 2 else None,
+        tl.full((), factor_t, ACC_DTYPE) if MAP_T >= 1 else None,
+        tl.full((), cap_t, ACC_DTYPE) if MAP_T == 2 else None,
+    )  # fmt: skip
     label = offs_n  # not used unless HARD
     if HARD:
         label = valid_labels(load_row(labels, offs_n, sizes, active, -1, tl.int64), V)
@@ -137,11 +150,11 @@ def _divergence_kernel(
             s, t, offs_n, active, sizes, chunk, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
             SEPARATE_SUM_T1, BLOCK_V,
         )  # fmt: skip
-        x_s, e_s, e_t, diff, tile_max_s, tile_max_t = own
+        x_s, x_t, e_s, e_t, diff, tile_max_s, tile_max_t = own
     else:
         flags += (tl.program_id(0) - chunk).to(tl.int64)
         x_s = tl.zeros((BLOCK_N, BLOCK_V), ACC_DTYPE)
-        e_s, e_t, diff = x_s, x_s, x_s
+        x_t, e_s, e_t, diff = x_s, x_s, x_s, x_s
         tile_max_s = tl.zeros((BLOCK_N,), ACC_DTYPE)
         tile_max_t = tile_max_s
         todo, polls_left = chunk, polls
@@ -150,7 +163,7 @@ def _divergence_kernel(
                 s, t, offs_n, active, sizes, todo, tiles, V, label, scalars, ONE_PASS_FN, RESCALE_FN, HARD,
                 SEPARATE_SUM_T1, BLOCK_V,
             )  # fmt: skip
-            x_s, e_s, e_t, diff, tile_max_s, tile_max_t = loaded
+            x_s, x_t, e_s, e_t, diff, tile_max_s, tile_max_t = loaded
             if chunk_flags.may_publish(flags, todo, chunk):
                 store_chunk_stats(partials, todo, active, found, IS_KL, HARD, SEPARATE_SUM_T1)
                 chunk_flags.publish(flags + todo)
@@ -159,7 +172,9 @@ def _divergence_kernel(
         flags += tl.num_programs(0)  # of the second wait
     max_s, sum_s, max_t, sum_t, sum_s_T1, cross, x_label = stats
     row_stats = (max_s, sum_s, max_t, sum_t, sum_s_T1)
-    log2e_over_T, temperature, beta, divergence_scale, ce_scale = scalars
+    log2e_over_T, temperature, beta, divergence_scale, ce_scale = (
+        scalars[0], scalars[1], scalars[2], scalars[3], scalars[4],
+    )  # fmt: skip
     stores_loss = chunk == 0
     if IS_KL:
         loss = ESTIMATE_FN(cross, sum_s, sum_t, log2e_over_T)
@@ -183,7 +198,7 @@ def _divergence_kernel(
         # Without gradients only the last program to arrive needs the sums.
         todo, polls_left = chunk, polls
         while todo >= 0:
-            loaded = (x_s, e_s, e_t, diff, tile_max_s, tile_max_t)
+            loaded = (x_s, x_t, e_s, e_t, diff, tile_max_s, tile_max_t)
             loss_sum, aux_sum, h_s, h_t = tile_sums(loaded, row_stats, scalars, TERMS_FN)
             if tiles is not None:
                 rest = sums_of_tiles(
@@ -210,7 +225,7 @@ def _divergence_kernel(
                 todo, polls_left = chunk_flags.next_chunk(flags, todo, chunk, chunks, polls_left, BLOCK_C)
                 if todo >= 0:
                     x_s, x_t = load_tiles(s, t, offs_n, active, sizes, chunk_tile(todo, tiles, 0), V, scalars, BLOCK_V)
-                    x_s, e_s, e_t, diff, tile_max_s, tile_max_t = held(x_s, x_t, scalars)
+                    x_s, x_t, e_s, e_t, diff, tile_max_s, tile_max_t = held(x_s, x_t, scalars)
             else:
                 store_sums(partials, todo, active, loss_sum, aux_sum, IS_KL)
                 stores_loss = chunk_flags.arrive(flags) == chunks - 1
@@ -237,7 +252,7 @@ def _divergence_kernel(
             tile = chunk_tile(chunk, tiles, i)
             if tiles is not None:
                 x_s, x_t = load_tiles(s, t, offs_n, active, sizes, tile, V, scalars, BLOCK_V)
-                x_s, e_s, e_t, diff, tile_max_s, tile_max_t = relative_to_row(x_s, x_t, row_stats, scalars)
+                x_s, x_t, e_s, e_t, diff, tile_max_s, tile_max_t = relative_to_row(x_s, x_t, row_stats, scalars)
             inv_s, inv_t, constant = softmax_scales(tile_max_s, tile_max_t, row_stats, log2e_over_T)
             if IS_KL or tiles is not None:
                 r = log2_ratio(diff, constant, log2e_over_T)
@@ -251,8 +266,10 @@ def _divergence_kernel(
                     to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g * ce_scale, scalars, SEPARATE_SUM_T1
                 )
             if TO_S:
+                to_s = math.to_unmapped(to_s, x_s, scalars[5], scalars[6])
                 store_gradient(ds, offs_n, active, mask_n, sizes, tile, to_s, V, columns_s, BLOCK_V)
             if TO_T:
+                to_t = math.to_unmapped(to_t, x_t, scalars[7], scalars[8])
                 store_gradient(dt, offs_n, active, mask_n, sizes, tile, to_t, V, columns_t, BLOCK_V)
 
 
@@ -274,6 +291,10 @@ def divergence_forward(
     gradient_factor: torch.Tensor | None = None,
     dstudent: torch.Tensor | None = None,
     dteacher: torch.Tensor | None = None,
+    student_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_scale: float = 1.0,
+    teacher_softcap: float | None = None,
     polls: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """weight·((1 − α)·scale·divergence + α·cross-entropy) of each row of logits, with α = `hard_label_weight`.
@@ -300,8 +321,11 @@ def divergence_forward(
         Factors on the gradients: a number, and a 0-d tensor that is read on the device.
     dstudent, dteacher
         Where the gradients to the logits are written, for an upstream gradient of 1 to each loss: tensors of their
-        shapes, or None. `dstudent` may be `student` itself, if that is not expanded and shares no memory with
-        `teacher`.
+        shapes, or None. `dstudent` may be `student` itself, and `dteacher` `teacher`, if that is not expanded and the
+        two share no memory.
+    student_scale, student_softcap, teacher_scale, teacher_softcap
+        Logits are softcap·tanh(scale·x/softcap), or scale·x where softcap is None, of the x that are given. Gradients
+        are to these x. Both numbers are positive; −inf stays −inf.
     polls
         How often a program polls for the statistics of other chunks before it computes them itself.
 
@@ -325,9 +349,13 @@ def divergence_forward(
     columns = max([V] + [gradient.shape[-1] for gradient in (dstudent, dteacher) if gradient is not None])
     tensors = {"s": student, "t": teacher, "ds": dstudent, "dt": dteacher}
     hard = hard_label_weight != 0
-    # Hard labels and a second gradient take more, and would be spilled.
-    registers = fns.registers if dteacher is None and not hard else tile_configs.MOST_REGISTERS
-    tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=registers)
+    factor_s, cap_s, map_s = math.logit_map(student_scale, student_softcap)
+    factor_t, cap_t, map_t = math.logit_map(teacher_scale, teacher_softcap)
+    # Hard labels, a second gradient and softcaps take more, and would be spilled.
+    plain = dteacher is None and not hard and map_s < 2 and map_t < 2
+    registers = fns.registers if plain else tile_configs.MOST_REGISTERS
+    crowded = dteacher is not None and max(map_s, map_t) == 2
+    tiling = RowTiling(columns, tensors, {"weight": weight, "labels": labels}, meeting=registers, crowded=crowded)
     dtype = launch.compute_dtype(student.dtype, teacher.dtype)
     losses = torch.empty(student.shape[:-1], dtype=dtype, device=student.device)
     stats = torch.empty((STATISTICS, tiling.rows), dtype=dtype, device=student.device)
@@ -359,6 +387,10 @@ def divergence_forward(
         divergence_scale=(1 - hard_label_weight) * scale,
         ce_scale=hard_label_weight,
         gradient_scale=gradient_scale,
+        factor_s=factor_s,
+        cap_s=cap_s,
+        factor_t=factor_t,
+        cap_t=cap_t,
         TERMS_FN=fns.terms,
         GRADIENTS_FN=fns.gradients,
         ONE_PASS_FN=fns.one_pass,
@@ -368,6 +400,8 @@ def divergence_forward(
         TO_T=dteacher is not None,
         HARD=hard,
         SEPARATE_SUM_T1=hard and inv_temperature != 1,
+        MAP_S=map_s,
+        MAP_T=map_t,
         ACC_DTYPE=launch.tl_dtype(dtype),
     )
     return losses, stats

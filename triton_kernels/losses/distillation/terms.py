@@ -270,7 +270,7 @@ def row_sums(total, of_student, sum_s, sum_t):
 @triton.jit
 def add_label_gradient(to_s, x_s, e_s, inv_s, row_stats, offs_v, label, g, scalars, SEPARATE_SUM_T1: tl.constexpr):
     """Add g·(q₁ − [v = label]), the gradient of the cross-entropy at temperature 1, with q₁ = softmax(s)."""
-    log2e_over_T, temperature, _, _, _ = scalars
+    log2e_over_T, temperature = scalars[0], scalars[1]
     if SEPARATE_SUM_T1:
         e_s = exp2(math.shifted(x_s, log2e_over_T, row_stats[0]) * temperature)
         inv_s = math.div(1.0, row_stats[4])
