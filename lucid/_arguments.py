@@ -44,9 +44,11 @@ class TensorValidator:
     def check(self, name: str, value: Any) -> None:
         """Raise TypeError unless `value` is a tensor of the class."""
         if not isinstance(value, self.kind):
+            # Of the output of a model of transformers.
+            part = "last_hidden_state" if name.endswith("hidden") else "logits"
             remedy = next(
                 (f": pass {how.format(name)}" for kind, how in self.others.items() if isinstance(value, kind)),
-                f": pass {name}.logits" if hasattr(value, "logits") else "",  # the output of a model of transformers
+                f": pass {name}.{part}" if hasattr(value, part) else "",
             )
             raise TypeError(f"{name} must be {self.name}, got {type_name(value)}{remedy}")
 
@@ -65,7 +67,15 @@ class TensorValidator:
                 f"{devices[1]}"
             )
 
-    def check_tokens(self, name: str, value: Any, student: Any, accepted: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    def check_tokens(
+        self,
+        name: str,
+        value: Any,
+        student: Any,
+        accepted: str,
+        dtypes: tuple[torch.dtype, ...],
+        rows_name: str = "student_logits",
+    ) -> None:
         """Raise unless `value` is None, or has one entry per row of logits, an accepted dtype, and no gradient."""
         if value is None:
             return
@@ -75,7 +85,7 @@ class TensorValidator:
         shape = tuple(student.shape[:-1])
         if not same_shape(value.shape, shape):
             raise RuntimeError(f"{name} must have shape {shape}, one for each row of logits, got {tuple(value.shape)}")
-        self.check_device(name, value, "student_logits", student)
+        self.check_device(name, value, rows_name, student)
         self.check_constant(name, value)
 
     def check_constant(self, name: str, value: Any) -> None:
@@ -117,7 +127,10 @@ def check_real(name: str, value: Any, accepted: str, predicate: Callable[[Any], 
     """Return `value` as a float; raise unless it is real and satisfies `predicate`, which `accepted` describes."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {accepted}, got {type_name(value)}")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     # Compared with infinity, since torch's compiler may know a number only as a symbol; NaN compares false.
     if not (abs(result) < math.inf and predicate(value)):
         raise ValueError(f"{name} must be {accepted}, got {value}")

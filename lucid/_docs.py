@@ -46,15 +46,15 @@ SECTIONS = {
             0-d, or of the broadcast shape for 'none'; of the promoted dtype. The arithmetic is float32, or float64
             where either is, and the result is rounded once. First and second derivatives to both are available.""",
     # distillation_loss
-    "divergences": """
+    "divergences_of_logits": """
         Per token, with p = softmax(teacher_logits / T), q = softmax(student_logits / T) and T = temperature, in nats:
 
             forward_kl          Σ p·(log p − log q)                               Hinton et al. 2015
             reverse_kl          Σ q·(log q − log p)
             js                  beta·KL(p‖m) + (1 − beta)·KL(q‖m)                 Agarwal et al. 2024, eq. 1
                                 with m = beta·p + (1 − beta)·q
-            total_variation     ½·Σ |p − q|
-
+            total_variation     ½·Σ |p − q|""",
+    "computed_with_the_loss": """
         Where a gradient is wanted, it is computed with the loss: one launch reads each logit once and writes the
         gradient for an upstream gradient of 1, the only tensor of the logits' size. No logits are kept. Backward
         multiplies by the upstream gradient, exactly by a power of two, else with one more rounding, and moves nothing
@@ -98,8 +98,8 @@ SECTIONS = {
     "reduction": """
         reduction : {'mean', 'none', 'sum', 'batchmean'}
             With w the weights of tokens, 1 where none are given and 0 where labels are ignored, and l their losses.
-            'mean' (default): Σ w·l / Σ w. 'none': w·l, of shape (...). 'sum': Σ w·l. 'batchmean': Σ w·l over
-            ``student_logits.shape[0]``.""",
+            'mean' (default): Σ w·l / Σ w. 'none': w·l, of shape (...). 'sum': Σ w·l. 'batchmean': Σ w·l over the size
+            of the first dimension.""",
     "normalizer": """
         normalizer : float or Tensor, optional
             Divisor of 'mean' or 'batchmean' in place of theirs, such as the number of tokens of all batches whose
@@ -120,15 +120,71 @@ SECTIONS = {
             0-d, or of the leading dimensions' shape for 'none'; float32, or float64 where either is. 0, with a gradient
             of 0, where no token counts, that is, where all weights are 0. Where weights of either sign add up to 0
             while tokens count, 'mean' divides by 0: infinite or NaN.""",
+    # linear_distillation_loss
+    "from_hidden": """
+        Logits are x = h·Wᵀ + b of hidden states h, a weight W and a bias b, as of a linear layer, times a scale, and
+        with a softcap c they are c·tanh(scale·x/c). They exist for a chunk of rows at a time, so that their memory does
+        not grow with the number of tokens. A chunk's logits are rounded to the dtype of the hidden states, or
+        autocast's, as those of a linear layer are; its loss reads them once and writes their gradient over them, which
+        is then multiplied with weight and hidden states. Training takes four matrix products, three without a gradient
+        to the student's weight; evaluation two. Tokens that do not count are left out of the products, and may hold
+        anything.
+
+        Gradients are computed with the loss, and backward multiplies them by the upstream gradient. The loss of each
+        token, reduction 'none', has upstream gradients that only backward knows; so does float16, whose small gradients
+        need its scale: there, and within ``gradient_in_forward(False)``, backward computes the logits again.""",
+    "from_hidden_labels": """
+        Logits are x = h·Wᵀ + b of hidden states h, a weight W and a bias b, as of a linear layer, times a scale, and
+        with a softcap k they are k·tanh(scale·x/k). Per row, with q their softmax, y the label, c the weights of
+        classes, C their number and ε = `label_smoothing`, in nats:
+
+            loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
+
+        Logits exist for a chunk of rows at a time, so that their memory does not grow with the number of rows. Training
+        takes three matrix products, evaluation one. Rows that do not count are left out, and may hold anything.
+        Gradients are computed with the loss; in backward for reduction 'none', for float16 and within
+        ``gradient_in_forward(False)``, where it computes the logits again.""",
+    "hidden": """
+        student_hidden, teacher_hidden : Tensor
+            Hidden states (..., D), floating, any strides; the same leading dimensions, D may differ.""",
+    "head": """
+        student_weight, teacher_weight : Tensor
+            (V, D) of each, of any floating dtype and strides; the same V, unless `vocab_size` is given. A weight of
+            another dtype than the product's is converted once. Its gradient is summed over chunks in float32, and
+            rounded once.""",
+    "teacher_logits": """
+        teacher_logits : Tensor, optional
+            (..., V), in place of the teacher's hidden states, weight and bias. A scale and a softcap apply to them.""",
+    "head_bias": """
+        student_bias, teacher_bias : Tensor, optional
+            (V,), floating; −inf masks a column. Default: none.""",
+    "logit_maps": """
+        student_logit_scale, teacher_logit_scale : float
+            Factor on the logits, from 1e-15 to 1e15. Default: 1.
+        student_softcap, teacher_softcap : float, optional
+            Bound c of the logits, from 1e-15 to 1e15; −inf stays −inf. Default: none.""",
+    "chunk_rows": """
+        chunk_rows : int, optional
+            Rows of a chunk. The loss and the gradient to hidden states do not depend on it, but for the order in which
+            a matrix product adds up; the same number gives the same bits.
+        workspace_mib : float, optional
+            MiB of memory for the logits of chunks, in place of `chunk_rows`; by default 256. Beside it there are the
+            gradients; that of a weight shorter than float32 is summed over chunks in float32, V·D·4 bytes, before it is
+            rounded. As much memory serves for logits before: the student's chunks have D rows, or all if these are at
+            most 2·D, where that is more than the workspace holds. `chunk_rows` has none of that.""",
+    "linear_gradients": """
+        Gradients flow to hidden states, weights and biases of both, and to `teacher_logits`.""",
     # cross_entropy
-    "cross_entropy_formula": """
+    "cross_entropy_of_logits": """
         Per row, with q the softmax of the logits, c the weights of classes, C their number, ε = `label_smoothing`
         (Szegedy et al. 2016, "Rethinking the inception architecture", section 7), and a label y or probabilities p:
 
             loss = (1 − ε)·c_y·(−log q_y) + ε/C·Σ c_v·(−log q_v)
             loss = Σ c_v·((1 − ε)·p_v + ε/C)·(−log q_v)
 
-        in nats. A class with a factor of 0 there adds exactly 0, also where its logit is −inf. The forward pass reads
+        in nats. A class with a factor of 0 there adds exactly 0, also where its logit is −inf.""",
+    "cross_entropy_reads": """
+        The forward pass reads
         each logit and each probability once and keeps a few numbers per row; only gradients have the logits' size.""",
     "class_logits": """
         Logits of a floating dtype, (C,), (N, C) or (N, C, ...); any strides.""",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,11 +24,17 @@ from lucid._arguments import (
 
 #: Defaults of `beta` and `ignore_index`.
 DEFAULT_BETA, DEFAULT_IGNORED = 0.5, -100
-#: Names of the options of a distillation loss that are not tensors.
-OPTIONS = (
+#: Names of the options of distillation losses that are not tensors; of those of logits and of hidden states alone.
+_OPTIONS = (
     *("divergence", "beta", "temperature", "temperature_squared", "ignore_index", "hard_label_weight", "reduction"),
-    *("vocab_size", "inplace_gradient"),
+    "vocab_size",
 )
+_LINEAR_OPTIONS = (
+    *("student_logit_scale", "teacher_logit_scale", "student_softcap", "teacher_softcap"),
+    *("chunk_rows", "workspace_mib"),
+)
+#: MiB of buffers for a chunk of rows of hidden states, by default.
+DEFAULT_WORKSPACE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,48 @@ class DistillationConfig:
         return {name: getattr(self, name) for name in names}
 
 
-class DistillationOptions:
+class _OptionsOfDistillation:
     """The options of a distillation loss as attributes of a module, which are read, and checked, at every call."""
+
+    _names: ClassVar[tuple[str, ...]]
+    divergence: typing.Divergence
+    beta: float | None
+    temperature: float
+    ignore_index: int | None
+    reduction: typing.Reduction
+
+    @property
+    def ignored_label(self) -> int:
+        """The label of tokens that do not count: `ignore_index`, or -100."""
+        return DEFAULT_IGNORED if self.ignore_index is None else self.ignore_index
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """By the names that functions give them."""
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        """The options that shape the result, and those of the others that are not as by default."""
+        shown: dict[str, object] = {"divergence": self.divergence}
+        if self.divergence == "js":
+            shown["beta"] = DEFAULT_BETA if self.beta is None else self.beta
+        shown |= {"temperature": self.temperature, "reduction": self.reduction}
+        others = (name for name in self._names if name not in ("beta", "ignore_index", *shown))
+        # Those that are as by default: None, False, 0, or a scale of 1.
+        shown |= {name: value for name in others if (value := getattr(self, name)) and not _is_scale_of_1(name, value)}
+        if self.ignore_index not in (None, DEFAULT_IGNORED):
+            shown["ignore_index"] = self.ignore_index
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def _is_scale_of_1(name: str, value: Any) -> bool:
+    return name.endswith("_scale") and value == 1
+
+
+class DistillationOptions(_OptionsOfDistillation):
+    """The options of a distillation loss of logits."""
+
+    _names = (*_OPTIONS, "inplace_gradient")
 
     def __init__(
         self,
@@ -96,29 +142,70 @@ class DistillationOptions:
         self.reduction = reduction
         self.vocab_size = vocab_size
         self.inplace_gradient = inplace_gradient
-        check_distillation(**self.options)
+        check_distillation(**{name: getattr(self, name) for name in _OPTIONS})
+        check_bool("inplace_gradient", inplace_gradient)
 
-    @property
-    def ignored_label(self) -> int:
-        """The label of tokens that do not count: `ignore_index`, or -100."""
-        return DEFAULT_IGNORED if self.ignore_index is None else self.ignore_index
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """By the names that functions give them."""
-        return {name: getattr(self, name) for name in OPTIONS}
+class LinearDistillationOptions(_OptionsOfDistillation):
+    """The options of a distillation loss of hidden states."""
 
-    def extra_repr(self) -> str:
-        """The options that shape the result, and those of the others that are not as by default."""
-        shown: dict[str, object] = {"divergence": self.divergence}
-        if self.divergence == "js":
-            shown["beta"] = DEFAULT_BETA if self.beta is None else self.beta
-        shown |= {"temperature": self.temperature, "reduction": self.reduction}
-        others = ("temperature_squared", "hard_label_weight", "vocab_size", "inplace_gradient")
-        shown |= {name: getattr(self, name) for name in others if getattr(self, name)}
-        if self.ignore_index not in (None, DEFAULT_IGNORED):
-            shown["ignore_index"] = self.ignore_index
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+    _names = (*_OPTIONS, *_LINEAR_OPTIONS)
+
+    def __init__(
+        self,
+        divergence: typing.Divergence = "forward_kl",
+        *,
+        beta: float | None = None,
+        temperature: float = 1.0,
+        temperature_squared: bool = False,
+        ignore_index: int | None = None,
+        hard_label_weight: float = 0.0,
+        reduction: typing.Reduction = "mean",
+        vocab_size: int | None = None,
+        student_logit_scale: float = 1.0,
+        teacher_logit_scale: float = 1.0,
+        student_softcap: float | None = None,
+        teacher_softcap: float | None = None,
+        chunk_rows: int | None = None,
+        workspace_mib: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.divergence = divergence
+        self.beta = beta
+        self.temperature = temperature
+        self.temperature_squared = temperature_squared
+        self.ignore_index = ignore_index
+        self.hard_label_weight = hard_label_weight
+        self.reduction = reduction
+        self.vocab_size = vocab_size
+        self.student_logit_scale = student_logit_scale
+        self.teacher_logit_scale = teacher_logit_scale
+        self.student_softcap = student_softcap
+        self.teacher_softcap = teacher_softcap
+        self.chunk_rows = chunk_rows
+        self.workspace_mib = workspace_mib
+        check_distillation(**{name: getattr(self, name) for name in _OPTIONS})
+        check_linear(**{name: getattr(self, name) for name in _LINEAR_OPTIONS})
+
+
+def check_linear(*, chunk_rows: int | None, workspace_mib: float | None, **maps: float | None) -> None:
+    """Check the options of losses of hidden states; scales and softcaps by name."""
+    for name, value in maps.items():
+        accepted = "a number from 1e-15 to 1e15"
+        if name.endswith("softcap"):
+            if value is None:
+                continue
+            accepted += ", or None"
+        check_real(name, value, accepted, lambda x: 1e-15 <= x <= 1e15)
+    if chunk_rows is not None and check_int("chunk_rows", chunk_rows) < 1:
+        raise ValueError(f"chunk_rows must be a positive int, got {chunk_rows}")
+    if workspace_mib is not None:
+        check_real("workspace_mib", workspace_mib, "a positive number up to 1e9", lambda x: 0 < x <= 1e9)
+        if chunk_rows is not None:
+            raise ValueError(
+                f"chunk_rows and workspace_mib both set the size of a chunk, got {chunk_rows} and {workspace_mib}: "
+                "leave one out"
+            )
 
 
 def check_distillation(
@@ -131,13 +218,11 @@ def check_distillation(
     hard_label_weight: float,
     reduction: str,
     vocab_size: int | None,
-    inplace_gradient: bool,
 ) -> tuple[float, float, float]:
     """Check the non-tensor options; return beta, the temperature and the weight of hard labels."""
     check_choice("divergence", divergence, typing.DIVERGENCES)
     check_choice("reduction", reduction, typing.REDUCTIONS)
     check_bool("temperature_squared", temperature_squared)
-    check_bool("inplace_gradient", inplace_gradient)
     if ignore_index is not None:
         check_int("ignore_index", ignore_index)
     if vocab_size is not None and check_int("vocab_size", vocab_size) < 1:
@@ -165,31 +250,15 @@ def distillation(
     student: Any,
     teacher: Any,
     *,
-    divergence: str,
-    beta: float | None,
-    temperature: float,
-    temperature_squared: bool,
     weight: Any,
     labels: Any,
-    ignore_index: int | None,
-    hard_label_weight: float,
-    reduction: str,
     normalizer: Any,
-    vocab_size: int | None,
     inplace_gradient: bool,
+    **options: Any,
 ) -> tuple[DistillationConfig, Reduction, Any]:
     """Check all arguments of `distillation_loss`; return the resolved options and the normalizer if it is a tensor."""
-    beta, temperature, alpha = check_distillation(
-        divergence=divergence,
-        beta=beta,
-        temperature=temperature,
-        temperature_squared=temperature_squared,
-        ignore_index=ignore_index,
-        hard_label_weight=hard_label_weight,
-        reduction=reduction,
-        vocab_size=vocab_size,
-        inplace_gradient=inplace_gradient,
-    )
+    checked = check_distillation(**options)
+    in_place = check_bool("inplace_gradient", inplace_gradient)
     for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
         tensors.check_floating(name, logits)
         if not logits.ndim:
@@ -200,14 +269,39 @@ def distillation(
             "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
             f"{tuple(student.shape)} and teacher_logits {tuple(teacher.shape)}"
         )
-    columns = _columns(student, teacher, vocab_size)
-    tensors.check_tokens("weight", weight, student, "bool or floating", (*FLOATING, torch.bool))
-    tensors.check_tokens("labels", labels, student, "int32 or int64", INTEGERS)
+    columns = _columns(
+        ("student_logits", tuple(student.shape)), ("teacher_logits", tuple(teacher.shape)), options["vocab_size"]
+    )
+    config = _distillation_config(
+        tensors, student, columns, checked, weight, labels, in_place and student.requires_grad, **options
+    )
+    return config, *_reduction(tensors, options["reduction"], normalizer, student)
+
+
+def _distillation_config(
+    tensors: TensorValidator,
+    rows: Any,
+    columns: int,
+    checked: tuple[float, float, float],
+    weight: Any,
+    labels: Any,
+    in_place: bool,
+    rows_name: str = "student_logits",
+    *,
+    divergence: str,
+    temperature_squared: bool,
+    ignore_index: int | None,
+    **_: Any,
+) -> DistillationConfig:
+    """Check weights and labels of rows (..., anything); return the resolved options."""
+    beta, temperature, alpha = checked
+    tensors.check_tokens("weight", weight, rows, "bool or floating", (*FLOATING, torch.bool), rows_name)
+    tensors.check_tokens("labels", labels, rows, "int32 or int64", INTEGERS, rows_name)
     if alpha and labels is None:
         raise ValueError(f"labels must be given for a hard_label_weight of {alpha}, got None")
     if ignore_index is not None and labels is None:
         raise ValueError(f"labels must be given for an ignore_index of {ignore_index}, got None: or leave both out")
-    options = DistillationConfig(
+    return DistillationConfig(
         # Of weight 0 where alpha is 1: one that is never infinite.
         divergence="total_variation" if alpha == 1 else divergence,
         beta=beta,
@@ -216,9 +310,164 @@ def distillation(
         ignore_index=DEFAULT_IGNORED if ignore_index is None else check_int("ignore_index", ignore_index),
         hard_label_weight=alpha,
         vocab_size=columns,
-        inplace_gradient=bool(inplace_gradient) and student.requires_grad,
+        inplace_gradient=in_place,
     )
-    return options, *_reduction(tensors, reduction, normalizer, student)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearOptions:
+    """Options of losses of hidden states, resolved: scales, softcaps, dtypes of products, the size of chunks."""
+
+    student_scale: float
+    student_softcap: float | None
+    teacher_scale: float
+    teacher_softcap: float | None
+    student_dtype: torch.dtype
+    teacher_dtype: torch.dtype
+    chunk_rows: int
+    workspace: int
+
+    @property
+    def maps(self) -> dict[str, float | None]:
+        """Arguments of the launchers."""
+        names = ("student_scale", "student_softcap", "teacher_scale", "teacher_softcap")
+        return {name: getattr(self, name) for name in names}
+
+
+def linear_distillation(
+    tensors: TensorValidator,
+    student: tuple[Any, Any, Any],
+    teacher: tuple[Any, Any, Any],
+    teacher_logits: Any,
+    *,
+    autocast: tuple[torch.dtype | None, torch.dtype | None],
+    weight: Any,
+    labels: Any,
+    normalizer: Any,
+    student_logit_scale: float,
+    teacher_logit_scale: float,
+    student_softcap: float | None,
+    teacher_softcap: float | None,
+    chunk_rows: int | None,
+    workspace_mib: float | None,
+    **options: Any,
+) -> tuple[DistillationConfig, LinearOptions, Reduction, Any]:
+    """Check all arguments of `linear_distillation_loss`; student and teacher are hidden states, weight and bias.
+
+    `autocast` are the dtypes of their products; None for that of the hidden states.
+    """
+    checked = check_distillation(**options)
+    check_linear(
+        chunk_rows=chunk_rows,
+        workspace_mib=workspace_mib,
+        student_logit_scale=student_logit_scale,
+        teacher_logit_scale=teacher_logit_scale,
+        student_softcap=student_softcap,
+        teacher_softcap=teacher_softcap,
+    )
+    hidden = student[0]
+    check_layer(tensors, "student_", *student)
+    if teacher_logits is None:
+        if teacher[0] is None or teacher[1] is None:
+            missing = "teacher_weight" if teacher[1] is None and teacher[0] is not None else "teacher_hidden"
+            raise TypeError(f"{missing} must be a Tensor unless teacher_logits are given, got None")
+        check_layer(tensors, "teacher_", *teacher)
+        name, given, wide = "teacher_hidden", teacher[0], ("teacher_weight", tuple(teacher[1].shape))
+    else:
+        for part, value in zip(("hidden", "weight", "bias"), teacher, strict=True):
+            if value is not None:
+                raise ValueError(f"teacher_{part} must be None where teacher_logits are given: leave one of them out")
+        tensors.check_floating("teacher_logits", teacher_logits)
+        if not teacher_logits.ndim:
+            raise RuntimeError("teacher_logits must have a dimension of columns, got shape ()")
+        name, given, wide = "teacher_logits", teacher_logits, ("teacher_logits", tuple(teacher_logits.shape))
+    tensors.check_device("student_hidden", hidden, name, given)
+    if not same_shape(hidden.shape[:-1], given.shape[:-1]):
+        raise RuntimeError(
+            f"student_hidden and {name} must have the same leading dimensions, got student_hidden "
+            f"{tuple(hidden.shape)} and {name} {tuple(given.shape)}"
+        )
+    columns = _columns(("student_weight", tuple(student[1].shape)), wide, options["vocab_size"])
+    config = _distillation_config(tensors, hidden, columns, checked, weight, labels, False, "student_hidden", **options)
+    student_dtype = autocast[0] or tensors.like(hidden).dtype
+    teacher_dtype = (autocast[1] if teacher_logits is None else None) or tensors.like(given).dtype
+    linear = LinearOptions(
+        float(student_logit_scale),
+        None if student_softcap is None else float(student_softcap),
+        float(teacher_logit_scale),
+        None if teacher_softcap is None else float(teacher_softcap),
+        student_dtype,
+        teacher_dtype,
+        *chunk_of_rows(chunk_rows, workspace_mib),
+    )
+    return config, linear, *_reduction(tensors, options["reduction"], normalizer, hidden, "student_hidden")
+
+
+def check_layer(tensors: TensorValidator, prefix: str, hidden: Any, weight: Any, bias: Any) -> None:
+    """Raise unless hidden states (..., D), a weight (V, D) and a bias (V,) or None fit each other."""
+    names = f"{prefix}hidden", f"{prefix}weight", f"{prefix}bias"
+    tensors.check_floating(names[0], hidden)
+    tensors.check_floating(names[1], weight)
+    if not hidden.ndim:
+        raise RuntimeError(f"{names[0]} must have a dimension of features, got shape ()")
+    if weight.ndim != 2 or not same_shape(weight.shape[1:], hidden.shape[-1:]):
+        raise RuntimeError(
+            f"{names[1]} must have shape (V, {hidden.shape[-1]}), that of a linear layer of {names[0]} "
+            f"{tuple(hidden.shape)}, got {tuple(weight.shape)}"
+        )
+    if not weight.shape[0] or not weight.shape[1]:
+        raise RuntimeError(f"{names[1]} must not be empty, got shape {tuple(weight.shape)}")
+    tensors.check_device(names[0], hidden, names[1], weight)
+    if bias is not None:
+        tensors.check_floating(names[2], bias)
+        if not same_shape(bias.shape, weight.shape[:1]):
+            raise RuntimeError(f"{names[2]} must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
+        tensors.check_device(names[1], weight, names[2], bias)
+
+
+def linear_cross_entropy(
+    tensors: TensorValidator,
+    hidden: Any,
+    weight: Any,
+    target: Any,
+    *,
+    bias: Any,
+    class_weight: Any,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    logit_scale: float,
+    softcap: float | None,
+    chunk_rows: int | None,
+    workspace_mib: float | None,
+    autocast: torch.dtype | None,
+) -> tuple[CrossEntropyConfig, torch.dtype, tuple[int, int]]:
+    """Check all arguments of `linear_cross_entropy`; return options, the dtype of the product, the size of chunks."""
+    ignored, smoothing = check_cross_entropy(
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    check_linear(chunk_rows=chunk_rows, workspace_mib=workspace_mib, logit_scale=logit_scale, softcap=softcap)
+    check_layer(tensors, "", hidden, weight, bias)
+    tensors.check("target", target)
+    if tensors.like(target).dtype not in INTEGERS:
+        raise TypeError(f"target must be labels, int32 or int64, got {target.dtype}")
+    if not same_shape(target.shape, hidden.shape[:-1]):
+        raise RuntimeError(
+            f"target must have shape {tuple(hidden.shape[:-1])}, one label for each row of hidden, got "
+            f"{tuple(target.shape)}"
+        )
+    tensors.check_device("target", target, "hidden", hidden)
+    _check_class_weight(tensors, "class_weight", class_weight, weight.shape[0], "hidden", hidden)
+    dtype = autocast or tensors.like(hidden).dtype
+    reduced, _ = _reduction(tensors, reduction, None, hidden, "hidden")
+    of = CrossEntropyConfig(hidden, target, False, ignored, smoothing, reduced)
+    return of, dtype, chunk_of_rows(chunk_rows, workspace_mib)
+
+
+def chunk_of_rows(chunk_rows: int | None, workspace_mib: float | None) -> tuple[int, int]:
+    """Return the rows of a chunk, or 0 for as many as fit; and the bytes of the workspace for their logits."""
+    workspace = DEFAULT_WORKSPACE if workspace_mib is None else workspace_mib
+    return 0 if chunk_rows is None else check_int("chunk_rows", chunk_rows), int(workspace * 2**20)
 
 
 def check_deprecated(name: str, value: Any) -> None:
@@ -283,19 +532,24 @@ def cross_entropy(
         raise TypeError(f"target of {name}'s shape is class probabilities, which must be floating, got {target.dtype}")
     else:
         _check_labels(tensors, target, x, name, classes)
-    if weight is not None:
-        tensors.check_floating("weight", weight)
-        tensors.check_device("weight", weight, name, x)
-        if weight.shape != (x.shape[classes],):
-            raise RuntimeError(
-                f"weight must have shape ({x.shape[classes]},), one for each class, got {tuple(weight.shape)}"
-            )
-        tensors.check_constant("weight", weight)
+    _check_class_weight(tensors, "weight", weight, x.shape[classes], name, x)
     if soft and reduction == "mean":
         reduced = Reduction(reduce=True, count=max(math.prod(logits.shape[:-1]), 1))
     else:
         reduced, _ = _reduction(tensors, reduction, None, logits)
     return CrossEntropyConfig(logits, target, soft, ignored, smoothing, reduced)
+
+
+def _check_class_weight(
+    tensors: TensorValidator, name: str, weight: Any, classes: int, other_name: str, other: Any
+) -> None:
+    if weight is None:
+        return
+    tensors.check_floating(name, weight)
+    tensors.check_device(name, weight, other_name, other)
+    if weight.shape != (classes,):
+        raise RuntimeError(f"{name} must have shape ({classes},), one for each class, got {tuple(weight.shape)}")
+    tensors.check_constant(name, weight)
 
 
 def _classes_last(x: Any) -> Any:
@@ -329,32 +583,39 @@ def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: st
         raise ValueError(f"ignore_index is of labels alone, got {ignored} with class probabilities: leave it out")
 
 
-def _columns(student: Any, teacher: Any, vocab_size: int | None) -> int:
-    widths = student.shape[-1], teacher.shape[-1]
+def _columns(student: tuple[str, tuple[int, ...]], teacher: tuple[str, tuple[int, ...]], vocab_size: int | None) -> int:
+    """The number of logits that count, from names and shapes: (V, D) of weights, else (..., V)."""
+    (name_s, shape_s), (name_t, shape_t) = student, teacher
+    unit_s = "rows" if name_s == "student_weight" else "columns"
+    unit_t = "rows" if name_t == "teacher_weight" else "columns"
+    widths = shape_s[0 if unit_s == "rows" else -1], shape_t[0 if unit_t == "rows" else -1]
     if vocab_size is None:
         if widths[0] != widths[1]:
+            what = f"equally many {unit_s}" if unit_s == unit_t else f"as many {unit_s} as {unit_t}"
             raise RuntimeError(
-                "student_logits and teacher_logits must have equally many columns unless vocab_size says how many "
-                f"count, got {widths[0]} and {widths[1]}"
+                f"{name_s} and {name_t} must have {what} unless vocab_size says how many count, got {widths[0]} and "
+                f"{widths[1]}"
             )
         if not widths[0]:
-            raise RuntimeError(f"student_logits must have at least one column, got shape {tuple(student.shape)}")
+            raise RuntimeError(f"{name_s} must have at least one column, got shape {shape_s}")
         return widths[0]
     columns = check_int("vocab_size", vocab_size)
     if columns > min(widths):
+        have = "have" if unit_s == "columns" else "has"
         raise ValueError(
-            f"vocab_size must lie in 1 to {min(widths)}, got {columns}; student_logits have {widths[0]} columns and "
-            f"teacher_logits {widths[1]}"
+            f"vocab_size must lie in 1 to {min(widths)}, got {columns}; {name_s} {have} {widths[0]} {unit_s} and "
+            f"{name_t} {widths[1]}" + ("" if unit_s == unit_t else f" {unit_t}")
         )
     return columns
 
 
-def _reduction(tensors: TensorValidator, reduction: str, normalizer: Any, logits: Any) -> tuple[Reduction, Any]:
+def _reduction(
+    tensors: TensorValidator, reduction: str, normalizer: Any, logits: Any, name: str = "student_logits"
+) -> tuple[Reduction, Any]:
     """The reduction, and the denominator where it is a tensor."""
     if reduction == "batchmean" and normalizer is None and logits.ndim < 2:
         raise RuntimeError(
-            f"reduction 'batchmean' divides by student_logits.shape[0], a number of rows, got shape "
-            f"{tuple(logits.shape)}"
+            f"reduction 'batchmean' divides by {name}.shape[0], a number of rows, got shape {tuple(logits.shape)}"
         )
     if normalizer is None:
         count = max(logits.shape[0], 1) if reduction == "batchmean" else 1
@@ -373,6 +634,6 @@ def _reduction(tensors: TensorValidator, reduction: str, normalizer: Any, logits
         raise RuntimeError(f"normalizer must be a positive number or a 0-d Tensor, got shape {tuple(normalizer.shape)}")
     if tensors.like(normalizer).dtype not in (*FLOATING, *INTEGERS):
         raise TypeError(f"normalizer must be a positive number or a 0-d Tensor of numbers, got {normalizer.dtype}")
-    tensors.check_device("normalizer", normalizer, "student_logits", logits)
+    tensors.check_device("normalizer", normalizer, name, logits)
     tensors.check_constant("normalizer", normalizer)
     return Reduction(reduce=True), normalizer

@@ -14,6 +14,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 import lucid.torch
 from lucid.autograd import grad
+from lucid.ops import from_hidden
 from lucid.torch.operators import KERNELS
 from tests.device import DEVICE
 
@@ -24,6 +25,7 @@ ALLOWED = {
     *("ones_like", "full", "full_like", "fill_", "zero_"),
     *("view", "_unsafe_view", "as_strided", "expand", "permute", "t", "transpose", "slice", "select", "unsqueeze"),
     *("squeeze", "detach", "alias", "set_", "_reshape_alias"),
+    *("index", "index_put_", "index_select", "cat", "masked_fill"),  # rows that are moved, or filled
     *("clone", "copy_", "_to_copy", "lift_fresh", "_local_scalar_dense", "promote_types"),
     *("resolve_conj", "resolve_neg"),  # what `tolist` does first, to numbers that are neither
 }
@@ -63,6 +65,24 @@ def test_the_loss_forward_and_backward_does_no_arithmetic_in_torch(reduction: st
         loss = F.kl_div(x, y, reduction=reduction, log_target=log_target)
         loss.backward(lucid.ones_like(loss))
     assert "empty" in guard.seen
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_losses_from_hidden_states_do_no_arithmetic_in_torch(
+    reduction: Any, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the host must not wait for the tokens that count."""
+    monkeypatch.setattr(from_hidden, "may_wait", lambda *_: waits)
+    shapes = ((6, 4), (9, 4), (9,), (6, 3), (9, 3))
+    with NoArithmetic():
+        h, w, b, g, v = (lucid.from_torch(torch.ones(shape).to(DEVICE)).requires_grad_() for shape in shapes)
+        labels = lucid.tensor([1, -100, 2, 3, -100, 0])
+        loss = F.linear_distillation_loss(
+            h, w, g, v, student_bias=b, labels=labels, reduction=reduction, chunk_rows=2, student_softcap=3.0
+        )
+        loss.backward(lucid.ones_like(loss))
+        F.linear_cross_entropy(h, w, labels, chunk_rows=2).backward()
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "js"])

@@ -299,6 +299,7 @@ def test_invalid_values_that_kernels_find_are_errors_of_the_call_inside_check_va
     with lucid.check_values():
         for name, loss in (
             ("target", lambda: lucid.torch.cross_entropy(S, bad)),
+            ("target", lambda: lucid.torch.cross_entropy(S.clone().requires_grad_(), bad)),
             ("labels", lambda: lucid.torch.distillation_loss(S, T, labels=bad)),
             ("target", lambda: torch.compile(lucid.torch.cross_entropy, backend="aot_eager")(S, bad)),
         ):

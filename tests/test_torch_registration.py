@@ -45,10 +45,29 @@ def _soft_cross_entropy(s: Tensor, t: Tensor) -> Tensor:
     return lucid.torch.cross_entropy(s, t.softmax(-1), t[0].detach().abs(), label_smoothing=0.1)
 
 
+def _head(columns: int = 5) -> Tensor:
+    """A weight for hidden states of 7 features."""
+    return torch.linspace(-1, 1, columns * 7, dtype=torch.float64, device=DEVICE).sin().view(columns, 7)
+
+
+def _from_hidden(options: dict[str, Any], s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.linear_distillation_loss(s, _head(), t, -_head(), chunk_rows=2, **options)
+
+
+def _from_hidden_and_logits(s: Tensor, t: Tensor) -> Tensor:
+    return lucid.torch.linear_distillation_loss(s, _head(7), teacher_logits=t, student_softcap=2.0, chunk_rows=2)
+
+
+def _linear_cross_entropy(s: Tensor, t: Tensor) -> Tensor:
+    labels = t.argmax(-1).clamp_max(4)
+    return lucid.torch.linear_cross_entropy(s, _head(), labels, class_weight=t[0, :5].detach().abs(), chunk_rows=2)
+
+
 def _modules(s: Tensor, t: Tensor) -> Tensor:
     kl_div = lucid.torch.KLDivLoss(reduction="sum")(s.log_softmax(-1), t.softmax(-1))
     distillation = lucid.torch.DistillationLoss("js", beta=0.3, temperature=2.0)(s, t)
-    return kl_div + distillation + lucid.torch.CrossEntropyLoss()(s, t.argmax(-1))
+    from_hidden = lucid.torch.LinearDistillationLoss("js", chunk_rows=2)(s, _head(), t, -_head())
+    return kl_div + distillation + from_hidden + lucid.torch.CrossEntropyLoss()(s, t.argmax(-1))
 
 
 #: Losses of student and teacher logits, as users write them.
@@ -67,6 +86,11 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": _cross_entropy,
     "cross-entropy, probabilities": _soft_cross_entropy,
     "cross-entropy, probabilities, none": lambda s, t: lucid.torch.cross_entropy(s, t.exp(), reduction="none").sum(),
+    "from hidden states": functools.partial(_from_hidden, {}),
+    "from hidden states, js": functools.partial(_from_hidden, {"reduction": "batchmean", "divergence": "js"}),
+    "from hidden states, none": lambda s, t: _from_hidden({"reduction": "none", "vocab_size": 4}, s, t).sum(),
+    "from hidden states and logits": _from_hidden_and_logits,
+    "linear cross-entropy": _linear_cross_entropy,
     "modules": _modules,
 }
 
@@ -159,7 +183,8 @@ def test_an_exported_module_holds_the_operators_and_runs_at_any_batch_size(stric
     rows = torch.export.Dim("rows", min=2)
     exported = torch.export.export(Losses(), _logits(4), dynamic_shapes=({0: rows}, {0: rows}), strict=strict)
     called = [str(node.target) for node in exported.graph.nodes if "lucid" in str(node.target)]
-    assert called == ["lucid.kl_div.default", "lucid.divergence.default", "lucid.cross_entropy.default"]
+    names = ("kl_div", "divergence", "linear_distillation_loss", "cross_entropy")
+    assert called == [f"lucid.{name}.default" for name in names]
     inputs = _logits(6)
     torch.testing.assert_close(exported.module()(*inputs), _modules(*inputs), rtol=1e-12, atol=1e-12)
 
@@ -177,6 +202,10 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     _, ce_rows, ce_factor = ops.cross_entropy.default(s, kept, classes, -100, 0.1, True, True, torch.float64)
     _, soft_rows, soft_factor = ops.soft_cross_entropy.default(s, p, classes, 0.1, True, 3, torch.float64)
     s_, t_ = s.detach(), t.detach()
+    layers = (s, _head().requires_grad_(), _head()[:, 0].clone().requires_grad_(), t, -_head(), None, None)
+    how = (*kind[:5], 5, 1.0, 3.0, 0.5, None, -100, True, True, 1, 1.0, 2, 2**28, torch.float64, torch.float64)
+    each_row = (*how[:11], False, *how[12:])
+    labels = kept.clamp_max(4)
 
     def here(logits: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """On the CPU, whose operators make a gradient with the loss."""
@@ -233,6 +262,29 @@ def _arguments() -> dict[str, tuple[Any, tuple[Any, ...]]]:
             ops.soft_cross_entropy_backward,
             (s_, p.detach(), classes, soft_rows, soft_factor, one, 0.1, True, True),
         ),
+        "linear_distillation_loss": (
+            ops.linear_distillation_loss,
+            (*layers, weight, labels, None, *how, 0b1111),
+        ),
+        "linear_distillation_loss, none": (
+            ops.linear_distillation_loss,
+            (*layers[:3], None, None, None, t[:, :5], None, labels, None, *each_row, 0),
+        ),
+        "linear_distillation_loss_backward": (
+            ops.linear_distillation_loss_backward,
+            (*(x if x is None else x.detach() for x in layers), weight, labels, None, *each_row, each[:, 0], 0b1011),
+        ),
+        "linear_cross_entropy": (
+            ops.linear_cross_entropy,
+            (*layers[:3], labels, classes[:5], -100, 0.1, 0.5, 3.0, True, True, 2, 2**28, torch.float64, 0b111),
+        ),
+        "linear_cross_entropy_backward": (
+            ops.linear_cross_entropy_backward,
+            (
+                *(x if x is None else x.detach() for x in layers[:3]),
+                *(labels, None, -100, 0.0, 1.0, None, True, True, 2, 2**28, torch.float64, one, 0b101),
+            ),
+        ),
     }
 
 
@@ -241,7 +293,8 @@ CASES = (
     *("divergence, none", "divergence_backward", "divergence_backward_", "cross_entropy", "cross_entropy_backward"),
     *("cross_entropy_backward, transposed", "soft_cross_entropy", "soft_cross_entropy_backward"),
     *("divergence_and_gradient", "divergence_and_gradient, none", "cross_entropy_and_gradient"),
-    "soft_cross_entropy_and_gradient",
+    *("soft_cross_entropy_and_gradient", "linear_distillation_loss", "linear_distillation_loss, none"),
+    *("linear_distillation_loss_backward", "linear_cross_entropy", "linear_cross_entropy_backward"),
 )
 
 
@@ -268,7 +321,11 @@ def test_function_transforms_give_what_autograd_gives(name: str) -> None:
     expected = _results(loss, inputs)
     torch.testing.assert_close(torch.func.grad(loss)(*plain), expected[1])
     torch.testing.assert_close(torch.func.vjp(loss, *plain)[0], expected[0].detach())
-    if name in ("cross-entropy", "modules"):  # whose labels come from argmax, in no need of a batch of batches
+    if name in (
+        "cross-entropy",
+        "linear cross-entropy",
+        "modules",
+    ):  # whose labels come from argmax, in no need of a batch of batches
         return
     batch = tuple(torch.stack([t, t.flip(0), t * 2]) for t in plain)
     losses, grads = torch.func.vmap(loss)(*batch), torch.func.vmap(torch.func.grad(loss))(*batch)

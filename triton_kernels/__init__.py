@@ -9,6 +9,7 @@ from . import installation as installation  # isort: split
 from .runtime import backend
 
 with backend.jit_mode():
+    from .losses import from_hidden
     from .losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
     from .losses.distillation.backward import divergence_backward
     from .losses.distillation.forward import divergence_forward
@@ -35,6 +36,7 @@ __all__ = [
     "divergence_forward",
     "embedding_backward",
     "embedding_forward",
+    "from_hidden",
     "kl_div_backward",
     "kl_div_forward",
     "launch",

@@ -8,7 +8,7 @@ from lucid._docs import documented, listing
 from lucid._loss_args import check_deprecated
 from lucid.dtype import float32
 from lucid.nn.checks import check_device, check_floating, check_tensor
-from lucid.nn.losses import cross_entropy, distillation_loss
+from lucid.nn.losses import cross_entropy, distillation_loss, linear_cross_entropy, linear_distillation_loss
 from lucid.tensor import Tensor
 from lucid.typing import REDUCTIONS, Reduction
 
@@ -19,6 +19,8 @@ __all__ = [
     "embedding",
     "kl_div",
     "linear",
+    "linear_cross_entropy",
+    "linear_distillation_loss",
     "log_softmax",
     "relu",
     "softmax",

@@ -7,6 +7,7 @@ from lucid.ops.embedding import embedding
 from lucid.ops.in_place import setitem, write_result
 from lucid.ops.kl_div import kl_div
 from lucid.ops.linear import linear, matmul
+from lucid.ops.linear_losses import linear_cross_entropy, linear_distillation_loss
 from lucid.ops.memory import (
     clone,
     contiguous,
@@ -38,6 +39,8 @@ __all__ = [
     "getitem",
     "kl_div",
     "linear",
+    "linear_cross_entropy",
+    "linear_distillation_loss",
     "log",
     "matmul",
     "mean",

@@ -67,8 +67,9 @@ def save_gradients(
     weights: torch.Tensor | None,
     vocab_size: int | None,
     name: str,
+    of_rows: tuple[bool, ...] = (True, True),
 ) -> None:
-    """Save gradients to logits for an upstream gradient of 1, and no logits.
+    """Save gradients to logits, or others, for an upstream gradient of 1, and no logits.
 
     Parameters
     ----------
@@ -78,21 +79,32 @@ def save_gradients(
         Gradients of further columns are 0.
     name
         Of the function, for an error.
+    of_rows
+        For each gradient, whether it has rows that the weights are of.
     """
-    ctx.constants = [_without_memory(tensor) for tensor in logits if tensor.requires_grad], vocab_size, name
+    ctx.constants = [_without_memory(tensor) for tensor in logits if tensor.requires_grad], vocab_size, name, of_rows
     ctx.save_for_backward(*(None if x is None else Tensor._wrap(x) for x in (weights, *gradients)))
 
 
 def scaled_gradients(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
     """Return the saved gradients times the upstream gradient; in place, if the graph is not kept."""
-    logits, vocab_size, name = ctx.constants
+    logits, vocab_size, name, of_rows = ctx.constants
     weights, *gradients = ctx.saved_tensors
     of = logits[0] if is_grad_enabled() else None
     in_place = not ctx.keeps_graph
     return tuple(
-        None if g is None else _ScaledGradient.apply(g, dloss, of, weights, vocab_size, in_place, name)
-        for g in gradients
+        None if g is None else _ScaledGradient.apply(g, dloss, of, weights, vocab_size, in_place, name, rows)
+        for g, rows in zip(gradients, of_rows, strict=False)
     )
+
+
+def upstream_of_sums(kernels: Any, dloss: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """Return the upstream gradient, 0-d, for what is summed over rows: 1 where none counts, as 0·∞ would be NaN."""
+    if counts is None:
+        return dloss
+    some = kernels.token_mean(counts, weights=counts)[1]  # 0 where none counts
+    one = torch.ones(1, dtype=dloss.dtype, device=dloss.device)
+    return kernels.scale_gradient(one, dloss, weights=some.view(1).to(dloss.dtype)).view(())
 
 
 def _without_memory(tensor: Tensor) -> Tensor:
@@ -120,12 +132,16 @@ class _ScaledGradient(Function):
         vocab_size: int | None,
         in_place: bool,
         name: str,
+        of_rows: bool,
     ) -> Tensor:
         ctx.name = name
+        upstream, counts = dloss._buffer, None if weights is None else weights._buffer
+        if not of_rows:
+            upstream, counts = upstream_of_sums(tk, upstream, counts), None
         scaled = tk.scale_gradient(
             gradient._buffer,
-            dloss._buffer,
-            weights=None if weights is None else weights._buffer,
+            upstream,
+            weights=counts,
             vocab_size=vocab_size,
             in_place=in_place,
         )

@@ -217,7 +217,12 @@ def raise_device_errors(buffer: torch.Tensor, labels: str = "labels") -> None:
         try:
             tk.raise_pending_errors(buffer.device)
         except IndexError as error:
-            raise IndexError(str(error).replace("labels", labels, 1)) from None
+            raise of_argument(error, labels) from None
+
+
+def of_argument(error: IndexError, labels: str) -> IndexError:
+    """Return an error about labels that has the name of the argument."""
+    return IndexError(str(error).replace("labels", labels, 1))
 
 
 def raise_before_overwriting(logits: torch.Tensor, weights: Callable[[], torch.Tensor] | None) -> None:

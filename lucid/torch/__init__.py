@@ -19,19 +19,28 @@ Examples
 
 from lucid._docs import listing
 from lucid._flags import gradient_in_forward
-from lucid.torch.functional import cross_entropy, distillation_loss, kl_div
-from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss
+from lucid.torch.functional import (
+    cross_entropy,
+    distillation_loss,
+    kl_div,
+    linear_cross_entropy,
+    linear_distillation_loss,
+)
+from lucid.torch.modules import CrossEntropyLoss, DistillationLoss, KLDivLoss, LinearDistillationLoss
 from lucid.torch.operators import kernels_on_cpu
 
 __all__ = [
     "CrossEntropyLoss",
     "DistillationLoss",
     "KLDivLoss",
+    "LinearDistillationLoss",
     "cross_entropy",
     "distillation_loss",
     "gradient_in_forward",
     "kernels_on_cpu",
     "kl_div",
+    "linear_cross_entropy",
+    "linear_distillation_loss",
 ]
 
 __dir__ = listing(__all__)

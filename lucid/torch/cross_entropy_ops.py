@@ -11,7 +11,7 @@ from torch import Tensor
 
 import triton_kernels as tk
 from lucid.ops.in_forward import loss_factor
-from lucid.ops.memory import raise_device_errors
+from lucid.ops.memory import of_argument, raise_device_errors
 from lucid.torch import row_ops
 from lucid.torch.loss_and_gradients import LossAndGradients
 from lucid.torch.operators import launchers, no_gradient, operator, or_empty, saved
@@ -35,9 +35,12 @@ def _loss_and_gradients(x: Tensor, labels: Tensor, class_weight: Tensor | None, 
     kernels, of_classes, compute = launchers(x), _contiguous(class_weight), tk.launch.compute_dtype(x.dtype)
 
     def weights() -> Tensor:
-        return kernels.token_weights(
-            x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute
-        )
+        try:
+            return kernels.token_weights(
+                x, labels=labels, class_weight=of_classes, ignore_index=ignore_index, dtype=compute
+            )
+        except IndexError as error:
+            raise of_argument(error, "target") from None
 
     def run(dx: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
         scale, factor = loss_factor(x, weights, reduce and mean, None, 1.0, compute, kernels)

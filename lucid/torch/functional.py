@@ -14,7 +14,7 @@ from lucid._arguments import TensorValidator, check_bool, check_choice, check_de
 from lucid._clobbered import check_not_overwritten, check_writable
 from lucid._docs import documented
 from lucid.tensor import Tensor as LucidTensor
-from lucid.torch import cross_entropy_ops, distillation_ops, kl_div_ops
+from lucid.torch import cross_entropy_ops, distillation_ops, kl_div_ops, linear_ops
 from lucid.typing import REDUCTIONS, Divergence, LabelReduction, Reduction
 
 
@@ -130,7 +130,9 @@ def distillation_loss(
 ) -> Tensor:
     r"""Divergence between the distributions of a student and of a teacher, from their logits.
 
-    {divergences}
+    {divergences_of_logits}
+
+    {computed_with_the_loss}
 
     Under autocast nothing is converted: the arithmetic is float32, or float64, whatever dtype arrives.
 
@@ -182,9 +184,6 @@ def distillation_loss(
     >>> student.grad[1].tolist()
     [0.0, 0.0, 0.0]
     """
-    if torch.compiler.is_compiling() and isinstance(normalizer, int) and isinstance(student_logits, Tensor):
-        # A count of tokens differs from step to step, and the compiler takes an operator's numbers for constants.
-        normalizer = torch.full((), normalizer, device=student_logits.device)
     options, resolved, denominator = _loss_args.distillation(
         TORCH,
         student_logits,
@@ -198,7 +197,7 @@ def distillation_loss(
         ignore_index=ignore_index,
         hard_label_weight=hard_label_weight,
         reduction=reduction,
-        normalizer=normalizer,
+        normalizer=_as_input(normalizer, student_logits),
         vocab_size=vocab_size,
         inplace_gradient=inplace_gradient,
     )
@@ -230,6 +229,244 @@ def distillation_loss(
 
 
 @documented
+def linear_distillation_loss(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    teacher_hidden: Tensor | None = None,
+    teacher_weight: Tensor | None = None,
+    *,
+    teacher_logits: Tensor | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    divergence: Divergence = "forward_kl",
+    beta: float | None = None,
+    temperature: float = 1.0,
+    temperature_squared: bool = False,
+    weight: Tensor | None = None,
+    labels: Tensor | None = None,
+    ignore_index: int | None = None,
+    hard_label_weight: float = 0.0,
+    reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
+    vocab_size: int | None = None,
+    student_logit_scale: float = 1.0,
+    teacher_logit_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    chunk_rows: int | None = None,
+    workspace_mib: float | None = None,
+) -> Tensor:
+    r"""Divergence between the distributions of a student and of a teacher, from hidden states.
+
+    {from_hidden}
+
+    {divergences_of_logits}
+
+    {linear_gradients}
+
+    Parameters
+    ----------
+    {hidden}
+    {head}
+    {teacher_logits}
+    {head_bias}
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {weight}
+    {labels}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {normalizer}
+    {vocab_size}
+    {logit_maps}
+    {chunk_rows}
+
+    Returns
+    -------
+    {distillation_returns}
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        If an argument is not what is described above; if second derivatives are asked for.
+    IndexError
+        If a label is neither a column nor `ignore_index`: at once on the CPU. On a GPU the loss is NaN, without a host
+        sync; within ``lucid.check_values()`` the call waits and raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> hidden = torch.tensor([[0.5, 1.0], [0.2, 0.1]], device=device, requires_grad=True)
+    >>> student_weight, teacher_weight = torch.eye(3, 2, device=device), torch.ones(3, 2, device=device)
+    >>> loss = lucid.torch.linear_distillation_loss(hidden, student_weight, hidden.detach(), teacher_weight)
+    >>> f"{loss.item():.6f}"
+    '0.042494'
+    >>> loss.backward()
+    >>> hidden.grad.shape
+    torch.Size([2, 2])
+    """
+    options, linear, resolved, denominator = _loss_args.linear_distillation(
+        TORCH,
+        (student_hidden, student_weight, student_bias),
+        (teacher_hidden, teacher_weight, teacher_bias),
+        teacher_logits,
+        autocast=(_autocast_dtype(student_hidden), _autocast_dtype(teacher_hidden)),
+        divergence=divergence,
+        beta=beta,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+        weight=weight,
+        labels=labels,
+        ignore_index=ignore_index,
+        hard_label_weight=hard_label_weight,
+        reduction=reduction,
+        normalizer=_as_input(normalizer, student_hidden),
+        vocab_size=vocab_size,
+        student_logit_scale=student_logit_scale,
+        teacher_logit_scale=teacher_logit_scale,
+        student_softcap=student_softcap,
+        teacher_softcap=teacher_softcap,
+        chunk_rows=chunk_rows,
+        workspace_mib=workspace_mib,
+    )
+    return linear_ops.linear_distillation_loss(
+        student_hidden,
+        student_weight,
+        student_bias,
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        teacher_logits,
+        weight,
+        labels,
+        denominator,
+        options.divergence,
+        options.beta,
+        options.inv_temperature,
+        options.scale,
+        options.hard_label_weight,
+        options.vocab_size,
+        linear.student_scale,
+        linear.student_softcap,
+        linear.teacher_scale,
+        linear.teacher_softcap,
+        options.ignore_index,
+        resolved.reduce,
+        resolved.mean,
+        resolved.count,
+        resolved.normalizer,
+        linear.chunk_rows,
+        linear.workspace,
+        linear.student_dtype,
+        linear.teacher_dtype,
+    )
+
+
+@documented
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: LabelReduction = "mean",
+    label_smoothing: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_rows: int | None = None,
+    workspace_mib: float | None = None,
+) -> Tensor:
+    r"""Cross-entropy of labels with the logits of a linear layer, from hidden states.
+
+    {from_hidden_labels}
+
+    Parameters
+    ----------
+    hidden : Tensor
+        (..., D), floating, any strides.
+    weight : Tensor
+        (C, D), of any floating dtype and strides. One of another dtype than the product's is converted once. Its
+        gradient is summed over chunks in float32, and rounded once.
+    target : Tensor
+        Labels, int32 or int64, of shape (...), from 0 to C − 1, or `ignore_index`.
+    bias : Tensor, optional
+        (C,), floating; −inf masks a class. Default: none.
+    class_weight : Tensor, optional
+        Weight of each class: (C,), floating, without a gradient. By default 1.
+    ignore_index : int
+        Label of rows that do not count: their hidden states are not used, and get a gradient of 0. Default: −100.
+    {label_reduction}
+    {label_smoothing}
+    logit_scale : float
+        Factor on the logits, from 1e-15 to 1e15. Default: 1.
+    softcap : float, optional
+        Bound k of the logits, k·tanh(logit_scale·x/k), from 1e-15 to 1e15; −inf stays −inf. Default: none.
+    {chunk_rows}
+
+    Returns
+    -------
+    Tensor
+        0-d, or of shape (...) for 'none'; float32, or float64 for hidden states of that dtype. 0 where no label counts.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        If an argument is not what is described above; if second derivatives are asked for.
+    IndexError
+        If a label is neither a class nor `ignore_index`: at once on the CPU. On a GPU the loss is NaN, without a host
+        sync; within ``lucid.check_values()`` the call waits and raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> hidden = torch.tensor([[0.5, 1.0], [9.0, 9.0]], device=device)
+    >>> target = torch.tensor([1, -100], device=device)
+    >>> f"{lucid.torch.linear_cross_entropy(hidden, torch.eye(3, 2, device=device), target).item():.6f}"
+    '0.680270'
+    """
+    of, dtype, chunk = _loss_args.linear_cross_entropy(
+        TORCH,
+        hidden,
+        weight,
+        target,
+        bias=bias,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        chunk_rows=chunk_rows,
+        workspace_mib=workspace_mib,
+        autocast=_autocast_dtype(hidden),
+    )
+    return linear_ops.linear_cross_entropy(
+        hidden,
+        weight,
+        bias,
+        target,
+        class_weight,
+        of.ignore_index,
+        of.label_smoothing,
+        float(logit_scale),
+        None if softcap is None else float(softcap),
+        of.reduction.reduce,
+        of.reduction.mean,
+        *chunk,
+        dtype,
+    )
+
+
+@documented
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -242,7 +479,8 @@ def cross_entropy(
 ) -> Tensor:
     r"""Cross-entropy of labels or class probabilities with logits, in place of `F.cross_entropy`.
 
-    {cross_entropy_formula}
+    {cross_entropy_of_logits}
+    {cross_entropy_reads}
 
     It differs from `torch.nn.functional.cross_entropy` in two places: the 'mean' over no label is 0, and a class
     of probability 0 whose logit is −inf adds 0; torch gives NaN in both.
@@ -333,13 +571,34 @@ def _warn(message: str) -> None:
         warnings.warn(message, stacklevel=4)
 
 
+def _as_input(normalizer: float | Tensor | None, like: Tensor) -> float | Tensor | None:
+    """Return a count of tokens as a tensor where a graph is compiled.
+
+    It differs from step to step, and the compiler takes an operator's numbers for constants.
+    """
+    if torch.compiler.is_compiling() and isinstance(normalizer, int) and isinstance(like, Tensor):
+        return torch.full((), normalizer, device=like.device)
+    return normalizer
+
+
+def _autocast_dtype(hidden: Tensor | None) -> torch.dtype | None:
+    """Return the dtype that autocast gives a linear layer's product; None where it does not."""
+    if not isinstance(hidden, Tensor) or hidden.dtype == torch.float64 or not _is_autocast(hidden):
+        return None
+    return torch.get_autocast_dtype(hidden.device.type)
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    """Return whether autocast is enabled for the device of a tensor; torch 2.11's compiler cannot ask if it has it."""
+    device = tensor.device.type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
 def _autocast(input: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of a loss: that of its inputs, or float32 for shorter ones under autocast."""
     if dtype in (torch.float32, torch.float64):
         return dtype
-    device = input.device.type
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.float32 if enabled else dtype
+    return torch.float32 if _is_autocast(input) else dtype
 
 
 def _promoted(input: Tensor, target: Tensor) -> torch.dtype:

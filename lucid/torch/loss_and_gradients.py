@@ -74,7 +74,7 @@ class LossWithGradients(Function):
             ctx.of = next(x[:0].clone() for x in (first, second) if x is not None and x.requires_grad)
         loss, weights = of.run(d_first, d_second)
         kernels = launchers(first)
-        ctx.scale, ctx.error = partial(_scaled, kernels.scale_gradient, vocab_size=of.vocab_size), of.error
+        ctx.scale, ctx.error = partial(scaled, kernels.scale_gradient, vocab_size=of.vocab_size), of.error
         if d_first is first:
             if kernels is tk:  # torch's own operators count what they write
                 torch.autograd.graph.increment_version(first)
@@ -91,7 +91,7 @@ class LossWithGradients(Function):
             return None, None, None
         if torch.is_grad_enabled():
             grads = (
-                None if d is None else _NotDifferentiable.apply(d, dloss, weights, ctx.of, ctx.scale, ctx.error)
+                None if d is None else NotDifferentiable.apply(d, dloss, weights, ctx.of, ctx.scale, ctx.error)
                 for d in (d_first, d_second)
             )
             return *grads, None
@@ -100,7 +100,7 @@ class LossWithGradients(Function):
         return *grads, None
 
 
-class _NotDifferentiable(Function):
+class NotDifferentiable(Function):
     """A gradient that can be computed under create_graph=True, for other terms of a loss."""
 
     @staticmethod
@@ -121,7 +121,7 @@ class _NotDifferentiable(Function):
         raise RuntimeError(ctx.error)
 
 
-def _scaled(
+def scaled(
     scale_gradient: Callable[..., Tensor],
     gradient: Tensor,
     dloss: Tensor,

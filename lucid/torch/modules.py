@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
-from lucid._loss_args import DistillationOptions, check_cross_entropy, check_deprecated
+from lucid._loss_args import DistillationOptions, LinearDistillationOptions, check_cross_entropy, check_deprecated
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 
@@ -100,7 +100,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     A subclass of that module, with its arguments and attributes.
 
-    {cross_entropy_formula}
+    {cross_entropy_of_logits}
+    {cross_entropy_reads}
 
     It differs from torch's in two places: the 'mean' over no label is 0, and a class of probability 0 whose logit is
     −inf adds 0; torch gives NaN in both.
@@ -188,7 +189,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 class DistillationLoss(DistillationOptions, torch.nn.Module):
     r"""Divergence between the distributions of a student and of a teacher, from their logits, as a module of torch.
 
-    {divergences}
+    {divergences_of_logits}
+
+    {computed_with_the_loss}
 
     Each option is an attribute of its name, which is read, and checked, at every call.
 
@@ -262,4 +265,106 @@ class DistillationLoss(DistillationOptions, torch.nn.Module):
         """
         return F.distillation_loss(
             student_logits, teacher_logits, weight=weight, labels=labels, normalizer=normalizer, **self.options
+        )
+
+
+@documented
+class LinearDistillationLoss(LinearDistillationOptions, torch.nn.Module):
+    r"""Divergence between the distributions of a student and of a teacher, from hidden states, as a module of torch.
+
+    {from_hidden}
+
+    {divergences_of_logits}
+
+    Each option is an attribute of its name, which is read, and checked, at every call.
+
+    Parameters
+    ----------
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {vocab_size}
+    {logit_maps}
+    {chunk_rows}
+
+    Attributes
+    ----------
+    ignored_label : int
+        `ignore_index`, or −100 where it is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import lucid.torch
+    >>> loss = lucid.torch.LinearDistillationLoss(temperature=2.0, student_softcap=30.0)
+    >>> loss
+    LinearDistillationLoss(divergence='forward_kl', temperature=2.0, reduction='mean', student_softcap=30.0)
+    >>> device = "cuda" if torch.cuda.is_available() else "cpu"
+    >>> student, teacher = torch.nn.Linear(2, 5, device=device), torch.nn.Linear(3, 5, device=device)
+    >>> student_hidden, teacher_hidden = torch.ones(4, 2, device=device), torch.ones(4, 3, device=device)
+    >>> loss(student_hidden, student.weight, teacher_hidden, teacher.weight.detach()).backward()
+    >>> student.weight.grad.shape
+    torch.Size([5, 2])
+    """
+
+    @documented
+    def forward(
+        self,
+        student_hidden: Tensor,
+        student_weight: Tensor,
+        teacher_hidden: Tensor | None = None,
+        teacher_weight: Tensor | None = None,
+        *,
+        teacher_logits: Tensor | None = None,
+        student_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+        weight: Tensor | None = None,
+        labels: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of hidden states (..., D).
+
+        Parameters
+        ----------
+        {hidden}
+        {head}
+        {teacher_logits}
+        {head_bias}
+        {weight}
+        {labels}
+        {normalizer}
+
+        Returns
+        -------
+        {distillation_returns}
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            If an argument is not what is described above; if second derivatives are asked for.
+        IndexError
+            If a label is neither a column nor `ignore_index`: at once on the CPU, on a GPU within
+            ``lucid.check_values()``, elsewhere the loss is NaN.
+        """
+        return F.linear_distillation_loss(
+            student_hidden,
+            student_weight,
+            teacher_hidden,
+            teacher_weight,
+            teacher_logits=teacher_logits,
+            student_bias=student_bias,
+            teacher_bias=teacher_bias,
+            weight=weight,
+            labels=labels,
+            normalizer=normalizer,
+            **self.options,
         )

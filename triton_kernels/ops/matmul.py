@@ -1,4 +1,4 @@
-"""Matrix product with float32 or float64 accumulation: out = a @ b (+ bias)."""
+"""Matrix product with float32 or float64 accumulation: out = a @ b (+ bias), or out += a @ b."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ def _matmul_kernel(
     a,  # (M, K)
     b,  # (K, N)
     bias,  # (N,), or None
-    out_ptr,  # (M, N), contiguous
+    out,  # (M, N)
     M,
     N,
     K,
+    ACCUMULATE: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     INDEX_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -26,6 +27,7 @@ def _matmul_kernel(
 ):
     stride_am, stride_ak = a[1]
     stride_bk, stride_bn = b[1]
+    stride_om, stride_on = out[1]
     # A 1-d grid: CUDA allows 65,535 programs along the other dimensions.
     pid = tl.program_id(0).to(INDEX_DTYPE)
     programs_n = tl.cdiv(N, BLOCK_N)
@@ -44,22 +46,36 @@ def _matmul_kernel(
         acc = tl.dot(tile_a, tile_b, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
     if bias is not None:
         acc += tl.load(bias[0] + offs_n * bias[1][0], mask=mask_n, other=0).to(ACC_DTYPE)[None, :]
-    out_ptrs = out_ptr + (offs_m * N)[:, None] + offs_n[None, :]
-    tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=mask_m[:, None] & mask_n[None, :])
+    out_ptrs = out[0] + (offs_m * stride_om)[:, None] + (offs_n * stride_on)[None, :]
+    mask = mask_m[:, None] & mask_n[None, :]
+    if ACCUMULATE:
+        acc += tl.load(out_ptrs, mask=mask, other=0).to(ACC_DTYPE)
+    tl.store(out_ptrs, acc.to(out[0].dtype.element_ty), mask=mask)
 
 
-def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def matmul(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    accumulate: bool = False,
+) -> torch.Tensor:
     """Return a @ b, plus a bias on each row.
 
     Parameters
     ----------
     a, b, bias
         (M, K), (K, N) and (N,), of one floating dtype, any strides. Accumulation is in float32 (float64 for float64).
+    out
+        Where the product is written: (M, N), of any floating dtype and strides; rounded once.
+    accumulate
+        Add the product to `out`.
 
     Returns
     -------
     torch.Tensor
-        (M, N), of the same dtype.
+        `out`, or (M, N) of the same dtype.
 
     Examples
     --------
@@ -68,9 +84,10 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
     [[5.0]]
     """
     (m, k), n = a.shape, b.shape[1]
-    out = torch.empty((m, n), dtype=a.dtype, device=a.device)
+    if out is None:
+        out = torch.empty((m, n), dtype=a.dtype, device=a.device)
     config = tile_configs.matmul(a.dtype.itemsize, m, n, k)
-    extents = [(size + 2048) * stride for t in (a, b) for size, stride in zip(t.shape, t.stride(), strict=True)]
+    extents = [(size + 2048) * stride for t in (a, b, out) for size, stride in zip(t.shape, t.stride(), strict=True)]
     launch.run(
         _matmul_kernel,
         (tile_configs.cdiv(m, config["BLOCK_M"]) * tile_configs.cdiv(n, config["BLOCK_N"]),),
@@ -78,11 +95,12 @@ def matmul(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -
         a=(a, a.stride()),
         b=(b, b.stride()),
         bias=None if bias is None else (bias, bias.stride()),
-        out_ptr=out,
+        out=(out, out.stride()),
         M=m,
         N=n,
         K=k,
+        ACCUMULATE=accumulate,
         ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(a.dtype)),
-        INDEX_DTYPE=launch.index_dtype(max((m + 2048) * n, *extents)),
+        INDEX_DTYPE=launch.index_dtype(max(extents)),
     )
     return out

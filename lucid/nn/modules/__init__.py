@@ -4,7 +4,7 @@ from lucid.nn.modules.activation import LogSoftmax, ReLU, Softmax, Tanh
 from lucid.nn.modules.container import ModuleDict, ModuleList, Sequential
 from lucid.nn.modules.embedding import Embedding
 from lucid.nn.modules.linear import Linear
-from lucid.nn.modules.loss import CrossEntropyLoss, DistillationLoss, KLDivLoss
+from lucid.nn.modules.loss import CrossEntropyLoss, DistillationLoss, KLDivLoss, LinearDistillationLoss
 
 __all__ = [
     "CrossEntropyLoss",
@@ -12,6 +12,7 @@ __all__ = [
     "Embedding",
     "KLDivLoss",
     "Linear",
+    "LinearDistillationLoss",
     "LogSoftmax",
     "ModuleDict",
     "ModuleList",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
-from lucid._loss_args import DistillationOptions, check_cross_entropy
+from lucid._loss_args import DistillationOptions, LinearDistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor
@@ -99,7 +99,9 @@ class KLDivLoss(Module):
 class DistillationLoss(DistillationOptions, Module):
     r"""Divergence between the distributions of a student and of a teacher, from their logits, as a module.
 
-    {divergences}
+    {divergences_of_logits}
+
+    {computed_with_the_loss}
 
     Each option is an attribute of its name, which is read, and checked, at every call.
 
@@ -174,10 +176,111 @@ class DistillationLoss(DistillationOptions, Module):
 
 
 @documented
+class LinearDistillationLoss(LinearDistillationOptions, Module):
+    r"""Divergence between the distributions of a student and of a teacher, from hidden states, as a module.
+
+    {from_hidden}
+
+    {divergences_of_logits}
+
+    Each option is an attribute of its name, which is read, and checked, at every call.
+
+    Parameters
+    ----------
+    {divergence}
+    {beta}
+    {temperature}
+    {temperature_squared}
+    {ignore_index}
+    {hard_label_weight}
+    {reduction}
+    {vocab_size}
+    {logit_maps}
+    {chunk_rows}
+
+    Attributes
+    ----------
+    ignored_label : int
+        `ignore_index`, or −100 where it is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not what is described above.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> import lucid.nn as nn
+    >>> loss = nn.LinearDistillationLoss(temperature=2.0, student_softcap=30.0)
+    >>> loss
+    LinearDistillationLoss(divergence='forward_kl', temperature=2.0, reduction='mean', student_softcap=30.0)
+    >>> student, teacher = nn.Linear(2, 5), nn.Linear(3, 5)
+    >>> loss(lucid.ones(4, 2), student.weight, lucid.ones(4, 3), teacher.weight.detach()).backward()
+    >>> student.weight.grad.shape
+    (5, 2)
+    """
+
+    @documented
+    def forward(
+        self,
+        student_hidden: Tensor,
+        student_weight: Tensor,
+        teacher_hidden: Tensor | None = None,
+        teacher_weight: Tensor | None = None,
+        *,
+        teacher_logits: Tensor | None = None,
+        student_bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+        weight: Tensor | None = None,
+        labels: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of hidden states (..., D).
+
+        Parameters
+        ----------
+        {hidden}
+        {head}
+        {teacher_logits}
+        {head_bias}
+        {weight}
+        {labels}
+        {normalizer}
+
+        Returns
+        -------
+        {distillation_returns}
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            If an argument is not what is described above; if second derivatives are asked for.
+        IndexError
+            If a label is neither a column nor `ignore_index`: at once on the CPU, on a GPU when
+            values are next read back, until when the loss is NaN.
+        """
+        return F.linear_distillation_loss(
+            student_hidden,
+            student_weight,
+            teacher_hidden,
+            teacher_weight,
+            teacher_logits=teacher_logits,
+            student_bias=student_bias,
+            teacher_bias=teacher_bias,
+            weight=weight,
+            labels=labels,
+            normalizer=normalizer,
+            **self.options,
+        )
+
+
+@documented
 class CrossEntropyLoss(Module):
     r"""Cross-entropy of labels or class probabilities with logits, as a module.
 
-    {cross_entropy_formula}
+    {cross_entropy_of_logits}
+    {cross_entropy_reads}
 
     Parameters
     ----------
