@@ -18,7 +18,7 @@ from tests.device import DEVICE
 from triton_kernels.runtime import backend, replay
 
 #: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
-collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/trainer.py"]
+collect_ignore = ["lucid/examples/gkd.py", "lucid/examples/linear_trainer.py", "lucid/examples/trainer.py"]
 
 IMPLEMENTATIONS = ("kernels", "torch's operators")
 TILES = ("interpreter's tiles", "GPU's tiles")

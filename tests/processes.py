@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from lucid.examples.distributed import mean_over_processes
@@ -51,17 +52,28 @@ class Output(dict[str, Tensor]):
     """Output of a model that is not from transformers."""
 
 
+class Context(nn.Module):
+    """Hidden states from the last two tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(V, width)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        return torch.cat((before, x), dim=-1).tanh()
+
+
 class Embedder(nn.Module):
     """Next-token logits from the last two tokens; `forward` takes no labels or other arguments of a loss."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.embedding, self.linear = nn.Embedding(V, width), nn.Linear(2 * width, V)
+        self.body, self.linear = Context(width), nn.Linear(2 * width, V)
 
     def forward(self, input_ids: Tensor) -> Output:
-        x = self.embedding(input_ids)
-        before = F.pad(x[:, :-1], (0, 0, 1, 0))
-        return Output(logits=self.linear(torch.cat((before, x), dim=-1).tanh()))
+        return Output(logits=self.linear(self.body(input_ids)))
 
 
 def llama(width: int = WIDTH) -> Any:
@@ -146,7 +158,7 @@ class Result:
 
     def end(self, model: nn.Module) -> Result:
         """Record the final parameters; return self."""
-        self.parameters = [parameter.detach().cpu().clone() for parameter in model.parameters()]
+        self.parameters = [whole(parameter.detach()).cpu().clone() for parameter in model.parameters()]
         return self
 
     def assert_is(self, truth: Result) -> None:
@@ -183,10 +195,45 @@ def constant(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.Lambd
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
+#: Arguments of a Trainer; the others are among its TrainingArguments.
+OTHERS = {"teacher", "criterion", "compute_loss_func", "compute_metrics"}
+
+
+def trainer(
+    of: Any,
+    make: Any,
+    result: Result,
+    *,
+    tokens: tuple[int, ...] = UNEQUAL,
+    rows: int = 4,
+    accumulated: int = 1,
+    **options: Any,
+) -> Any:
+    """Return a Trainer of this class whose every step has all examples."""
+    from transformers import TrainingArguments
+
+    student, teacher = pair(make)
+    sgd = result.sgd(student)
+    others = {name: options.pop(name) for name in OTHERS & options.keys()}
+    return result.recording(of)(
+        model=student,
+        args=TrainingArguments(**arguments(rows, accumulated, **options)),
+        train_dataset=sequences(tokens),
+        eval_dataset=sequences(EVALUATED),
+        optimizers=(sgd, constant(sgd)),
+        **{"teacher": teacher, **others},
+    )
+
+
 def gradient_norm(model: nn.Module) -> float:
     """Return the norm of the gradients of all parameters."""
     gradients = (parameter.grad for parameter in model.parameters())
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).item()
+    return torch.nn.utils.get_total_norm([whole(gradient) for gradient in gradients if gradient is not None]).item()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which FSDP gave each process a part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def plain_loss(student: Any, teacher: Any, examples: list[dict[str, list[int]]], beta: float = 0.0) -> Tensor:

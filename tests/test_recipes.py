@@ -23,8 +23,13 @@ pytestmark = [
 ]
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCK = r"^\*\*(transformers|TRL|PyTorch alone)\b[^*]*\*\*(?:.+\n)+\n((?: {4}.*\n|\n)+)"
+BLOCK = r"^\*\*((?:transformers|TRL|PyTorch alone)[^*]*)\.\*\*(?:.+\n)+\n((?: {4}.*\n|\n)+)"
 RECIPES = dict(re.findall(BLOCK, README, re.MULTILINE))
+
+
+def test_there_are_recipes_for_each() -> None:
+    assert {recipe.partition(",")[0] for recipe in RECIPES} == {"transformers", "TRL", "PyTorch alone"}
+    assert "transformers, from hidden states" in RECIPES
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,7 @@ def _yours(recipe: str) -> dict[str, Any]:
         turns = [{"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3 w4"}]
         dataset = datasets.Dataset.from_list([{"messages": turns}])
         return {"student": student, "teacher": teacher, "dataset": dataset, "tokenizer": _tokenizer()}
-    if recipe == "transformers":
+    if recipe.startswith("transformers"):
         from transformers import TrainingArguments
 
         arguments = TrainingArguments(**processes.arguments(4, 1))
@@ -65,7 +70,7 @@ def _yours(recipe: str) -> dict[str, Any]:
     return {"student": student, "teacher": teacher, "batches": batches, "optimizer": optimizer}
 
 
-@pytest.mark.parametrize("recipe", ["transformers", "TRL", "PyTorch alone"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_the_readers_student(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if recipe == "TRL":
         gkd: Any = pytest.importorskip("trl.experimental.gkd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import lucid.torch
-from lucid.examples.distributed import accumulate_gradients, tokens_per_process
+from lucid.examples.distributed import FromHiddenStates, accumulate, accumulate_gradients, tokens_per_process
 from tests import processes
 from tests.device import DEVICE
 from tests.processes import (
@@ -34,8 +39,6 @@ from tests.processes import (
 
 transformers: Any = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-#: Arguments of a Trainer; the others are among its TrainingArguments.
-OTHERS = {"teacher", "criterion", "compute_loss_func", "compute_metrics"}
 
 
 @pytest.fixture(autouse=True)
@@ -44,23 +47,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _trainer(
-    make: Any, result: Result, *, tokens: tuple[int, ...] = UNEQUAL, rows: int = 4, accumulated: int = 1, **options: Any
-) -> Any:
+def _trainer(make: Any, result: Result, **options: Any) -> Any:
     """Whose every step has all examples."""
     from lucid.examples.trainer import DistillationTrainer
 
-    student, teacher = pair(make)
-    sgd = result.sgd(student)
-    others = {name: options.pop(name) for name in OTHERS & options.keys()}
-    return result.recording(DistillationTrainer)(
-        model=student,
-        args=transformers.TrainingArguments(**processes.arguments(rows, accumulated, **options)),
-        train_dataset=processes.sequences(tokens),
-        eval_dataset=processes.sequences(EVALUATED),
-        optimizers=(sgd, processes.constant(sgd)),
-        **{"teacher": teacher, **others},
-    )
+    return processes.trainer(DistillationTrainer, make, result, **options)
 
 
 def _by_trainer(make: Any = llama, **options: Any) -> Result:
@@ -70,26 +61,70 @@ def _by_trainer(make: Any = llama, **options: Any) -> Result:
 
 def _by_hand(rows: int, tokens: tuple[int, ...] = UNEQUAL) -> Result:
     """With DistributedDataParallel, this process's half of the examples in batches of so many."""
-    import torch.distributed as dist
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
     student, teacher = pair(Embedder)
     model = nn.parallel.DistributedDataParallel(_Logits(student))
+    with _one_exchange_a_step(model):
+        return _steps(
+            model,
+            rows,
+            tokens,
+            lambda batches: accumulate_gradients(model, _Logits(teacher), batches, lucid.torch.DistillationLoss()),
+        )
+
+
+def _by_hand_from_hidden_states(wrap: Any, rows: int, tokens: tuple[int, ...] = UNEQUAL) -> Result:
+    """The same without logits, with DistributedDataParallel or FSDP2."""
+    student, teacher = pair(Embedder)
+    model = wrap(FromHiddenStates(student.body, student.linear, lucid.torch.LinearDistillationLoss()))
+
+    def loss(ids: torch.Tensor, labels: torch.Tensor, normalizer: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = teacher.body(ids)
+        weight, bias = (parameter.detach() for parameter in teacher.linear.parameters())
+        of_teacher = {"teacher_hidden": hidden, "teacher_weight": weight, "teacher_bias": bias}
+        return model(ids, **of_teacher, labels=labels, normalizer=normalizer)
+
+    with _one_exchange_a_step(model):
+        return _steps(model, rows, tokens, lambda batches: accumulate(model, batches, loss))
+
+
+def _fully_shard(model: nn.Module) -> nn.Module:
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return model
+
+
+@contextlib.contextmanager
+def _one_exchange_a_step(model: nn.Module) -> Iterator[None]:
+    """Within, DistributedDataParallel or FSDP2 exchanges gradients once for each of the steps."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    exchanges = itertools.count()
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model.register_comm_hook(exchanges, lambda count, bucket: (next(count), allreduce_hook(None, bucket))[1])
+        yield
+    else:
+        name = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
+        scatter = getattr(dist, name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, name, lambda *args, **kwargs: (next(exchanges), scatter(*args, **kwargs))[1])
+            yield
+    assert next(exchanges) == STEPS
+
+
+def _steps(model: nn.Module, rows: int, tokens: tuple[int, ...], step: Any) -> Result:
+    """Train with this process's half of the examples in batches of so many."""
     result = Result()
-    optimizer = result.sgd(student)
+    optimizer = result.sgd(model)
     half = processes.sequences(tokens)[dist.get_rank() :: 2]
     ids, labels = (torch.tensor([example[name] for example in half]) for name in ("input_ids", "labels"))
-    exchanges = itertools.count()
-    model.register_comm_hook(exchanges, lambda count, bucket: (next(count), allreduce_hook(None, bucket))[1])
     next_tokens = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     batches = list(zip(ids.split(rows), next_tokens.split(rows), strict=True))
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = accumulate_gradients(model, _Logits(teacher), batches, lucid.torch.DistillationLoss())
+        result.losses.append(step(batches).item())
         optimizer.step()
-        result.losses.append(loss.item())
-    assert next(exchanges) == STEPS
-    return result.end(student)
+    return result.end(model)
 
 
 class _Logits(nn.Module):
@@ -106,6 +141,17 @@ def _cases() -> Cases:
         "by hand": functools.partial(_by_hand, rows=2),
         "by hand, accumulated": functools.partial(_by_hand, rows=1),
         "by hand, a process without a token": functools.partial(_by_hand, rows=1, tokens=ONE_ONLY),
+        **{
+            f"by hand, from hidden states, {name}{case}": functools.partial(
+                _by_hand_from_hidden_states, wrap, rows, tokens
+            )
+            for name, wrap in {"DDP": nn.parallel.DistributedDataParallel, "FSDP2": _fully_shard}.items()
+            for case, rows, tokens in (
+                ("", 2, UNEQUAL),
+                (", accumulated", 1, UNEQUAL),
+                (", a process without a token", 1, ONE_ONLY),
+            )
+        },
         "Llama": functools.partial(_by_trainer, rows=2),
         "Llama, accumulated": functools.partial(_by_trainer, rows=1, accumulated=2),
         "Llama, a process without a token": functools.partial(_by_trainer, rows=2, tokens=ONE_ONLY),

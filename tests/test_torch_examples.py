@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lucid
-from lucid.examples import distil_llama, port_script
+from lucid.examples import distil_hidden, distil_llama, port_script
 from lucid.examples.char_lm import __main__ as char_lm
 from lucid.examples.char_lm.teacher import NGramTeacher
 from tests.commands import Main, assert_refused
@@ -20,6 +21,7 @@ ROOT = Path(lucid.__file__).parents[1]
 #: The commands, and options that only some have.
 MAINS: dict[Main, tuple[str, ...]] = {
     distil_llama.main: ("--batch",),
+    distil_hidden.main: ("--batch", "--vocabulary"),
     port_script.main: (),
     char_lm.main: ("--device", "--output"),
 }
@@ -61,6 +63,19 @@ def test_the_teachers_logits_are_of_what_follows_the_same_characters() -> None:
     np.testing.assert_array_equal(held_out.next_tokens.reshape(5, -1)[:, :-1], text[:, 2:])
 
 
+def test_from_hidden_states_a_student_learns_the_same_and_logits_take_more_memory() -> None:
+    pytest.importorskip("transformers")
+    done = _run("-W", "error", "-m", "lucid.examples.distil_hidden", "--steps", "5", "--batch", "2")
+    assert done.returncode == 0, done.stderr
+    losses = [tuple(map(float, row)) for row in re.findall(r"^ +\d+ +(\d\S*) +(\d\S*)$", done.stdout, re.MULTILINE)]
+    assert len(losses) == 3
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in losses)
+    assert losses[-1] < losses[0]
+    logits, chunk, *_ = map(float, re.findall(r"([\d.]+) MiB$", done.stdout, re.MULTILINE))
+    assert logits == pytest.approx(3 * 2 * distil_llama.WINDOW * 32_000 * 4 / 2**20, abs=0.05)
+    assert chunk == distil_hidden.WORKSPACE
+
+
 def test_the_ported_script_is_three_lines_and_has_the_same_losses(capsys: pytest.CaptureFixture[str]) -> None:
     assert port_script.main(["--steps", "5"]) == 0
     printed = capsys.readouterr().out
@@ -91,12 +106,27 @@ def test_help_names_every_option(main: Main, capsys: pytest.CaptureFixture[str])
         assert option in printed
 
 
-@pytest.mark.parametrize("missing", ["rich", "transformers"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
+@pytest.mark.parametrize("example", [distil_llama, distil_hidden])
+def test_an_interrupted_example_says_so_and_ends_with_130(
+    example: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "_run", interrupt)
+    assert example.main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("example", "missing"),
+    [("distil_llama", "rich"), ("distil_llama", "transformers"), ("distil_hidden", "transformers")],
+)
+def test_without_the_extra_one_line_says_what_to_install(example: str, missing: str) -> None:
     program = f"""
 import runpy, sys
 sys.modules[{missing!r}] = None
-runpy.run_module("lucid.examples.distil_llama", run_name="__main__")
+runpy.run_module("lucid.examples.{example}", run_name="__main__")
 """
     done = _run("-c", program)
     assert done.returncode == 1

@@ -21,7 +21,7 @@ import lucid.torch
 from lucid.examples.char_lm.distil import HeldOut, Score, score
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import Corpus, Tokens, language_reference, load_corpus
-from lucid.examples.command_line import Parser, install_extra, int_in_range
+from lucid.examples.command_line import Parser, exit_code, int_in_range
 
 WINDOW = 32
 """Characters that the student sees at once."""
@@ -56,14 +56,14 @@ def evaluate(student: Any, text: torch.Tensor, held_out: HeldOut, counts: torch.
     return score(log_q.cpu().numpy(), held_out)
 
 
-def build_student(columns: int) -> Any:
-    """A Llama with random weights."""
+def build_llama(columns: int, width: int = 64) -> Any:
+    """A Llama with random weights, and hidden states of this width."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=columns,
-        hidden_size=64,
-        intermediate_size=256,
+        hidden_size=width,
+        intermediate_size=4 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=WINDOW,
@@ -87,19 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int_in_range(at_least=0), default=0, help="random seed (default: 0)")
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("rich", "transformers", "pydoc_data"):
-            raise
-        needed = "a Python with pydoc_data" if package == "pydoc_data" else install_extra("examples")
-        print(f"{parser.prog}: error: {package} is missing; the example needs {needed}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(parser, lambda: _run(options), "examples", ("rich", "transformers"))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -116,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
     teacher = NGramTeacher(corpus.train, len(corpus.vocabulary))
     text, held_out, _, counts = sample(corpus.held_out, HELD_OUT_WINDOWS, teacher, rng)
     text, counts = text.to(device), counts.to(device)
-    student = build_student(len(corpus.vocabulary)).to(device)
+    student = build_llama(len(corpus.vocabulary)).to(device)
     n_parameters = sum(parameter.numel() for parameter in student.parameters())
     console.print(f"teacher  interpolated {teacher.order}-gram model, {len(teacher.table):,} contexts", highlight=False)
     console.print(f"student  Llama of {n_parameters:,} parameters, on {device}", highlight=False)

@@ -47,20 +47,27 @@ class DistillationTrainer(transformers.Trainer):
     """
 
     teacher: Any
-    criterion: DistillationLoss
+    criterion: Any
+    criterion_type: type[nn.Module] = DistillationLoss
 
-    def __init__(
-        self, *args: Any, teacher: nn.Module, criterion: DistillationLoss | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, teacher: nn.Module, criterion: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not hasattr(teacher, "hf_device_map"):
             teacher.to(self.args.device)
-        self._set_loss(teacher.eval().requires_grad_(False), DistillationLoss() if criterion is None else criterion)
+        if criterion is None:
+            criterion = self.default_criterion(teacher)
+        self._set_loss(teacher.eval().requires_grad_(False), criterion)
 
-    def _set_loss(self, teacher: Any, criterion: DistillationLoss) -> None:
+    def default_criterion(self, teacher: Any) -> Any:
+        """The criterion where none is given."""
+        return self.criterion_type()
+
+    def _set_loss(self, teacher: Any, criterion: Any) -> None:
         """Set the loss, on a Trainer that is initialized otherwise."""
-        if not isinstance(criterion, DistillationLoss):
-            raise TypeError(f"criterion must be a lucid.torch.DistillationLoss, got {type(criterion).__name__}")
+        if not isinstance(criterion, self.criterion_type):
+            raise TypeError(
+                f"criterion must be a lucid.torch.{self.criterion_type.__name__}, got {type(criterion).__name__}"
+            )
         if criterion.reduction != "mean":
             raise ValueError(f"criterion must have reduction 'mean', got {criterion.reduction!r}")
         if self.compute_loss_func is not None:
@@ -102,17 +109,18 @@ class DistillationTrainer(transformers.Trainer):
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The sum over tokens of a batch divided by `num_items_in_batch`; in evaluation, and without it, their mean."""
-        features, labels = self.model_inputs(inputs), _shifted_labels(inputs)
-        with torch.no_grad(), self.accelerator.autocast():
-            teacher_logits = _logits("teacher", self.teacher(**features))
-        outputs = model(**features)
-        loss = self.criterion(
-            _logits("model", outputs)[:, :-1],
-            teacher_logits[:, :-1],
-            labels=labels,
-            normalizer=num_items_in_batch if model.training else None,
-        )
+        tokens = {"labels": _shifted_labels(inputs), "normalizer": num_items_in_batch if model.training else None}
+        loss, outputs = self.loss_and_outputs(model, self.model_inputs(inputs), tokens, return_outputs)
         return (loss, outputs) if return_outputs else loss
+
+    def loss_and_outputs(
+        self, model: Any, features: dict[str, Any], tokens: dict[str, Any], return_outputs: bool
+    ) -> tuple[Tensor, Any]:
+        """The loss of a batch, and what the model returned; `tokens` are labels and normalizer of the criterion."""
+        with torch.no_grad(), self.accelerator.autocast():
+            teacher_logits = logits_of("teacher", self.teacher(**features))
+        outputs = model(**features)
+        return self.criterion(logits_of("model", outputs)[:, :-1], teacher_logits[:, :-1], **tokens), outputs
 
     def prediction_step(
         self, model: Any, inputs: Mapping[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -151,7 +159,8 @@ def _shifted_labels(inputs: Mapping[str, Any]) -> Tensor:
     return inputs["labels"][:, 1:]
 
 
-def _logits(name: str, outputs: Any) -> Tensor:
+def logits_of(name: str, outputs: Any) -> Tensor:
+    """The logits that a model returned."""
     if not isinstance(outputs, Mapping) or "logits" not in outputs:
         raise TypeError(f"{name} must return a mapping with 'logits', got a {type(outputs).__name__}")
     return outputs["logits"]

@@ -35,13 +35,10 @@ from lucid.examples.char_lm.distil import (
 )
 from lucid.examples.char_lm.teacher import NGramTeacher, unigram_model
 from lucid.examples.char_lm.text import language_reference, load_corpus
-from lucid.examples.command_line import Parser, install_extra, int_in_range
+from lucid.examples.command_line import EXIT_FAILURE, EXIT_INTERRUPTED, Parser, install_extra, int_in_range
 
 PROMPT = "The "
 SAMPLE_LENGTH = 60
-
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
