@@ -15,6 +15,10 @@ COMMANDS = {
     "overhead": ("perf.measure.overhead", "host time, launches and host syncs per call"),
     "traffic": ("perf.count.traffic", "count bytes, launches and allocations, without a GPU"),
     "static": ("perf.static.command", "what compiled kernels take, read off their machine code; without a GPU"),
+    "linear_distillation": (
+        "perf.count.linear_distillation",
+        "predict times of losses from hidden states; without a GPU",
+    ),
     "plot": ("perf.plot", "draw PNGs from the CSV file of a sweep"),
     "report": ("perf.report", "render the committed results as Markdown"),
     "collect": ("perf.collect", "take what `make gpu` wrote into perf/results"),

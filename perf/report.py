@@ -2,14 +2,15 @@
 
 Writes perf/results/README.md, a page with all rows, and the section of README.md between its markers; with --check,
 nothing is written and the exit code is 1 where either is not what the results give. The folder of results holds
-`predicted/static.csv`, `traffic.csv` and `overhead.csv`, made without a GPU, and for each GPU a folder with
-`sweep.csv`, `overhead.csv` and pictures.
+`predicted/static.csv`, `traffic.csv`, `overhead.csv` and `linear_distillation.csv`, made without a GPU, and for each
+GPU a folder with `sweep.csv`, `overhead.csv` and pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tabulate import tabulate
 
 from perf import results
 from perf.__main__ import COMMANDS
+from perf.count import linear_distillation
+from perf.measure.rows import chosen
 from perf.results import CASE, DTYPES, PROVIDERS, ROOT, SHAPE_SETS, Row, UsageError, case_name, left_out, number_text
 
 RESULTS = ROOT / "perf/results"
@@ -31,7 +34,8 @@ HEADLINE = (("distillation", "forward_kl", "full"), ("distillation", "js", "full
 
 #: What the cells of a file's tables hold, for each provider.
 CELLS = {
-    "sweep": "median time in ms (fraction of the roofline, that is, of the measured copy bandwidth; multiples of ours)",
+    "sweep": "median time in ms (fraction of the roofline, that is, of the measured copy bandwidth; multiples of ours)"
+    "; from hidden states, median time in ms (multiples of the matrix products), peak memory",
     "overhead": "median host time per call in µs where a GPU measured it, launches, host syncs, Python calls",
     "traffic": "bytes read + written (in multiples of the least possible), launches, bytes allocated in multiples of "
     "one N × V tensor. Without caches: what is read twice counts twice. torch is counted by its operators' operands",
@@ -94,7 +98,7 @@ def section() -> str:
 
 
 def _headline(rows: DataFrame) -> str:
-    rows = _against_ours(rows[(rows["status"] == "ok") & (rows["dtype"] == "bf16")])
+    rows = _against_baseline(rows[(rows["status"] == "ok") & (rows["dtype"] == "bf16")])
     lines = []
     for op, variant, training in HEADLINE:
         of_op = rows[(rows["op"] == op) & (rows["variant"] == variant)]
@@ -112,11 +116,11 @@ def _headline(rows: DataFrame) -> str:
     return table(DataFrame(lines))
 
 
-def _against_ours(rows: DataFrame) -> DataFrame:
-    """With the time in multiples of ours, and the number of elements."""
-    ours = rows[rows["provider"] == "ours"].drop_duplicates([*CASE, "gpu"])[[*CASE, "gpu", "median_ms"]]
-    both = rows.merge(ours, how="left", on=[*CASE, "gpu"], suffixes=("", "_ours"))
-    return both.assign(ratio=both["median_ms"] / both["median_ms_ours"], elements=both["n"] * both["v"])
+def _against_baseline(rows: DataFrame) -> DataFrame:
+    """With the time in multiples of ours, or of the op's matrix products, and the number of elements."""
+    known = rows[rows["provider"] == rows["op"].map(results.baseline)].drop_duplicates([*CASE, "gpu"])
+    both = rows.merge(known[[*CASE, "gpu", "median_ms"]], how="left", on=[*CASE, "gpu"], suffixes=("", "_known"))
+    return both.assign(ratio=both["median_ms"] / both["median_ms_known"], elements=both["n"] * both["v"])
 
 
 def page() -> str:
@@ -133,12 +137,13 @@ def page() -> str:
             blocks += _all_cases(kind, file, rows)
         pictures = sorted(folder.glob("*.png"))
         blocks += [f"![{plot.stem.replace('-', ' ')}]({folder.name}/{plot.name})" for plot in pictures]
-    for kind, heading in (("traffic", "Counted"), ("overhead", "Counted"), ("static", "Predicted")):
-        file = RESULTS / "predicted" / f"{kind}.csv"
-        if file.exists():
-            heading = f"## {heading} without a GPU"
-            blocks += [heading] if heading not in blocks else []
-            blocks += (_all_static if kind == "static" else _all_cases)(kind, file, results.load(file, kind))
+    for heading, kinds in (
+        ("Counted", {"traffic": _all_cases, "overhead": _all_cases}),
+        ("Predicted", {"static": _all_static, "linear_distillation": _all_predicted}),
+    ):
+        files = [(kind, RESULTS / "predicted" / f"{kind}.csv") for kind in kinds]
+        made = [kinds[kind](kind, file, results.load(file, kind)) for kind, file in files if file.exists()]
+        blocks += [f"## {heading} without a GPU", *itertools.chain(*made)] if made else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -146,15 +151,16 @@ def _all_cases(kind: str, file: Path, rows: DataFrame) -> list[str]:
     blocks = [f"### {file.name}", _about(kind, file, rows), f"For each provider: {CELLS[kind]}."]
     note = left_out(rows)
     rows = results.latest(rows)
-    rows = _against_ours(rows) if kind == "sweep" else rows
+    rows = _against_baseline(rows) if kind == "sweep" else rows
     rows = rows.assign(cell=[_cell(kind, row) for row in rows.to_dict("records")])
     providers = results.ordered(rows["provider"])
     for op in results.ordered(rows["op"]):
         here = rows[rows["op"] == op].pivot(index=CASE, columns="provider", values="cell").reindex(columns=providers)
         here = here.reset_index().sort_values(CASE, key=results.rank).rename(columns=PROVIDERS)
         here.insert(0, op, [case_name(*names) for names in zip(here["mode"], here["variant"], strict=True)])
-        here.insert(4, "N × V", [_shape(row) for row in here.to_dict("records")])
-        text = table(here[[op, "reduction", "dtype", "N × V", *map(PROVIDERS.get, providers)]])
+        shape = "N × V × D" if here["d"].any() else "N × V"
+        here.insert(4, shape, [_shape(row) for row in here.to_dict("records")])
+        text = table(here[[op, "reduction", "dtype", shape, *map(PROVIDERS.get, providers)]])
         blocks.append(f"<details><summary>{op}, {len(here)} cases</summary>\n\n{text}\n\n</details>")
     return [*blocks, f"Without figures: {note}."] if note else blocks
 
@@ -168,15 +174,16 @@ def _cell(kind: str, row: Row) -> str:
     if kind == "sweep":
         roof, ratio = row["roof_fraction"], row["ratio"]
         known = [] if roof != roof else [f"{roof:.2f}"]
-        known += [] if row["provider"] == "ours" or ratio != ratio else [f"{ratio:.2f}"]
-        return number_text(row["median_ms"]) + (f" ({'; '.join(known)})" if known else "")
+        known += [] if row["provider"] == results.baseline(row["op"]) or ratio != ratio else [f"{ratio:.2f}"]
+        memory = f", {row['peak_mib']:,.0f} MiB" if row["d"] else ""
+        return number_text(row["median_ms"]) + (f" ({'; '.join(known)})" if known else "") + memory
     ratio = (row["read"] + row["written"]) / (row["least_read"] + row["least_written"])
     allocated = row["allocated"] / (row["n"] * row["v"] * DTYPES[row["dtype"]].itemsize)
     return f"{row['read']:,.0f} + {row['written']:,.0f} ({ratio:.2f}), {row['launches']:.0f}, {allocated:.2f}"
 
 
 def _shape(row: Row) -> str:
-    return f"{row['n']:,.0f} × {row['v']:,.0f}"
+    return " × ".join(f"{row[name]:,.0f}" for name in ("n", "v", "d") if row[name])
 
 
 def _all_static(kind: str, file: Path, rows: DataFrame) -> list[str]:
@@ -196,6 +203,24 @@ def _all_static(kind: str, file: Path, rows: DataFrame) -> list[str]:
     return [_about(kind, file, rows), what, table(shown)]
 
 
+def _all_predicted(kind: str, file: Path, rows: DataFrame) -> list[str]:
+    shown = DataFrame({"N × V × D": [_shape(row) for row in rows.to_dict("records")]})
+    shown["rows of a chunk"] = rows["chunk_rows"].map(number_text)
+    shown["products, ms"] = rows["products_ms"].map("{:.2f}".format)
+    for name, heading in (("sum", "without overlap, ms (/ products)"), ("overlap", "with overlap, ms (/ products)")):
+        shown[heading] = rows[f"{name}_ms"].map("{:.2f} ".format) + rows[f"{name}_ratio"].map("({:.2f})".format)
+    shown["peak memory, MiB"] = rows["peak_mib"].map("{:,.0f}".format)
+    what = (
+        "Predictions, not measurements, of a training step of `lucid.torch.linear_distillation_loss` on an H200, in "
+        "bf16: the loss, and the gradients of the student's hidden states and weight. Its four products take "
+        f"{linear_distillation.TFLOPS} TFLOP/s. At {linear_distillation.TBPS} TB/s, the logits and their gradient are "
+        "moved seven times, and each chunk but the first reads and writes the float32 sum of the weight's gradient. "
+        "Without overlap, all of this adds up; with overlap, the sum is moved while its own product is computed. Peak "
+        "memory is beyond the inputs, with the gradients."
+    )
+    return [f"### {file.name}", _about(kind, file, rows), what, table(shown)]
+
+
 def _about(kind: str, file: Path, rows: DataFrame) -> str:
     return f"{results.environment_line(rows)}:\n\n    {command(kind, file, rows)}"
 
@@ -203,19 +228,25 @@ def _about(kind: str, file: Path, rows: DataFrame) -> str:
 def command(kind: str, file: Path, rows: DataFrame) -> str:
     """The command line that writes such rows anew: only options that differ from the command's own defaults."""
     parts = [f"python -m perf {kind}"]
-    if kind != "static":
+    if kind not in ("static", "linear_distillation"):
         parser = argparse.ArgumentParser()
         importlib.import_module(COMMANDS[kind][0]).add_arguments(parser)
-        parts += results.ordered(rows["op"])
-        shapes = [(int(n), int(v)) for n, v in rows[["n", "v"]].drop_duplicates().to_numpy()]
-        if set(shapes) != set(parser.get_default("shapes")):
+        ops, defaults = results.ordered(rows["op"]), parser.parse_args([])
+        parts += ops
+
+        def default(name: str) -> set[object]:
+            return {value for op in ops for value in chosen(defaults, op, name)}
+
+        sizes = rows[["n", "v", "d"]].drop_duplicates().astype(int).to_numpy().tolist()
+        shapes = [(n, v, d) if d else (n, v) for n, v, d in sizes]
+        if set(shapes) != default("shapes"):
             sets = [name for name, members in SHAPE_SETS.items() if set(members) <= set(shapes)]
             covered = {shape for name in sets for shape in SHAPE_SETS[name]}
-            sets += [f"{n}x{v}" for n, v in shapes if (n, v) not in covered]
+            sets += ["x".join(map(str, shape)) for shape in shapes if shape not in covered]
             parts.append(f"--shapes {','.join(sets)}")
         for column in ("dtype", "mode", "reduction", "provider"):
             values = [value for value in results.ordered(rows[column]) if value]
-            if values and set(values) != set(parser.get_default(f"{column}s")):
+            if values and set(values) != default(f"{column}s"):
                 parts.append(f"--{column}s {','.join(values)}")
         parts += ["--count-only"] if kind == "overhead" and not any(rows["gpu"]) else []
     return " ".join([*parts, f"--csv {os.path.relpath(file, ROOT)}"])

@@ -31,25 +31,29 @@ PROVIDERS = {
     "torch": "torch eager",
     "compile": "torch.compile",
     "liger": "Liger",
+    "trl": "TRL",
+    "products": "matrix products",
 }
 VARIANTS = {"prob": "probability target", "log": "log target"}
 _ORDER = [*PROVIDERS, "forward", "backward", "full", "prob", "log", "bf16", "fp16", "fp32"]
 
-#: Named sets of shapes, as (rows, columns).
-SHAPE_SETS: dict[str, tuple[tuple[int, int], ...]] = {
+#: Named sets of shapes, as (rows, columns), or (rows, columns, features) of losses from hidden states.
+SHAPE_SETS: dict[str, tuple[tuple[int, ...], ...]] = {
     "target": ((8192, 131072),),
     "llama": tuple((n, 128256) for n in (512, 2048, 8192)),
     "qwen": tuple((n, 151936) for n in (512, 2048, 8192)),
     "small": ((41, 1271), (64, 1000), (512, 4096), (1024, 32000)),
     "rows": tuple((4**power, 16384) for power in range(9)),
     "vocab": tuple((2**27 // v, v) for v in (1024, 4096, 16384, 65536, 262144, 1048576)),
+    "linear": tuple((n, v, 4096) for n in (512, 1024, 8192, 32768) for v in (128256, 151936)),
+    "linear-small": ((9, 100, 16), (20, 257, 33)),
 }
 
 #: What a row of a sweep, of overhead or of traffic is about; with the provider, no two rows are about the same.
-CASE = ["op", "variant", "mode", "dtype", "reduction", "n", "v"]
+CASE = ["op", "variant", "mode", "dtype", "reduction", "n", "v", "d"]
 
 #: Columns of text; all others have numbers.
-_TEXTS = {*CASE[:-2], "provider", "status", "format", "kernel", "target", "load_bits", "store_bits", *ENVIRONMENT}
+_TEXTS = {*CASE[:-3], "provider", "status", "format", "kernel", "target", "load_bits", "store_bits", *ENVIRONMENT}
 
 Row = dict[str, Any]
 
@@ -74,21 +78,21 @@ def names(*accepted: str) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def shapes(text: str) -> tuple[tuple[int, int], ...]:
-    """Shapes from names of sets and NxV, separated by commas; each once.
+def shapes(text: str) -> tuple[tuple[int, ...], ...]:
+    """Shapes from names of sets, NxV and NxVxD, separated by commas; each once.
 
-    >>> shapes("41x1271,target")
-    ((41, 1271), (8192, 131072))
+    >>> shapes("41x1271,target,9x100x16")
+    ((41, 1271), (8192, 131072), (9, 100, 16))
     """
-    found: dict[tuple[int, int], None] = {}
+    found: dict[tuple[int, ...], None] = {}
     for part in text.split(","):
-        n, _, v = part.partition("x")
+        sizes = part.split("x")
         if part in SHAPE_SETS:
             found |= dict.fromkeys(SHAPE_SETS[part])
-        elif n.isdecimal() and v.isdecimal() and int(n) * int(v):
-            found[int(n), int(v)] = None
+        elif len(sizes) in (2, 3) and all(size.isdecimal() and int(size) for size in sizes):
+            found[tuple(map(int, sizes))] = None
         else:
-            known = f"NxV with N and V at least 1, or one of {', '.join(SHAPE_SETS)}"
+            known = f"NxV or NxVxD with N, V and D at least 1, or one of {', '.join(SHAPE_SETS)}"
             raise argparse.ArgumentTypeError(f"unknown shape {part!r}, accepted: {known}")
     return tuple(found)
 
@@ -135,6 +139,8 @@ def load(path: Path, kind: str) -> DataFrame:
         raise UsageError(f"{path} is no CSV file with rows: {str(error).strip()}") from error
     if set(frame.get("format", ())) != {f"lucid-triton/{kind}/1"}:
         raise UsageError(f"{path} has not the rows of a {kind}")
+    if "n" in frame and "d" not in frame:  # a file with rows of logits only
+        frame["d"] = "0"
     for name in frame:
         if name not in _TEXTS and not str(name).endswith("_bound"):
             try:
@@ -146,7 +152,8 @@ def load(path: Path, kind: str) -> DataFrame:
 
 def label(row: Row) -> str:
     """What was run, in words."""
-    parts = (row["op"], row["variant"], row["mode"], row["reduction"], row["dtype"], f"{row['n']}x{row['v']}")
+    shape = "x".join(str(row[name]) for name in ("n", "v", "d") if row[name])
+    parts = (row["op"], row["variant"], row["mode"], row["reduction"], row["dtype"], shape)
     return " ".join(part for part in (*parts, row["provider"]) if part)
 
 
@@ -169,6 +176,11 @@ def rank(cells: Series) -> Series:
 def ordered(cells: Series) -> list[Any]:
     """Each cell once, in the order of `rank`."""
     return list(cells.drop_duplicates().sort_values(key=rank))
+
+
+def baseline(op: str) -> str:
+    """The provider that the others of an op are compared with."""
+    return "products" if op.startswith("linear_") else "ours"
 
 
 def latest(frame: DataFrame) -> DataFrame:

@@ -33,7 +33,7 @@ def _cases(shapes: Any) -> Any:
             for dtype in ITEMSIZE:
                 for n, v in shapes:
                     for provider, factor in PROVIDERS.items():
-                        case = dict(op=op, variant=variant, mode=mode, provider=provider, n=n, v=v)
+                        case = dict(op=op, variant=variant, mode=mode, provider=provider, n=n, v=v, d=0)
                         yield {**case, "dtype": dtype, "reduction": reduction}, factor
 
 
@@ -56,6 +56,19 @@ def sweep(gpu: str = "SYNTHETIC GPU", shapes: Any = SHAPES) -> list[Row]:
         if status != "ok":
             measured = dict.fromkeys(measured)
         rows.append({**row, "status": status, **measured, **environment(gpu)})
+    return rows
+
+
+def linear(gpu: str = "SYNTHETIC GPU") -> list[Row]:
+    """Times and memory of losses from hidden states: so many times those of the products."""
+    rows = []
+    for n, v in ((8, 100), (8, 200), (64, 100), (64, 200)):
+        for provider, factor in {"lucid.torch": 1.25, "trl": 3.0, "products": 1.0}.items():
+            row: Row = dict(op="linear_distillation", variant="forward_kl", mode="full", provider=provider)
+            row |= dict(n=n, v=v, d=16, dtype="bf16", reduction="batchmean", status="ok")
+            row |= dict(median_ms=factor * n, p20_ms=factor * n, p80_ms=factor * n, least_bytes=100)
+            row |= dict(gbps=None, copy_gbps=4000.0, roof_fraction=None, peak_mib=1000 * factor, max_error=0.5)
+            rows.append({**row, **environment(gpu)})
     return rows
 
 

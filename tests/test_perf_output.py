@@ -38,7 +38,15 @@ def test_every_command_has_help_that_explains_every_argument(command: str, capsy
         ("report --nonsense", "unrecognized arguments: --nonsense"),
         ("plot missing.csv", "No such file or directory: 'missing.csv'"),
         ("traffic frobnicate", "argument OP: unknown 'frobnicate', accepted: kl_div, softmax, log_softmax"),
-        ("sweep --shapes 8x", "unknown shape '8x', accepted: NxV with N and V at least 1, or one of target"),
+        (
+            "sweep --shapes 8x",
+            "unknown shape '8x', accepted: NxV or NxVxD with N, V and D at least 1, or one of target",
+        ),
+        ("sweep --shapes 8x8x8x8", "unknown shape '8x8x8x8'"),
+        ("traffic softmax --shapes 8x8x8", "argument --shapes: softmax takes NxV"),
+        ("traffic linear_distillation", "argument --shapes: linear_distillation takes NxVxD"),
+        ("cpu --shapes 8x8x8", "argument --shapes: losses of logits take NxV"),
+        ("linear_distillation --shapes 8x8", "argument --shapes: losses from hidden states take NxVxD"),
         ("sweep --shapes 0x8", "unknown shape '0x8'"),
         ("cpu nosuch", "argument LOSS: unknown 'nosuch', accepted: forward_kl, reverse_kl,"),
         ("cpu --repeats 0", "argument --repeats: 0, accepted: an integer from 1"),
@@ -48,7 +56,7 @@ def test_every_command_has_help_that_explains_every_argument(command: str, capsy
         ("overhead --dtypes int8", "argument --dtypes: unknown 'int8', accepted: bf16, fp16, fp32, fp64"),
         ("traffic --reductions avg", "unknown 'avg', accepted: none, mean, sum, batchmean"),
         ("traffic --modes sideways", "unknown 'sideways', accepted: forward, backward, full"),
-        ("traffic --providers x", "unknown 'x', accepted: ours, lucid.torch, two-launches, torch, compile, liger"),
+        ("traffic --providers x", "unknown 'x', accepted: ours, lucid.torch, two-launches, torch, compile, liger,"),
         ("traffic kl_div --variants exp", "argument --variants: exp, accepted: prob, log"),
         ("traffic softmax --variants log", "argument --variants: log, accepted: none"),
         ("traffic --csv /nowhere/rows.csv", "/nowhere/rows.csv cannot be written: no such folder"),
@@ -114,6 +122,8 @@ def test_sets_of_shapes_are_what_they_say() -> None:
     assert {v for _, v in sets["llama"]} == {128256}
     assert {v for _, v in sets["qwen"]} == {151936}
     assert {n * v for n, v in sets["vocab"]} == {2**27}
+    assert {n for n, _, _ in sets["linear"]} == {512, 1024, 8192, 32768}
+    assert {(v, d) for _, v, d in sets["linear"]} == {(128256, 4096), (151936, 4096)}
 
 
 def test_a_commit_is_marked_where_files_differ_from_it_but_for_results(

@@ -35,7 +35,7 @@ def _counts(tmp_path: Path, arguments: str, code: int = 0) -> list[dict[str, str
 def test_without_a_gpu_launches_syncs_and_python_calls_are_counted(tmp_path: Path) -> None:
     rows = _counts(tmp_path, "kl_div --variants prob --dtypes fp32 --reductions mean --providers ours,torch,compile")
     assert tuple(rows[0]) == (
-        *("format", "op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
+        *("format", "op", "variant", "mode", "provider", "n", "v", "d", "dtype", "reduction", "status"),
         *("median_us", "p20_us", "p80_us", "launches", "syncs", "python_calls"),
         *ENV,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
@@ -63,6 +64,21 @@ def test_a_picture_names_its_panels_providers_shapes_and_what_is_left_out(metric
     ):
         assert text in texts
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["1×4096", "16×4096", "256×4096"]
+
+
+def test_losses_from_hidden_states_have_panels_by_v_over_n_and_no_picture_of_a_roofline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = synthetic.write(tmp_path / "sweep.csv", "sweep", synthetic.linear())
+    assert main(["plot", str(file)]) == 0
+    names = [Path(path).name for path in capsys.readouterr().out.split()]
+    assert names == [f"linear_distillation-batchmean-{metric}-shapes.png" for metric in ("time", "memory")]
+    figure = plot.draw(plot.values(DataFrame(synthetic.linear()), "memory"), "memory", "", "")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"full, forward_kl, V = {v}, D = 16, bf16" for v in (100, 200)]
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["8", "64"]
+    lines = {line.get_color(): np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines}
+    assert lines[plot.STYLES["trl"][0]] == [3000, 3000]
 
 
 def _values(metric: str, *, ours: dict[str, float], others: dict[str, float]) -> Any:

@@ -14,6 +14,7 @@ from pandas import DataFrame
 
 from perf import report, results
 from perf.__main__ import main
+from perf.count import linear_distillation
 from tests import synthetic
 
 MARKERS = f"Above.\n\n{report.BEGIN}\nold\n{report.END}\n\nBelow.\n"
@@ -207,6 +208,27 @@ def test_cells_show_times_bytes_and_counts_of_each_provider(folder: Path) -> Non
     assert _cells(counted, "kl_div")[0][4:6] == ["1, 0, 31", "4, 0, 31"]
     timed = text.partition("### overhead.csv")[2]
     assert _cells(timed, "kl_div")[0][4:6] == ["20, 1, 0, 31", "90, 4, 0, 31"]
+
+
+def test_losses_from_hidden_states_show_multiples_of_their_products_and_peak_memory(folder: Path) -> None:
+    synthetic.write(folder / "synthetic-gpu/sweep.csv", "sweep", synthetic.linear())
+    cells = _cells(report.page(), "N × V × D")[0]
+    assert cells[3:] == ["8 × 100 × 16", "10 (1.25), 1,250 MiB", "24 (3.00), 3,000 MiB", "8, 1,000 MiB"]
+    file = folder / "synthetic-gpu/sweep.csv"
+    command = report.command("sweep", file, results.load(file, "sweep"))
+    assert "sweep linear_distillation --shapes 8x100x16,8x200x16,64x100x16,64x200x16 --modes full " in command
+
+
+def test_predictions_of_a_loss_from_hidden_states_are_called_so(folder: Path) -> None:
+    rows = [linear_distillation.predicted(1024, 128256, 4096) | synthetic.environment("")]
+    synthetic.write(folder / "predicted/linear_distillation.csv", "linear_distillation", rows)
+    text = report.page()
+    predicted = text.partition("## Predicted without a GPU")[2].partition("### linear_distillation.csv")[2]
+    assert "    python -m perf linear_distillation --csv " in predicted
+    assert "Predictions, not measurements, of a training step" in predicted
+    assert _cells(text, "without overlap") == [
+        ["1,024 × 128,256 × 4,096", "1,024", "5.72", "6.15 (1.07)", "6.15 (1.07)", "1,511"]
+    ]
 
 
 def test_a_prediction_says_what_bounds_the_kernel_on_each_chip_of_its_target(folder: Path) -> None:

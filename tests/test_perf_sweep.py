@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.util
 import itertools
@@ -18,6 +19,7 @@ from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
 from perf.measure import cases, rows, sweep, timing
 from perf.measure.ops import OPS, Point, UnsupportedError
+from triton_kernels.runtime import device_errors
 
 pytestmark = pytest.mark.interpreter_only
 
@@ -49,6 +51,7 @@ class FakeGpu:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     made = FakeGpu()
+    device_errors.buffer(CPU)  # made once in a process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(sweep, "Gpu", lambda: made)
     monkeypatch.setattr("perf.measure.rows.environment", lambda: dict.fromkeys(ENV, "a fake"))
@@ -73,7 +76,7 @@ def test_a_row_says_the_time_and_the_fraction_of_the_roofline(
 ) -> None:
     (row,) = _sweep(tmp_path, "softmax --shapes 4x1000 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (
-        *("format", "op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
+        *("format", "op", "variant", "mode", "provider", "n", "v", "d", "dtype", "reduction", "status"),
         *("median_ms", "p20_ms", "p80_ms", "least_bytes", "gbps", "copy_gbps", "roof_fraction"),
         *("peak_mib", "max_error", *ENV),
     )
@@ -110,13 +113,16 @@ def test_the_upstream_gradient_of_a_reduced_loss_is_1_and_others_are_not() -> No
 def test_ours_and_torch_are_right_in_every_mode_and_dtype(op: str, dtype: str, reduction: str) -> None:
     right = set()
     for variant in OPS[op].variants:
-        point = Point(op, variant, 5, 257, results.DTYPES[dtype], reduction if OPS[op].reductions else "")
+        d = 33 if OPS[op].from_hidden else 0
+        point = Point(op, variant, 5, 257, results.DTYPES[dtype], reduction if OPS[op].reductions else "", d)
         for provider, mode in itertools.product((*rows.OURS, "torch"), cases.MODES):
             try:
                 with cases.quiet():
                     inputs, dloss = cases.make_inputs(point, CPU)
                     case = cases.Case(point, provider, mode, inputs, dloss)
-                    assert case.check(cases.truth(point, inputs, dloss)) < 0.5
+                    error = case.check(cases.truth(point, inputs, dloss))
+                    assert error is not None
+                    assert error < 0.5
             except UnsupportedError:
                 continue
             right.add((provider, mode))
@@ -252,6 +258,84 @@ def test_the_truth_is_that_of_all_rows_at_once(op: str, reduction: str, monkeypa
         whole = OPS[op].torch(point)(x.requires_grad_(), *others)
     torch.testing.assert_close(found, whole, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient, torch.autograd.grad(whole, x, dloss)[0], rtol=1e-10, atol=1e-15)
+
+
+LINEAR = "linear_distillation --shapes 9x100x16"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_loss_from_hidden_states_has_peak_memory_and_is_compared_with_products_not_with_a_roofline(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("liger_kernel")
+    pytest.importorskip("trl.kernels.chunked_divergence")
+    found = _sweep(tmp_path, f"{LINEAR} --providers lucid.torch,torch,liger,trl,products")
+    assert [row["provider"] for row in found[::2]] == ["lucid.torch", "torch", "liger", "trl", "products"]
+    for row in found:
+        assert (row["n"], row["v"], row["d"], row["dtype"], row["status"]) == ("9", "100", "16", "bf16", "ok")
+        assert (row["median_ms"], row["peak_mib"], row["gbps"], row["roof_fraction"]) == ("2.0", "3.0", "", "")
+        assert (row["max_error"] == "") == (row["provider"] == "products")
+        gradients = (9 + 100) * 16 * 2 if row["mode"] == "full" else 0
+        assert int(row["least_bytes"]) - gradients == pytest.approx(2 * (9 + 100) * 16 * 2, abs=8)
+
+
+def test_each_op_has_its_own_shapes_and_providers_where_none_are_named() -> None:
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    options = parser.parse_args(["softmax", "linear_distillation"])
+    points = rows.points(options)
+    assert {(point.n, point.v, point.d) for point in points if point.op == "softmax"} == {
+        (8192, 131072, 0),
+        (512, 4096, 0),
+    }
+    linear = [(point.n, point.v, point.d) for point in points if point.op == "linear_distillation"]
+    assert linear == [*results.SHAPE_SETS["linear"]]
+    assert rows.chosen(options, "softmax", "providers") == ("ours", "torch", "compile", "liger")
+    assert rows.chosen(options, "linear_distillation", "providers") == (
+        *("lucid.torch", "torch", "compile", "liger", "trl", "products"),
+    )
+
+
+@pytest.mark.parametrize(("mode", "count"), [("forward", 2), ("backward", 2), ("full", 4)])
+def test_the_products_are_those_of_the_loss(mode: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = Mock(side_effect=torch.mm)
+    monkeypatch.setattr(torch, "mm", product)
+    point = Point("linear_distillation", "forward_kl", 9, 100, torch.float32, "none", 16)
+    case = cases.Case(point, "products", mode, *cases.make_inputs(point, CPU))
+    case.prepare()
+    product.reset_mock()
+    case.step()
+    assert product.call_count == count
+    shapes = {tuple(call.args[0].shape) + tuple(call.args[1].shape) for call in product.call_args_list}
+    logits, gradients = {(9, 16, 16, 100)}, {(9, 100, 100, 16), (100, 9, 9, 16)}
+    assert shapes == {"forward": logits, "backward": gradients, "full": logits | gradients}[mode]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_wrong_gradient_of_a_weight_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point("linear_distillation", "forward_kl", 9, 100, torch.float32, "batchmean", 16)
+    right = OPS[point.op].torch(point)
+    wrong = lambda s, t, w, u: right(s, t, w, u) + 0.1 * (w - w.detach()).sum()  # noqa: E731
+    replace(monkeypatch, point.op, "torch", wrong)
+    forward, full = _sweep(tmp_path, f"{LINEAR} --dtypes fp32 --providers torch")
+    assert forward["status"] == "ok"
+    assert full["status"].startswith("failed: WrongResultError: wrong by")
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_truth_of_hidden_states_has_the_gradient_of_the_weight(
+    reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = Point("linear_distillation", "forward_kl", 9, 100, torch.float64, reduction, 16)
+    inputs, dloss = cases.make_inputs(point, CPU)
+    monkeypatch.setattr(cases, "CHUNK", 200)
+    found = cases.truth(point, inputs, dloss)
+    assert not any(tensor.requires_grad for tensor in inputs)
+    s, t, w, u = inputs
+    whole = OPS[point.op].torch(point)(s.requires_grad_(), t, w.requires_grad_(), u)
+    expected = [whole, *torch.autograd.grad(whole, (s, w), dloss)]
+    for tensor, known in zip(found, expected, strict=True):
+        torch.testing.assert_close(tensor, known, rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.usefixtures("gpu")

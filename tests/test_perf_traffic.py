@@ -152,7 +152,7 @@ def test_append_adds_rows_to_those_of_another_run(tmp_path: Path) -> None:
 def test_the_rows_have_the_agreed_columns(tmp_path: Path) -> None:
     (row,) = _rows(tmp_path, "softmax --shapes 3x5 --dtypes fp32 --modes forward --providers ours")
     assert tuple(row) == (
-        *("format", "op", "variant", "mode", "provider", "n", "v", "dtype", "reduction", "status"),
+        *("format", "op", "variant", "mode", "provider", "n", "v", "d", "dtype", "reduction", "status"),
         *("read", "written", "launches", "allocated", "least_read", "least_written", "least_allocated"),
         *ENV,
     )
@@ -191,7 +191,7 @@ def _planted(kind: str) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("a copy", "reduction='') forward: read 120,000, at most 60,048; written 120,000, at most 60,048; alloc"),
+        ("a copy", "d=0) forward: read 120,000, at most 60,048; written 120,000, at most 60,048; alloc"),
         ("two copies", "launches 3, at most 2"),
         ("an error", "failed: RuntimeError: planted"),
         ("a wrong result", "failed: WrongResultError: wrong by"),

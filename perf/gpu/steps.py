@@ -14,8 +14,17 @@ CACHE = "/tmp/lucid-triton-cache"
 #: Test files that say nothing of compiled kernels: what is counted, compiled offline, drawn or reported.
 IGNORED = (
     *("aot", "namesakes", "packaging", "variants", "demo", "layers"),
-    *("torch_distributed", "torch_examples", "torch_gkd", "torch_transformers", "torch_trl"),
-    *("perf_collect", "perf_gpu", "perf_make", "perf_output", "perf_overhead", "perf_peak_memory", "perf_plot"),
+    *("torch_distributed", "torch_examples", "torch_gkd", "torch_linear_trainer", "torch_transformers", "torch_trl"),
+    *(
+        "perf_collect",
+        "perf_gpu",
+        "perf_linear",
+        "perf_make",
+        "perf_output",
+        "perf_overhead",
+        "perf_peak_memory",
+        "perf_plot",
+    ),
     *("perf_report", "perf_static", "perf_sweep", "perf_traffic"),
 )
 
@@ -62,6 +71,9 @@ STEPS = {
     "sweep-launches": Step(
         60,
         _sweep(f"distillation cross_entropy {_JS}", _LAUNCHES, "full", "lucid.torch,two-launches", "bf16,fp32"),
+    ),
+    "sweep-linear": Step(
+        90, _sweep("linear_distillation", "linear", _BOTH, "lucid.torch,products,torch,liger,compile,trl")
     ),
     "sweep-odd": Step(45, _sweep(f"kl_div distillation cross_entropy softmax {_SOME}", _ODD, _BOTH)),
     "sweep-compile": Step(60, _sweep(f"distillation cross_entropy {_JS}", "$SHAPE", _BOTH, "ours,compile")),

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     for name in options.losses:
         if name not in LOSSES:
             raise UsageError(f"argument LOSS: unknown {name!r}, accepted: {', '.join(LOSSES)}")
+    if any(len(shape) == 3 for shape in options.shapes):
+        raise UsageError("argument --shapes: losses of logits take NxV")
     torch.set_num_threads(options.threads)
     print("loss, dtype, shape: ms of lucid.torch, ms of torch, ratio")
     for (n, v), dtype, name in itertools.product(options.shapes, options.dtypes, options.losses or LOSSES):

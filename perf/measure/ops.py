@@ -30,6 +30,9 @@ Costs = dict[str, Cost]
 
 BETA = 0.5
 
+#: What generalized JSDs of other libraries call a divergence.
+BETAS = {"forward_kl": 0.0, "two_line": 0.0, "reverse_kl": 1.0, "js": BETA}
+
 
 class UnsupportedError(Exception):
     """Why a provider does not take a point; its row is skipped with this reason."""
@@ -37,7 +40,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An op on inputs of n rows and v columns."""
+    """An op on inputs of n rows and v columns; or on hidden states of n rows, and weights of v rows, of d features."""
 
     op: str
     variant: str
@@ -45,16 +48,17 @@ class Point:
     v: int
     dtype: torch.dtype
     reduction: Any  # a word that the op takes
+    d: int = 0
 
 
 class Op:
     """An entry of the registry; its defaults are those of losses of rows of logits.
 
-    `inputs` makes so many rows of each input, the first of which gets a gradient; floating ones are converted to the
-    point's dtype afterwards. `costs` are the least of each mode, from tensors of the meta device. `call` gives
-    the function of the inputs in a namespace of functions like lucid.nn.functional; it and those of other providers
-    raise an `UnsupportedError` where there is none. `statistics` are bytes that ours may write and read about rows and
-    their chunks.
+    `inputs` makes so many of the n rows of each input, and `parameters` of the v rows of each weight, which follow the
+    inputs; floating ones are converted to the point's dtype afterwards. `costs` are the least of each mode, from
+    tensors of the meta device. `call` gives the function of the inputs in a namespace of functions like
+    lucid.nn.functional; it and those of other providers raise an `UnsupportedError` where there is none. `statistics`
+    are bytes that ours may write and read about rows and their chunks.
     """
 
     variants: tuple[str, ...] = ("",)
@@ -63,9 +67,23 @@ class Op:
     launches: ClassVar[dict[str, int]] = {"forward": 4, "backward": 1, "full": 9}
     #: Providers and variants that need inputs of their own: those that write to them, or are fused only then.
     private: tuple[str, ...] = ()
+    #: Whether it takes hidden states and weights, and points have features.
+    from_hidden = False
+    #: Indices of the inputs and weights that get a gradient, an input's first.
+    differentiated: tuple[int, ...] = (0,)
+    #: What a sweep runs where it is not told.
+    sweep: ClassVar[dict[str, str]] = {
+        "shapes": "target,512x4096",
+        "dtypes": "bf16,fp32",
+        "modes": "forward,backward,full",
+        "providers": "ours,torch,compile,liger",
+    }
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         raise NotImplementedError
+
+    def parameters(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return ()
 
     def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
         raise NotImplementedError
@@ -83,6 +101,13 @@ class Op:
 
     def liger(self, point: Point) -> Function:
         raise UnsupportedError(f"Liger has no {point.op}")
+
+    def trl(self, point: Point) -> Function:
+        raise UnsupportedError(f"TRL has no {point.op}")
+
+    def products(self, point: Point) -> Function:
+        """Its matrix products alone, whose result is no loss and is not compared with the truth."""
+        raise UnsupportedError(f"{point.op} has no matrix products")
 
     def elements(self, point: Point) -> int:
         """What a reduction "mean" divides by."""
@@ -109,6 +134,8 @@ class Op:
             # Dynamo counts recompilations by code object, over all points, and would fall back to eager mode.
             torch.compiler.reset()
             return torch.compile(self.torch(point), dynamic=False, fullgraph=True)
+        if provider in ("trl", "products"):
+            return self.trl(point) if provider == "trl" else self.products(point)
         if importlib.util.find_spec("liger_kernel") is None:
             raise UnsupportedError('liger-kernel is not installed: pip install ".[perf]"')
         if point.dtype is torch.float64:
@@ -198,8 +225,8 @@ class Distillation(Op):
     softmax(teacher))``, which lucid runs fused.
     """
 
-    variants = ("forward_kl", "two_line", "reverse_kl", "js", "total_variation")
-    private = ("two_line",)
+    variants: tuple[str, ...] = ("forward_kl", "two_line", "reverse_kl", "js", "total_variation")
+    private: tuple[str, ...] = ("two_line",)
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Logits of a student that has learnt something of its teacher."""
@@ -255,16 +282,109 @@ class Distillation(Op):
         """Liger's JSD, whose ends are the two KL divergences."""
         from liger_kernel.ops.jsd import LigerJSDFunction
 
-        betas = {"forward_kl": 0.0, "two_line": 0.0, "reverse_kl": 1.0, "js": BETA}
-        if point.variant not in betas:
+        if point.variant not in BETAS:
             raise UnsupportedError(f"Liger has no {point.variant}")
         if point.reduction not in ("mean", "batchmean") or (point.reduction, point.variant) == ("mean", "two_line"):
             raise UnsupportedError("Liger's JSD divides by the number of rows")
-        beta = betas[point.variant]
+        beta = BETAS[point.variant]
         return lambda s, t: LigerJSDFunction.apply(s.log_softmax(-1), t.log_softmax(-1), None, beta)
 
     def elements(self, point: Point) -> int:
         return point.n * (point.v if point.variant == "two_line" else 1)
+
+
+class LinearDistillation(Distillation):
+    """Divergences from hidden states and weights, ``linear_distillation_loss``; the student's get gradients.
+
+    Inputs are the hidden states of student and teacher, (n, d), and their weights, (v, d), in this order.
+    """
+
+    variants = ("forward_kl",)
+    private = ()
+    from_hidden = True
+    differentiated = (0, 2)
+    # The loss computes its gradients, so that backward has little to do. forward has the products of logits, full all.
+    sweep: ClassVar = {
+        "shapes": "linear",
+        "dtypes": "bf16",
+        "modes": "forward,full",
+        "providers": "lucid.torch,torch,compile,liger,trl,products",
+    }
+
+    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Hidden states of a student that has learnt something of its teacher."""
+        teacher, noise = (_normal(point, rows, generator) for _ in range(2))
+        return teacher + 0.3 * noise, teacher
+
+    def parameters(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Weights that give logits of the size of those of `Distillation`."""
+        teacher, noise = (_normal(point, rows, generator) / math.sqrt(point.d) for _ in range(2))
+        return 2 * teacher + noise, 3 * teacher
+
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
+        size, products = point.dtype.itemsize, 2 * point.n * point.v * point.d
+        layer = (point.n + point.v) * point.d * size
+        forward = Cost(2 * layer, dloss.numel() * size, 2 * products)
+        with_gradients = Cost(2 * layer, forward.written + layer, 4 * products)
+        if self.in_forward(point):
+            return _in_forward(forward, with_gradients, x, dloss)
+        return _in_backward(forward, Cost(2 * layer + dloss.numel() * size, layer, 4 * products))
+
+    def in_forward(self, point: Point) -> bool:
+        """A loss of each row computes its gradients in backward."""
+        return super().in_forward(point) and point.reduction != "none"
+
+    def call(self, point: Point, namespace: Any) -> Function:
+        loss = partial(namespace.linear_distillation_loss, divergence=point.variant, reduction=point.reduction)
+        return lambda s, t, s_weight, t_weight: loss(s, s_weight, t, t_weight)
+
+    def torch(self, point: Point) -> Function:
+        """That of logits, which two products give."""
+        of_logits = super().torch(point)
+        return lambda s, t, s_weight, t_weight: of_logits(s @ s_weight.t(), t @ t_weight.t())
+
+    def liger(self, point: Point) -> Function:
+        from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
+
+        if point.reduction not in ("mean", "batchmean"):
+            raise UnsupportedError("Liger's JSD divides by the number of rows")
+        loss, beta = LigerFusedLinearJSDFunction.apply, BETAS[point.variant]
+        return lambda s, t, s_weight, t_weight: loss(s, s_weight, t, t_weight, None, beta)
+
+    def trl(self, point: Point) -> Function:
+        """The function that TRL's trainer of distillation calls."""
+        try:
+            from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+        except ImportError as reason:
+            raise UnsupportedError("trl is not installed, or has no chunked divergence") from reason
+
+        if point.dtype is torch.float64:
+            raise UnsupportedError("TRL's chunked divergence calculates in float32")
+        loss, beta = ChunkedDivergenceFunction.apply, BETAS[point.variant]
+        reduce: dict[str, Function] = {"none": torch.clone, "sum": torch.sum}
+        reduced = reduce.get(point.reduction, torch.mean)
+        return lambda s, t, s_weight, t_weight: reduced(loss(s, s_weight, None, t, t_weight, None, beta)[0])
+
+    def products(self, point: Point) -> Function:
+        """Logits of student and teacher; backward, the student's logits take the place of their gradient."""
+        shape = (point.n,) if point.reduction == "none" else ()
+        return lambda *inputs: _Products.apply(*inputs, shape)
+
+
+class _Products(torch.autograd.Function):
+    """The products of a loss from hidden states; its result is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, t: Tensor, s_weight: Tensor, t_weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        logits = torch.mm(s, s_weight.t())
+        torch.mm(t, t_weight.t())
+        ctx.save_for_backward(s, s_weight, logits)
+        return s.new_zeros(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        s, s_weight, logits = ctx.saved_tensors
+        return torch.mm(logits, s_weight), None, torch.mm(logits.t(), s), None, None
 
 
 class CrossEntropy(Op):
@@ -312,7 +432,7 @@ class CrossEntropy(Op):
 
 
 def _normal(point: Point, rows: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(rows, point.v, generator=generator, device=generator.device)
+    return torch.randn(rows, point.d or point.v, generator=generator, device=generator.device)
 
 
 OPS: dict[str, Op] = {
@@ -320,5 +440,6 @@ OPS: dict[str, Op] = {
     "softmax": Softmax(),
     "log_softmax": Softmax(),
     "distillation": Distillation(),
+    "linear_distillation": LinearDistillation(),
     "cross_entropy": CrossEntropy(),
 }

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from perf.results import DTYPES, PROVIDERS, Row, UsageError, number_text
 PROMISED = ("ours", "lucid.torch")
 OURS = (*PROMISED, "two-launches")
 
-LISTS = {
+LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "shapes": results.shapes,
     "dtypes": results.names(*DTYPES),
     "reductions": results.names("none", "mean", "sum", "batchmean"),
@@ -29,11 +30,19 @@ LISTS = {
 
 
 def add_lists(parser: argparse.ArgumentParser, **defaults: str) -> None:
-    """Add options that are lists; the keywords are their defaults."""
+    """Add options that are lists; the keywords are their defaults, empty for those that an op has for a sweep."""
     for name, default in defaults.items():
         parse = LISTS[name]
-        text = f"separated by commas (default: {default})"
-        parser.add_argument(f"--{name}", type=parse, default=parse(default), metavar="LIST", help=text)
+        text = f"separated by commas (default: {default or 'as the op has it'})"
+        parser.add_argument(
+            f"--{name}", type=parse, default=parse(default) if default else None, metavar="LIST", help=text
+        )
+
+
+def chosen(options: argparse.Namespace, op: str, name: str) -> tuple[Any, ...]:
+    """The values of an option that is a list, for an op."""
+    given: tuple[Any, ...] | None = getattr(options, name)
+    return LISTS[name](OPS[op].sweep[name]) if given is None else given
 
 
 def add_arguments(parser: argparse.ArgumentParser, **defaults: str) -> None:
@@ -56,13 +65,18 @@ def points(options: argparse.Namespace) -> list[Point]:
     if options.variants and not set(options.variants) <= set(known):
         accepted = ", ".join(dict.fromkeys(known)) or "none"
         raise UsageError(f"argument --variants: {','.join(options.variants)}, accepted: {accepted}")
+    fitting = {op: [s for s in chosen(options, op, "shapes") if (len(s) == 3) == OPS[op].from_hidden] for op in ops}
+    for op in options.ops:
+        if not fitting[op]:
+            raise UsageError(f"argument --shapes: {op} takes {'NxVxD' if OPS[op].from_hidden else 'NxV'}")
     return [
-        Point(op, variant, n, v, DTYPES[dtype], reduction)
-        for n, v in options.shapes
+        Point(op, variant, n, v, DTYPES[dtype], reduction, *d)
+        for n, v, *d in dict.fromkeys(shape for shapes in fitting.values() for shape in shapes)
         for op in ops
+        if (n, v, *d) in fitting[op]
         for variant in OPS[op].variants
         if not variant or variant in (options.variants or known)
-        for dtype in options.dtypes
+        for dtype in chosen(options, op, "dtypes")
         for reduction in (OPS[op].reductions and options.reductions) or ("",)
     ]
 
@@ -73,9 +87,14 @@ def record(
     """Measure every point, provider and mode; print and write each row as it comes; 1 where one of ours failed."""
     made_with, append, failed = environment(), options.append, False
     names = {dtype: name for name, dtype in DTYPES.items()}
-    for point, provider, mode in itertools.product(points(options), options.providers, options.modes):
+    runs = [
+        (point, *of_point)
+        for point in points(options)
+        for of_point in itertools.product(*(chosen(options, point.op, name) for name in ("providers", "modes")))
+    ]
+    for point, provider, mode in runs:
         row: Row = {"op": point.op, "variant": point.variant, "mode": mode, "provider": provider}
-        row |= {"n": point.n, "v": point.v, "dtype": names[point.dtype], "reduction": point.reduction}
+        row |= {"n": point.n, "v": point.v, "d": point.d, "dtype": names[point.dtype], "reduction": point.reduction}
         row |= {"status": "ok", **dict.fromkeys(columns)}
         try:
             with quiet():

@@ -9,6 +9,9 @@ to do, and are to be compared in the mode full; `two-launches` is lucid.torch wi
 GB/s are the least possible bytes, the same for every provider, over the time; the roofline is what a device-to-device
 copy reads and writes a second in the same run. Memory is what a step needs beyond its inputs. The error is the largest,
 as a fraction of what arithmetic wholly in the dtype of the inputs may lose.
+
+linear_distillation, from hidden states and weights, has shapes NxVxD. Arithmetic bounds it, so it has no roofline; it
+is compared with `products`, its matrix products alone: the two of logits in the mode forward, all four in full.
 """
 
 from __future__ import annotations
@@ -36,8 +39,7 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    defaults = dict(shapes="target,512x4096", dtypes="bf16,fp32", reductions="batchmean", modes=",".join(cases.MODES))
-    rows.add_arguments(parser, **defaults, providers="ours,torch,compile,liger")
+    rows.add_arguments(parser, shapes="", dtypes="", reductions="batchmean", modes="", providers="")
     parser.add_argument("--budget-ms", type=float, default=50.0, metavar="MS", help="device time a row (default: 50)")
     limit = "measure no more rows after so many seconds; the rest is reported as skipped (default: 420)"
     parser.add_argument("--time-limit", type=float, default=420.0, metavar="S", help=limit)
@@ -89,7 +91,7 @@ class Sweep:
         found = self._gpu.measure(case, self._budget)
         least = cases.least_cost(point, mode).bytes
         # Nothing where there is nothing to move: backward of a gradient that was computed with the loss.
-        gbps = least / found.median / 1e6 if least >= point.n * point.v else None
+        gbps = least / found.median / 1e6 if least >= point.n * point.v and not point.d else None
         roof = None if gbps is None else gbps / self._copy
         values = (*found, least, gbps, self._copy, roof, self._gpu.peak_bytes(case) / 2**20, error)
         return dict(zip(COLUMNS, values, strict=True))
