@@ -158,8 +158,14 @@ DISTILLATION |= {"student_dtype": FLOATS, "teacher_dtype": FLOATS, "labels": TOK
 MAPS = ((1.0, None), (0.5, None), (1.0, 30.0))
 DISTILLATION |= {"student_map": MAPS, "teacher_map": MAPS}
 DISTILLED = ({"shape": PLAIN, "kind": KINDS, "dtype": WIDE}, *widths("student", kind=[("js", 1.0, 0.0)]))
-#: Softcapped logits in rows of several chunks, with hard labels and without.
-CAPPED: Factors = {"shape": PLAIN, "kind": KINDS, "dtype": WIDE, "student_map": MAPS[2:], "teacher_map": MAPS[2:]}
+#: Softcapped logits in rows of several chunks, in float32, which takes the most registers.
+CAPPED: Factors = {
+    "shape": PLAIN[1:],
+    "kind": KINDS,
+    "dtype": WIDE[:1],
+    "student_map": MAPS[2:],
+    "teacher_map": MAPS[2:],
+}
 WEIGHTS: Factors = {"weight": TOKENS, "weight_dtype": (None, torch.bool, *FLOATS)}
 TO_LOGITS = ("student", "teacher", "both", "in place", "both in place")
 
