@@ -104,7 +104,7 @@ def upstream_of_sums(kernels: Any, dloss: torch.Tensor, counts: torch.Tensor | N
         return dloss
     some = kernels.token_mean(counts, weights=counts)[1]  # 0 where none counts
     one = torch.ones(1, dtype=dloss.dtype, device=dloss.device)
-    return kernels.scale_gradient(one, dloss, weights=some.view(1).to(dloss.dtype)).view(())
+    return kernels.scale_gradient(one, dloss, weights=some.view(1)).view(())
 
 
 def _without_memory(tensor: Tensor) -> Tensor:
