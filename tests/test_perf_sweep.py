@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -265,8 +266,12 @@ LINEAR = "linear_distillation --shapes 9x100x16"
 
 @pytest.mark.usefixtures("gpu")
 def test_a_loss_from_hidden_states_has_peak_memory_and_is_compared_with_products_not_with_a_roofline(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Kernels of others are imported for the interpreter, also where a test before had them for a GPU."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for name in [name for name in sys.modules if name.startswith(("liger_kernel", "trl.kernels"))]:
+        monkeypatch.delitem(sys.modules, name)
     pytest.importorskip("liger_kernel")
     pytest.importorskip("trl.kernels.chunked_divergence")
     found = _sweep(tmp_path, f"{LINEAR} --providers lucid.torch,torch,liger,trl,products")
@@ -315,7 +320,10 @@ def test_the_products_are_those_of_the_loss(mode: str, count: int, monkeypatch: 
 def test_a_wrong_gradient_of_a_weight_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = Point("linear_distillation", "forward_kl", 9, 100, torch.float32, "batchmean", 16)
     right = OPS[point.op].torch(point)
-    wrong = lambda s, t, w, u: right(s, t, w, u) + 0.1 * (w - w.detach()).sum()  # noqa: E731
+
+    def wrong(s: torch.Tensor, t: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return right(s, t, w, u) + 0.1 * (w - w.detach()).sum()
+
     replace(monkeypatch, point.op, "torch", wrong)
     forward, full = _sweep(tmp_path, f"{LINEAR} --dtypes fp32 --providers torch")
     assert forward["status"] == "ok"
