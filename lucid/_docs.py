@@ -165,8 +165,8 @@ SECTIONS = {
             Bound c of the logits, from 1e-15 to 1e15; −inf stays −inf. Default: none.""",
     "chunk_rows": """
         chunk_rows : int, optional
-            Rows of a chunk. The loss and the gradient to hidden states do not depend on it, but for the order in which
-            a matrix product adds up; the same number gives the same bits.
+            Rows of a chunk. The same number gives the same bits. Another one changes the loss and the gradient to
+            hidden states only where a matrix product adds up in another order for another number of rows.
         workspace_mib : float, optional
             MiB of memory for the logits of chunks, in place of `chunk_rows`; by default 256. Beside it there are the
             gradients; that of a weight shorter than float32 is summed over chunks in float32, V·D·4 bytes, before it is

@@ -24,17 +24,11 @@ from lucid._arguments import (
 
 #: Defaults of `beta` and `ignore_index`.
 DEFAULT_BETA, DEFAULT_IGNORED = 0.5, -100
-#: Names of the options of distillation losses that are not tensors; of those of logits and of hidden states alone.
-_OPTIONS = (
+#: Names of the options that distillation losses of logits and of hidden states share, and that are not tensors.
+OPTIONS = (
     *("divergence", "beta", "temperature", "temperature_squared", "ignore_index", "hard_label_weight", "reduction"),
     "vocab_size",
 )
-_LINEAR_OPTIONS = (
-    *("student_logit_scale", "teacher_logit_scale", "student_softcap", "teacher_softcap"),
-    *("chunk_rows", "workspace_mib"),
-)
-#: MiB of buffers for a chunk of rows of hidden states, by default.
-DEFAULT_WORKSPACE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +70,33 @@ class DistillationConfig:
         return {name: getattr(self, name) for name in names}
 
 
-class _OptionsOfDistillation:
+class OptionsOfDistillation:
     """The options of a distillation loss as attributes of a module, which are read, and checked, at every call."""
 
     _names: ClassVar[tuple[str, ...]]
-    divergence: typing.Divergence
-    beta: float | None
-    temperature: float
-    ignore_index: int | None
-    reduction: typing.Reduction
+
+    def __init__(
+        self,
+        divergence: typing.Divergence,
+        *,
+        beta: float | None,
+        temperature: float,
+        temperature_squared: bool,
+        ignore_index: int | None,
+        hard_label_weight: float,
+        reduction: typing.Reduction,
+        vocab_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.divergence = divergence
+        self.beta = beta
+        self.temperature = temperature
+        self.temperature_squared = temperature_squared
+        self.ignore_index = ignore_index
+        self.hard_label_weight = hard_label_weight
+        self.reduction = reduction
+        self.vocab_size = vocab_size
+        check_distillation(**{name: getattr(self, name) for name in OPTIONS})
 
     @property
     def ignored_label(self) -> int:
@@ -114,10 +126,10 @@ def _is_scale_of_1(name: str, value: Any) -> bool:
     return name.endswith("_scale") and value == 1
 
 
-class DistillationOptions(_OptionsOfDistillation):
+class DistillationOptions(OptionsOfDistillation):
     """The options of a distillation loss of logits."""
 
-    _names = (*_OPTIONS, "inplace_gradient")
+    _names = (*OPTIONS, "inplace_gradient")
 
     def __init__(
         self,
@@ -132,80 +144,18 @@ class DistillationOptions(_OptionsOfDistillation):
         vocab_size: int | None = None,
         inplace_gradient: bool = False,
     ) -> None:
-        super().__init__()
-        self.divergence = divergence
-        self.beta = beta
-        self.temperature = temperature
-        self.temperature_squared = temperature_squared
-        self.ignore_index = ignore_index
-        self.hard_label_weight = hard_label_weight
-        self.reduction = reduction
-        self.vocab_size = vocab_size
+        super().__init__(
+            divergence,
+            beta=beta,
+            temperature=temperature,
+            temperature_squared=temperature_squared,
+            ignore_index=ignore_index,
+            hard_label_weight=hard_label_weight,
+            reduction=reduction,
+            vocab_size=vocab_size,
+        )
         self.inplace_gradient = inplace_gradient
-        check_distillation(**{name: getattr(self, name) for name in _OPTIONS})
         check_bool("inplace_gradient", inplace_gradient)
-
-
-class LinearDistillationOptions(_OptionsOfDistillation):
-    """The options of a distillation loss of hidden states."""
-
-    _names = (*_OPTIONS, *_LINEAR_OPTIONS)
-
-    def __init__(
-        self,
-        divergence: typing.Divergence = "forward_kl",
-        *,
-        beta: float | None = None,
-        temperature: float = 1.0,
-        temperature_squared: bool = False,
-        ignore_index: int | None = None,
-        hard_label_weight: float = 0.0,
-        reduction: typing.Reduction = "mean",
-        vocab_size: int | None = None,
-        student_logit_scale: float = 1.0,
-        teacher_logit_scale: float = 1.0,
-        student_softcap: float | None = None,
-        teacher_softcap: float | None = None,
-        chunk_rows: int | None = None,
-        workspace_mib: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.divergence = divergence
-        self.beta = beta
-        self.temperature = temperature
-        self.temperature_squared = temperature_squared
-        self.ignore_index = ignore_index
-        self.hard_label_weight = hard_label_weight
-        self.reduction = reduction
-        self.vocab_size = vocab_size
-        self.student_logit_scale = student_logit_scale
-        self.teacher_logit_scale = teacher_logit_scale
-        self.student_softcap = student_softcap
-        self.teacher_softcap = teacher_softcap
-        self.chunk_rows = chunk_rows
-        self.workspace_mib = workspace_mib
-        check_distillation(**{name: getattr(self, name) for name in _OPTIONS})
-        check_linear(**{name: getattr(self, name) for name in _LINEAR_OPTIONS})
-
-
-def check_linear(*, chunk_rows: int | None, workspace_mib: float | None, **maps: float | None) -> None:
-    """Check the options of losses of hidden states; scales and softcaps by name."""
-    for name, value in maps.items():
-        accepted = "a number from 1e-15 to 1e15"
-        if name.endswith("softcap"):
-            if value is None:
-                continue
-            accepted += ", or None"
-        check_real(name, value, accepted, lambda x: 1e-15 <= x <= 1e15)
-    if chunk_rows is not None and check_int("chunk_rows", chunk_rows) < 1:
-        raise ValueError(f"chunk_rows must be a positive int, got {chunk_rows}")
-    if workspace_mib is not None:
-        check_real("workspace_mib", workspace_mib, "a positive number up to 1e9", lambda x: 0 < x <= 1e9)
-        if chunk_rows is not None:
-            raise ValueError(
-                f"chunk_rows and workspace_mib both set the size of a chunk, got {chunk_rows} and {workspace_mib}: "
-                "leave one out"
-            )
 
 
 def check_distillation(
@@ -269,16 +219,16 @@ def distillation(
             "student_logits and teacher_logits must have the same leading dimensions, got student_logits "
             f"{tuple(student.shape)} and teacher_logits {tuple(teacher.shape)}"
         )
-    columns = _columns(
+    columns = common_columns(
         ("student_logits", tuple(student.shape)), ("teacher_logits", tuple(teacher.shape)), options["vocab_size"]
     )
-    config = _distillation_config(
+    config = distillation_config(
         tensors, student, columns, checked, weight, labels, in_place and student.requires_grad, **options
     )
-    return config, *_reduction(tensors, options["reduction"], normalizer, student)
+    return config, *resolved_reduction(tensors, options["reduction"], normalizer, student)
 
 
-def _distillation_config(
+def distillation_config(
     tensors: TensorValidator,
     rows: Any,
     columns: int,
@@ -312,162 +262,6 @@ def _distillation_config(
         vocab_size=columns,
         inplace_gradient=in_place,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LinearOptions:
-    """Options of losses of hidden states, resolved: scales, softcaps, dtypes of products, the size of chunks."""
-
-    student_scale: float
-    student_softcap: float | None
-    teacher_scale: float
-    teacher_softcap: float | None
-    student_dtype: torch.dtype
-    teacher_dtype: torch.dtype
-    chunk_rows: int
-    workspace: int
-
-    @property
-    def maps(self) -> dict[str, float | None]:
-        """Arguments of the launchers."""
-        names = ("student_scale", "student_softcap", "teacher_scale", "teacher_softcap")
-        return {name: getattr(self, name) for name in names}
-
-
-def linear_distillation(
-    tensors: TensorValidator,
-    student: tuple[Any, Any, Any],
-    teacher: tuple[Any, Any, Any],
-    teacher_logits: Any,
-    *,
-    autocast: tuple[torch.dtype | None, torch.dtype | None],
-    weight: Any,
-    labels: Any,
-    normalizer: Any,
-    student_logit_scale: float,
-    teacher_logit_scale: float,
-    student_softcap: float | None,
-    teacher_softcap: float | None,
-    chunk_rows: int | None,
-    workspace_mib: float | None,
-    **options: Any,
-) -> tuple[DistillationConfig, LinearOptions, Reduction, Any]:
-    """Check all arguments of `linear_distillation_loss`; student and teacher are hidden states, weight and bias.
-
-    `autocast` are the dtypes of their products; None for that of the hidden states.
-    """
-    checked = check_distillation(**options)
-    check_linear(
-        chunk_rows=chunk_rows,
-        workspace_mib=workspace_mib,
-        student_logit_scale=student_logit_scale,
-        teacher_logit_scale=teacher_logit_scale,
-        student_softcap=student_softcap,
-        teacher_softcap=teacher_softcap,
-    )
-    hidden = student[0]
-    check_layer(tensors, "student_", *student)
-    if teacher_logits is None:
-        if teacher[0] is None or teacher[1] is None:
-            missing = "teacher_weight" if teacher[1] is None and teacher[0] is not None else "teacher_hidden"
-            raise TypeError(f"{missing} must be a Tensor unless teacher_logits are given, got None")
-        check_layer(tensors, "teacher_", *teacher)
-        name, given, wide = "teacher_hidden", teacher[0], ("teacher_weight", tuple(teacher[1].shape))
-    else:
-        for part, value in zip(("hidden", "weight", "bias"), teacher, strict=True):
-            if value is not None:
-                raise ValueError(f"teacher_{part} must be None where teacher_logits are given: leave one of them out")
-        tensors.check_floating("teacher_logits", teacher_logits)
-        if not teacher_logits.ndim:
-            raise RuntimeError("teacher_logits must have a dimension of columns, got shape ()")
-        name, given, wide = "teacher_logits", teacher_logits, ("teacher_logits", tuple(teacher_logits.shape))
-    tensors.check_device("student_hidden", hidden, name, given)
-    if not same_shape(hidden.shape[:-1], given.shape[:-1]):
-        raise RuntimeError(
-            f"student_hidden and {name} must have the same leading dimensions, got student_hidden "
-            f"{tuple(hidden.shape)} and {name} {tuple(given.shape)}"
-        )
-    columns = _columns(("student_weight", tuple(student[1].shape)), wide, options["vocab_size"])
-    config = _distillation_config(tensors, hidden, columns, checked, weight, labels, False, "student_hidden", **options)
-    student_dtype = autocast[0] or tensors.like(hidden).dtype
-    teacher_dtype = (autocast[1] if teacher_logits is None else None) or tensors.like(given).dtype
-    linear = LinearOptions(
-        float(student_logit_scale),
-        None if student_softcap is None else float(student_softcap),
-        float(teacher_logit_scale),
-        None if teacher_softcap is None else float(teacher_softcap),
-        student_dtype,
-        teacher_dtype,
-        *chunk_of_rows(chunk_rows, workspace_mib),
-    )
-    return config, linear, *_reduction(tensors, options["reduction"], normalizer, hidden, "student_hidden")
-
-
-def check_layer(tensors: TensorValidator, prefix: str, hidden: Any, weight: Any, bias: Any) -> None:
-    """Raise unless hidden states (..., D), a weight (V, D) and a bias (V,) or None fit each other."""
-    names = f"{prefix}hidden", f"{prefix}weight", f"{prefix}bias"
-    tensors.check_floating(names[0], hidden)
-    tensors.check_floating(names[1], weight)
-    if not hidden.ndim:
-        raise RuntimeError(f"{names[0]} must have a dimension of features, got shape ()")
-    if weight.ndim != 2 or not same_shape(weight.shape[1:], hidden.shape[-1:]):
-        raise RuntimeError(
-            f"{names[1]} must have shape (V, {hidden.shape[-1]}), that of a linear layer of {names[0]} "
-            f"{tuple(hidden.shape)}, got {tuple(weight.shape)}"
-        )
-    if not weight.shape[0] or not weight.shape[1]:
-        raise RuntimeError(f"{names[1]} must not be empty, got shape {tuple(weight.shape)}")
-    tensors.check_device(names[0], hidden, names[1], weight)
-    if bias is not None:
-        tensors.check_floating(names[2], bias)
-        if not same_shape(bias.shape, weight.shape[:1]):
-            raise RuntimeError(f"{names[2]} must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
-        tensors.check_device(names[1], weight, names[2], bias)
-
-
-def linear_cross_entropy(
-    tensors: TensorValidator,
-    hidden: Any,
-    weight: Any,
-    target: Any,
-    *,
-    bias: Any,
-    class_weight: Any,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    logit_scale: float,
-    softcap: float | None,
-    chunk_rows: int | None,
-    workspace_mib: float | None,
-    autocast: torch.dtype | None,
-) -> tuple[CrossEntropyConfig, torch.dtype, tuple[int, int]]:
-    """Check all arguments of `linear_cross_entropy`; return options, the dtype of the product, the size of chunks."""
-    ignored, smoothing = check_cross_entropy(
-        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
-    check_linear(chunk_rows=chunk_rows, workspace_mib=workspace_mib, logit_scale=logit_scale, softcap=softcap)
-    check_layer(tensors, "", hidden, weight, bias)
-    tensors.check("target", target)
-    if tensors.like(target).dtype not in INTEGERS:
-        raise TypeError(f"target must be labels, int32 or int64, got {target.dtype}")
-    if not same_shape(target.shape, hidden.shape[:-1]):
-        raise RuntimeError(
-            f"target must have shape {tuple(hidden.shape[:-1])}, one label for each row of hidden, got "
-            f"{tuple(target.shape)}"
-        )
-    tensors.check_device("target", target, "hidden", hidden)
-    _check_class_weight(tensors, "class_weight", class_weight, weight.shape[0], "hidden", hidden)
-    dtype = autocast or tensors.like(hidden).dtype
-    reduced, _ = _reduction(tensors, reduction, None, hidden, "hidden")
-    of = CrossEntropyConfig(hidden, target, False, ignored, smoothing, reduced)
-    return of, dtype, chunk_of_rows(chunk_rows, workspace_mib)
-
-
-def chunk_of_rows(chunk_rows: int | None, workspace_mib: float | None) -> tuple[int, int]:
-    """Return the rows of a chunk, or 0 for as many as fit; and the bytes of the workspace for their logits."""
-    workspace = DEFAULT_WORKSPACE if workspace_mib is None else workspace_mib
-    return 0 if chunk_rows is None else check_int("chunk_rows", chunk_rows), int(workspace * 2**20)
 
 
 def check_deprecated(name: str, value: Any) -> None:
@@ -532,17 +326,18 @@ def cross_entropy(
         raise TypeError(f"target of {name}'s shape is class probabilities, which must be floating, got {target.dtype}")
     else:
         _check_labels(tensors, target, x, name, classes)
-    _check_class_weight(tensors, "weight", weight, x.shape[classes], name, x)
+    check_class_weight(tensors, "weight", weight, x.shape[classes], name, x)
     if soft and reduction == "mean":
         reduced = Reduction(reduce=True, count=max(math.prod(logits.shape[:-1]), 1))
     else:
-        reduced, _ = _reduction(tensors, reduction, None, logits)
+        reduced, _ = resolved_reduction(tensors, reduction, None, logits)
     return CrossEntropyConfig(logits, target, soft, ignored, smoothing, reduced)
 
 
-def _check_class_weight(
+def check_class_weight(
     tensors: TensorValidator, name: str, weight: Any, classes: int, other_name: str, other: Any
 ) -> None:
+    """Raise unless weights of classes are None or fit."""
     if weight is None:
         return
     tensors.check_floating(name, weight)
@@ -583,7 +378,9 @@ def _check_probabilities(tensors: TensorValidator, target: Any, x: Any, name: st
         raise ValueError(f"ignore_index is of labels alone, got {ignored} with class probabilities: leave it out")
 
 
-def _columns(student: tuple[str, tuple[int, ...]], teacher: tuple[str, tuple[int, ...]], vocab_size: int | None) -> int:
+def common_columns(
+    student: tuple[str, tuple[int, ...]], teacher: tuple[str, tuple[int, ...]], vocab_size: int | None
+) -> int:
     """The number of logits that count, from names and shapes: (V, D) of weights, else (..., V)."""
     (name_s, shape_s), (name_t, shape_t) = student, teacher
     unit_s = "rows" if name_s == "student_weight" else "columns"
@@ -609,7 +406,7 @@ def _columns(student: tuple[str, tuple[int, ...]], teacher: tuple[str, tuple[int
     return columns
 
 
-def _reduction(
+def resolved_reduction(
     tensors: TensorValidator, reduction: str, normalizer: Any, logits: Any, name: str = "student_logits"
 ) -> tuple[Reduction, Any]:
     """The reduction, and the denominator where it is a tensor."""

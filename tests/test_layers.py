@@ -76,6 +76,7 @@ LAYERS = [
         "lucid._flags",
         "lucid._lazy",
         "lucid._hooks",
+        "lucid._linear_args",
         "lucid._loss_args",
         "lucid._namesakes",
         "lucid.random",

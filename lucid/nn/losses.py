@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid import _loss_args, ops
+from lucid import _linear_args, _loss_args, ops
 from lucid._clobbered import check_writable
 from lucid._docs import documented
 from lucid.autograd import is_grad_enabled
@@ -193,7 +193,7 @@ def linear_distillation_loss(
     >>> hidden.grad.shape
     (2, 2)
     """
-    options, linear, how, denominator = _loss_args.linear_distillation(
+    options, linear, how, denominator = _linear_args.linear_distillation(
         LUCID,
         (student_hidden, student_weight, student_bias),
         (teacher_hidden, teacher_weight, teacher_bias),
@@ -294,7 +294,7 @@ def linear_cross_entropy(
     >>> f"{F.linear_cross_entropy(hidden, weight, target).item():.6f}"
     '0.680270'
     """
-    of, dtype, chunk = _loss_args.linear_cross_entropy(
+    of, dtype, chunk = _linear_args.linear_cross_entropy(
         LUCID,
         hidden,
         weight,

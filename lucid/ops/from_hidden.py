@@ -15,7 +15,7 @@ import torch
 
 import triton_kernels as tk
 from lucid.ops.in_forward import loss_factor
-from triton_kernels.losses.from_hidden import Gradients, Linear, Logits, Matmul, Projection, SelectedRows, run_chunks
+from triton_kernels.losses.from_hidden import Linear, Logits, Matmul, Projection, SelectedRows, Wanted, run_chunks
 
 #: On a GPU, the smallest number of multiply-adds of one product for which the host waits for the number of tokens that
 #: count: about 2 ms of the four products of a training step on an H200.
@@ -237,10 +237,10 @@ class LinearLoss(NamedTuple):
             ignored = tk.pointwise("eq", counts, 0, dtype=torch.bool, compute=dtype)
         rows = SelectedRows(lead, selected, hidden.device, ignored)
         sizes = self.chunk_sizes(rows.count, student, teacher, wanted[1])
-        of_student = Projection(student, self.columns, rows, sizes[0], Gradients(*wanted[:3]), self.matmul)
+        of_student = Projection(student, self.columns, rows, sizes[0], Wanted(*wanted[:3]), self.matmul)
         of_teacher: Projection | Logits | None = None
         if isinstance(teacher, Linear):
-            of_teacher = Projection(teacher, self.columns, rows, sizes[1], Gradients(*wanted[3:6]), self.matmul)
+            of_teacher = Projection(teacher, self.columns, rows, sizes[1], Wanted(*wanted[3:6]), self.matmul)
         elif teacher is not None:
             of_teacher = Logits(teacher, rows, wanted[6])
         factor = self._factor(hidden, weights, dtype, dloss)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._loss_args import CrossEntropyConfig, DistillationConfig, LinearOptions, Reduction
+from lucid._linear_args import LinearOptions
+from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
 from lucid.ops.from_hidden import CrossEntropyOfRows, DivergenceOfRows, LinearLoss, Reduced, RowLoss, Tokens
 from lucid.ops.in_forward import in_forward, save_gradients, scaled_gradients

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucid import _loss_args
+from lucid import _linear_args, _loss_args
 from lucid._arguments import TensorValidator, check_bool, check_choice, check_dense
 from lucid._clobbered import check_not_overwritten, check_writable
 from lucid._docs import documented
@@ -310,7 +310,7 @@ def linear_distillation_loss(
     >>> hidden.grad.shape
     torch.Size([2, 2])
     """
-    options, linear, resolved, denominator = _loss_args.linear_distillation(
+    options, linear, resolved, denominator = _linear_args.linear_distillation(
         TORCH,
         (student_hidden, student_weight, student_bias),
         (teacher_hidden, teacher_weight, teacher_bias),
@@ -433,7 +433,7 @@ def linear_cross_entropy(
     >>> f"{lucid.torch.linear_cross_entropy(hidden, torch.eye(3, 2, device=device), target).item():.6f}"
     '0.680270'
     """
-    of, dtype, chunk = _loss_args.linear_cross_entropy(
+    of, dtype, chunk = _linear_args.linear_cross_entropy(
         TORCH,
         hidden,
         weight,

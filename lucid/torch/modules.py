@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
-from lucid._loss_args import DistillationOptions, LinearDistillationOptions, check_cross_entropy, check_deprecated
+from lucid._linear_args import LinearDistillationOptions
+from lucid._loss_args import DistillationOptions, check_cross_entropy, check_deprecated
 from lucid.torch import functional as F
 from lucid.typing import REDUCTIONS, LabelReduction, Reduction
 

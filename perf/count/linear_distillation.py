@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from lucid._loss_args import chunk_of_rows
+from lucid._linear_args import chunk_of_rows
 from lucid.ops.from_hidden import LinearLoss
 from perf import results
 from perf.environment import environment

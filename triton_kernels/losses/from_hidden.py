@@ -48,12 +48,20 @@ class Linear(NamedTuple):
     dtype: torch.dtype
 
 
-class Gradients(NamedTuple):
-    """Gradients to hidden states, weight and bias of a linear layer, or which of them are wanted."""
+class Wanted(NamedTuple):
+    """Which gradients of a linear layer are wanted."""
 
-    hidden: torch.Tensor | bool | None
-    weight: torch.Tensor | bool | None
-    bias: torch.Tensor | bool | None
+    hidden: bool
+    weight: bool
+    bias: bool
+
+
+class Gradients(NamedTuple):
+    """Gradients to hidden states, weight and bias of a linear layer; None where not wanted."""
+
+    hidden: torch.Tensor | None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
 
 
 class SelectedRows:
@@ -180,7 +188,7 @@ class Projection:
     """
 
     def __init__(
-        self, layer: Linear, columns: int, rows: SelectedRows, size: int, wanted: Gradients, matmul: Matmul
+        self, layer: Linear, columns: int, rows: SelectedRows, size: int, wanted: Wanted, matmul: Matmul
     ) -> None:
         hidden, weight, bias, dtype = layer
         self._layer, self._columns, self._rows, self._matmul, self._wanted = layer, columns, rows, matmul, wanted
@@ -213,7 +221,7 @@ class Projection:
         if self._rows.ignored is not None and self._wanted.weight:  # 0·NaN would be NaN
             self._h = self._h.masked_fill(self._rows.ignored[at, None], 0)
         x = self._matmul(self._h, self._weight.t(), self._bias, out=self._buffer[: at.stop - at.start])
-        return x, x if any(wanted for wanted in self._wanted) else None
+        return x, x if any(self._wanted) else None
 
     def add_gradient(self, at: slice, g: torch.Tensor) -> None:
         """Take the gradient of the chunk whose logits were asked for last."""
@@ -234,7 +242,7 @@ class Projection:
         del self._buffer
 
     def gradients(self) -> Gradients:
-        """Return the gradients, each in its tensor's dtype; None where not wanted."""
+        """Return the gradients, each in its tensor's dtype."""
         _, weight, bias, _ = self._layer
         return Gradients(
             self._to_hidden,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lucid._arguments import check_bool, check_choice
 from lucid._docs import documented
-from lucid._loss_args import DistillationOptions, LinearDistillationOptions, check_cross_entropy
+from lucid._linear_args import LinearDistillationOptions
+from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor
