@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..runtime import launch
+from ..runtime import launch, tile_configs
 
 #: Targets by name: backend, architecture, threads per warp.
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -51,6 +51,7 @@ def describe(launched: launch.Launch) -> dict[str, Any]:
         "args": dict(sorted(args.items())),
         "num_warps": launched.config.num_warps,
         "max_registers": launched.config.max_registers,
+        "num_stages": launched.config.num_stages,
     }
 
 
@@ -62,7 +63,7 @@ def _params_with(kernel: Any, option: str) -> set[str]:
 
 
 def _constexpr_value(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tl.dtype):
         return {"dtype": value.name}
@@ -116,6 +117,9 @@ def compile_for(description: dict[str, Any], target: str) -> Any:
     options = {"num_warps": description["num_warps"]}
     if description.get("max_registers") and TARGETS[target][0] == "cuda":
         options["maxnreg"] = description["max_registers"]
+    if stages := description.get("num_stages"):
+        options["num_stages"] = stages
+        options |= tile_configs.hip_options(options["num_warps"], stages) if TARGETS[target][0] == "hip" else {}
     return _warm_up(kernel, target, {**args, **options})
 
 

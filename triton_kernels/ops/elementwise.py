@@ -1,7 +1,8 @@
 """Pointwise operations on one to three operands, broadcast and strided: one kernel, a jit function per operation.
 
 Operands are upcast to the compute dtype when loaded; the result is rounded once, when stored. One operand may be a
-Python number; it is passed as float64 (int64 for integer arithmetic), without rounding.
+Python number; it is passed as float64 (int64 for integer arithmetic), without rounding. Functions with the suffix _grad
+take what their function saves for backward, and the gradient of its result.
 """
 
 from __future__ import annotations
@@ -14,29 +15,49 @@ import triton.language as tl
 
 from ..jit import math
 from ..jit.tiles import load
-from ..runtime import launch, strides, tile_configs
+from ..runtime import launch, replay, strides, tile_configs
+
+_INV_SQRT_2 = tl.constexpr(0.7071067811865476)
+_INV_SQRT_2_PI = tl.constexpr(0.3989422804014327)
+#: Of the tanh form of gelu: √(8/π), and the coefficient of x³.
+_GELU_SLOPE = tl.constexpr(1.5957691216057308)
+_GELU_CUBIC = tl.constexpr(0.044715)
+
+#: Jit functions by name, without their underscore.
+_OPS: dict[str, Any] = {}
 
 
+def _op(function: Any) -> Any:
+    """Enter a jit function as an operation on as many operands as it has parameters."""
+    _OPS[function.fn.__name__.removeprefix("_")] = function
+    return function
+
+
+@_op
 @triton.jit
 def _add(a, b):
     return a + b
 
 
+@_op
 @triton.jit
 def _sub(a, b):
     return a - b
 
 
+@_op
 @triton.jit
 def _mul(a, b):
     return a * b
 
 
+@_op
 @triton.jit
 def _div(a, b):
     return math.div(a, b)
 
 
+@_op
 @triton.jit
 def _pow(a, b):
     # In float64, because the rounding error of log a is multiplied by b.
@@ -48,98 +69,233 @@ def _pow(a, b):
     return tl.where((exponent == 0) | (base == 1), 1.0, real)
 
 
+@_op
+@triton.jit
+def _maximum(a, b):
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@_op
+@triton.jit
+def _minimum(a, b):
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@_op
+@triton.jit
+def _maximum_grad(a, b, grad):
+    return tl.where(a < b, 0, tl.where(a == b, grad * 0.5, grad))
+
+
+@_op
+@triton.jit
+def _minimum_grad(a, b, grad):
+    return tl.where(a > b, 0, tl.where(a == b, grad * 0.5, grad))
+
+
+@_op
+@triton.jit
+def _bitwise_and(a, b):
+    return a & b
+
+
+@_op
+@triton.jit
+def _bitwise_or(a, b):
+    return a | b
+
+
+@_op
+@triton.jit
+def _bitwise_xor(a, b):
+    return a ^ b
+
+
+@_op
 @triton.jit
 def _neg(a):
     return -a
 
 
-@triton.jit
-def _exp(a):
-    return math.accurate_exp(a)
-
-
-@triton.jit
-def _log(a):
-    return tl.log(a)
-
-
-@triton.jit
-def _sqrt(a):
-    return math.sqrt(a)
-
-
+@_op
 @triton.jit
 def _abs(a):
     return tl.abs(a)
 
 
+@_op
 @triton.jit
 def _sign(a):
     return (a > 0).to(a.dtype) - (a < 0).to(a.dtype)
 
 
+@_op
+@triton.jit
+def _square(a):
+    return a * a
+
+
+@_op
+@triton.jit
+def _exp(a):
+    return math.accurate_exp(a)
+
+
+@_op
+@triton.jit
+def _log(a):
+    return tl.log(a)
+
+
+@_op
+@triton.jit
+def _sqrt(a):
+    return math.sqrt(a)
+
+
+@_op
+@triton.jit
+def _rsqrt(a):
+    return math.div(1.0, math.sqrt(a))
+
+
+@_op
+@triton.jit
+def _rsqrt_grad(y, grad):
+    return -0.5 * grad * y * y * y
+
+
+@_op
 @triton.jit
 def _tanh(a):
     return math.tanh(a)
 
 
+@_op
 @triton.jit
 def _tanh_grad(y, grad):
     return grad * (1 - y * y)
 
 
+@_op
+@triton.jit
+def _sigmoid(a):
+    return math.div(1.0, 1 + math.accurate_exp(-a))
+
+
+@_op
+@triton.jit
+def _sigmoid_grad(y, grad):
+    return grad * y * (1 - y)
+
+
+@_op
 @triton.jit
 def _relu(a):
     return tl.where(a <= 0, 0, a)
 
 
+@_op
 @triton.jit
 def _relu_grad(y, grad):
     return tl.where(y > 0, grad, 0)
 
 
+@_op
+@triton.jit
+def _silu(a):
+    return math.div(a, 1 + math.accurate_exp(-a))
+
+
+@_op
+@triton.jit
+def _silu_grad(a, grad):
+    sigmoid = _sigmoid(a)
+    return grad * sigmoid * (1 + a * (1 - sigmoid))
+
+
+@_op
+@triton.jit
+def _gelu(a):
+    return a * _normal_cdf(a)
+
+
+@_op
+@triton.jit
+def _gelu_grad(a, grad):
+    return grad * (_normal_cdf(a) + a * math.accurate_exp(a * a * -0.5) * _INV_SQRT_2_PI)
+
+
+@triton.jit
+def _normal_cdf(a):
+    return 0.5 * (1 + tl.erf(a * _INV_SQRT_2))
+
+
+@_op
+@triton.jit
+def _gelu_tanh(a):
+    return a * _sigmoid(_gelu_argument(a))
+
+
+@_op
+@triton.jit
+def _gelu_tanh_grad(a, grad):
+    sigmoid = _sigmoid(_gelu_argument(a))
+    slope = (1 + a * a * (3 * _GELU_CUBIC)) * _GELU_SLOPE
+    return grad * sigmoid * (1 + a * (1 - sigmoid) * slope)
+
+
+@triton.jit
+def _gelu_argument(a):
+    # (1 + tanh u) / 2 = sigmoid(2u), which keeps its digits where it is small.
+    return (a + a * a * a * _GELU_CUBIC) * _GELU_SLOPE
+
+
+@_op
 @triton.jit
 def _eq(a, b):
     return a == b
 
 
+@_op
 @triton.jit
 def _ne(a, b):
     return a != b
 
 
+@_op
 @triton.jit
 def _lt(a, b):
     return a < b
 
 
+@_op
 @triton.jit
 def _le(a, b):
     return a <= b
 
 
+@_op
 @triton.jit
 def _gt(a, b):
     return a > b
 
 
+@_op
 @triton.jit
 def _ge(a, b):
     return a >= b
 
 
+@_op
 @triton.jit
 def _where(condition, a, b):
     return tl.where(condition != 0, a, b)
 
 
-_OPS: dict[str, tuple[Any, int]] = {
-    **{name: (op, 1) for name, op in (("neg", _neg), ("exp", _exp), ("log", _log), ("sqrt", _sqrt), ("abs", _abs))},
-    **{name: (op, 1) for name, op in (("sign", _sign), ("tanh", _tanh), ("relu", _relu))},
-    **{name: (op, 2) for name, op in (("add", _add), ("sub", _sub), ("mul", _mul), ("div", _div), ("pow", _pow))},
-    **{name: (op, 2) for name, op in (("tanh_grad", _tanh_grad), ("relu_grad", _relu_grad))},
-    **{name: (op, 2) for name, op in (("eq", _eq), ("ne", _ne), ("lt", _lt), ("le", _le), ("gt", _gt), ("ge", _ge))},
-    "where": (_where, 3),
+#: Names of operations by their number of operands.
+BY_OPERANDS = {
+    count: tuple(name for name, function in _OPS.items() if len(function.arg_names) == count) for count in (1, 2, 3)
 }
 
 
@@ -186,6 +342,7 @@ def _load_or_scalar(operand, offs, mask, inner_sizes, scalar):
     return value
 
 
+@replay.replayable
 def pointwise(
     op: str, *operands: torch.Tensor | float, dtype: torch.dtype, compute: torch.dtype | None = None
 ) -> torch.Tensor:
@@ -194,8 +351,7 @@ def pointwise(
     Parameters
     ----------
     op
-        add, sub, mul, div, pow, eq, ne, lt, le, gt, ge, tanh_grad(y, g), relu_grad(y, g), where(c, a, b); neg, exp,
-        log, sqrt, abs, sign, tanh, relu.
+        A name of `BY_OPERANDS`.
     operands
         Tensors that broadcast together, any strides; at most one may be a Python number.
     dtype
@@ -208,7 +364,8 @@ def pointwise(
     >>> pointwise("mul", torch.tensor([1.0, 2.0]).to(DEVICE), 0.5, dtype=torch.float32).tolist()
     [0.5, 1.0]
     """
-    function, count = _OPS[op]
+    function = _OPS[op]
+    count = len(function.arg_names)
     if len(operands) != count:
         raise TypeError(f"{op} takes {count} operands, got {len(operands)}")
     tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]

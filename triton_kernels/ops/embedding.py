@@ -1,8 +1,9 @@
-"""Embedding lookup and its gradient to the table.
+"""Embedding lookup and its gradient to the table, which adds up the values of equal indices.
 
-The gradient of a row is the sum over the tokens with its index, as the product of a one-hot matrix with the tokens'
-gradients: deterministic, in token order, without atomics. A program computes a tile of rows. It reads all indices, and
-loads and multiplies only blocks of tokens with an index in its tile.
+A row of the sum is a product of a one-hot matrix with the tokens' values: deterministic, in token order, without
+atomics. A program computes a tile of rows, or, where there are fewer tokens than rows, the rows of a tile of tokens:
+tokens with one index store the same bits. It reads all indices of its line, and loads and multiplies only blocks of
+tokens with an index in its tile.
 """
 
 from __future__ import annotations
@@ -83,35 +84,52 @@ def embedding_forward(indices: torch.Tensor, table: torch.Tensor) -> torch.Tenso
 
 
 @triton.jit(do_not_specialize=["tokens", "rows"])
-def _embedding_backward_kernel(
-    index_ptr,  # (tokens,), contiguous
-    dout,  # (tokens, width)
-    dtable_ptr,  # (rows, width), contiguous
+def _scatter_add_kernel(
+    index_ptr,  # (lines, tokens), contiguous
+    values,  # (lines, tokens, width)
+    out_ptr,  # (lines, rows, width), contiguous
     tokens,
     rows,
     width,
+    BY_TOKENS: tl.constexpr,
     ACC_DTYPE: tl.constexpr,
     INDEX_DTYPE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    offs_r, mask_r, pid_d = program_rows(rows, tl.cdiv(width, BLOCK_D), BLOCK_R, INDEX_DTYPE)
-    offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
-    mask_d = offs_d < width
-    stride_n, stride_d = dout[1]
+    size = tokens if BY_TOKENS else rows
+    tiles, programs_d = tl.cdiv(size, BLOCK_R), tl.cdiv(width, BLOCK_D)
+    pid = tl.program_id(0).to(INDEX_DTYPE)
+    line = pid // (tiles * programs_d)
+    offs_r = pid // programs_d % tiles * BLOCK_R + tl.arange(0, BLOCK_R)
+    offs_d = pid % programs_d * BLOCK_D + tl.arange(0, BLOCK_D)
+    mask_r, mask_d = offs_r < size, offs_d < width
+    stride_line, stride_n, stride_d = values[1]
+    index_ptr += line * tokens
+    if BY_TOKENS:
+        own_row = tl.load(index_ptr + offs_r, mask=mask_r, other=-1).to(INDEX_DTYPE)
+        own_row = tl.where((own_row >= 0) & (own_row < rows), own_row, -1)
+    else:
+        own_row = offs_r
     acc = tl.zeros((BLOCK_R, BLOCK_D), ACC_DTYPE)
     for start in range(0, tokens, BLOCK_N):
         offs_n = start + tl.arange(0, BLOCK_N)
-        row = tl.load(index_ptr + offs_n, mask=offs_n < tokens, other=-1)
-        in_tile = (row >= tl.min(offs_r, axis=0)) & (row <= tl.max(offs_r, axis=0))
+        row = tl.load(index_ptr + offs_n, mask=offs_n < tokens, other=-2).to(INDEX_DTYPE)
+        equal = own_row[:, None] == row[None, :]
+        if BY_TOKENS:
+            in_tile = tl.max(equal.to(tl.int32), axis=0) > 0
+        else:
+            in_tile = (row >= tl.min(offs_r, axis=0)) & (row <= tl.max(offs_r, axis=0))
         if tl.max(in_tile.to(tl.int32), axis=0) > 0:
-            one_hot = (offs_r[:, None] == row[None, :]).to(ACC_DTYPE)
-            at = dout[0] + (offs_n.to(offs_r.dtype) * stride_n)[:, None] + (offs_d * stride_d)[None, :]
-            grad = tl.load(at, mask=in_tile[:, None] & mask_d[None, :], other=0).to(ACC_DTYPE)
-            acc = tl.dot(one_hot, grad, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
-    at = dtable_ptr + (offs_r * width)[:, None] + offs_d[None, :]
-    tl.store(at, acc.to(dtable_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
+            at = values[0] + line * stride_line
+            at += (offs_n.to(INDEX_DTYPE) * stride_n)[:, None] + (offs_d * stride_d)[None, :]
+            value = tl.load(at, mask=in_tile[:, None] & mask_d[None, :], other=0).to(ACC_DTYPE)
+            acc = tl.dot(equal.to(ACC_DTYPE), value, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
+    if BY_TOKENS:
+        mask_r = mask_r & (own_row >= 0)
+    at = out_ptr + ((line * rows + own_row) * width)[:, None] + offs_d[None, :]
+    tl.store(at, acc.to(out_ptr.dtype.element_ty), mask=mask_r[:, None] & mask_d[None, :])
 
 
 def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> torch.Tensor:
@@ -123,23 +141,46 @@ def embedding_backward(indices: torch.Tensor, dout: torch.Tensor, rows: int) -> 
     >>> embedding_backward(indices, dout, 2).tolist()
     [[0.0], [3.0]]
     """
-    width = dout.shape[-1]
-    flat, dout = indices.reshape(-1).contiguous(), dout.reshape(-1, width)
-    tokens = flat.numel()
-    dtable = torch.empty((rows, width), dtype=dout.dtype, device=dout.device)
-    config = tile_configs.embedding_gradient(dout.dtype.itemsize, tokens, rows, width)
-    extents = ((rows + 512) * width, (tokens + 4096) * dout.stride(0), width * dout.stride(1))
+    return scatter_add(indices.reshape(1, -1), dout.reshape(1, indices.numel(), dout.shape[-1]), rows)[0]
+
+
+def scatter_add(indices: torch.Tensor, values: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return zeros (lines, rows, width), to whose row indices[l, n] of line l values[l, n] is added; deterministic.
+
+    Parameters
+    ----------
+    indices
+        (lines, tokens), int32 or int64; out of range, they are left out.
+    values
+        (lines, tokens, width), floating dtype, any strides; sums are float32 (float64 of float64), rounded once.
+    rows
+        Rows of a line.
+
+    Examples
+    --------
+    >>> indices, values = torch.tensor([[1, 1]]).to(DEVICE), torch.tensor([[[1.0], [2.0]]]).to(DEVICE)
+    >>> scatter_add(indices, values, 3).tolist()
+    [[[0.0], [3.0], [0.0]]]
+    """
+    lines, tokens, width = values.shape
+    by_tokens = tokens < rows
+    make = torch.zeros if by_tokens else torch.empty
+    out = make((lines, rows, width), dtype=values.dtype, device=values.device)
+    size = tokens if by_tokens else rows
+    config = tile_configs.embedding_gradient(values.dtype.itemsize, tokens, size, width)
+    extent = sum((n + 4096) * abs(s) for n, s in zip(values.shape, values.stride(), strict=True))
     launch.run(
-        _embedding_backward_kernel,
-        (tile_configs.cdiv(rows, config["BLOCK_R"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
+        _scatter_add_kernel,
+        (lines * tile_configs.cdiv(size, config["BLOCK_R"]) * tile_configs.cdiv(width, config["BLOCK_D"]),),
         config,
-        index_ptr=flat,
-        dout=(dout, dout.stride()),
-        dtable_ptr=dtable,
+        index_ptr=indices.contiguous(),
+        values=(values, values.stride()),
+        out_ptr=out,
         tokens=tokens,
         rows=rows,
         width=width,
-        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(dout.dtype)),
-        INDEX_DTYPE=launch.index_dtype(max(extents)),
+        BY_TOKENS=by_tokens,
+        ACC_DTYPE=launch.tl_dtype(launch.compute_dtype(values.dtype)),
+        INDEX_DTYPE=launch.index_dtype(max((lines * rows + 512) * width, extent, lines * tokens)),
     )
-    return dtable
+    return out

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -45,6 +47,15 @@ def jit_mode() -> Iterator[None]:
 def default_device() -> torch.device:
     """Return the device that kernels run on: the current GPU, or the CPU without a GPU or in the interpreter."""
     return torch.device("cuda" if HAS_GPU and not INTERPRETED else "cpu")
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program may have; those of sm_90 if `device` is no NVIDIA GPU."""
+    if device.type != "cuda" or HIP:
+        return 227 * 1024
+    properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks the attribute
+    return int(properties.shared_memory_per_block_optin)
 
 
 def check_device(device: torch.device) -> None:

@@ -187,7 +187,7 @@ def interpreter_enabled() -> Iterator[None]:
 @cache
 def _patches() -> list[tuple[Any, str, Any, Any]]:
     """Return the attributes of ``triton.language`` to patch: (namespace, name, original value, patched value)."""
-    namespaces = (tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
+    namespaces = (tl, tl.core, tl.math, tl.random, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
     before = [dict(vars(namespace)) for namespace in namespaces]
     # Triton patches the modules that a kernel's globals name.
     scope = _patch_lang(types.FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core}))

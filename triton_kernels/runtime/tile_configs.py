@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
+
 from . import backend
 
 INTERPRETER_TILE = 2**16
@@ -19,11 +21,16 @@ INTERPRETER_TILE = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Constexpr tile sizes by parameter name, the number of warps, and registers per thread where bounded (CUDA)."""
+    """Constexpr tile sizes by parameter name, and what Triton's compiler is told.
+
+    That is the number of warps; the registers per thread, where bounded (CUDA); and how many iterations of a loop of
+    matrix products are under way at a time, where that is not Triton's choice.
+    """
 
     tiles: dict[str, int]
     num_warps: int = 4
     max_registers: int | None = None
+    num_stages: int | None = None
 
     def __getitem__(self, name: str) -> int:
         return self.tiles[name]
@@ -34,7 +41,18 @@ class Config:
         options = {"num_warps": self.num_warps}
         if self.max_registers is not None and not backend.HIP:
             options["maxnreg"] = self.max_registers
+        if self.num_stages is not None:
+            options["num_stages"] = self.num_stages
+            options |= hip_options(self.num_warps, self.num_stages) if backend.HIP else {}
         return options
+
+
+def hip_options(num_warps: int, num_stages: int) -> dict[str, int]:
+    """Return the options of loops of matrix products on AMD GPUs.
+
+    A warp has 64 threads there; of 4 warps each may have 512 registers. Shared memory, of 64 KiB, holds two stages.
+    """
+    return {"num_warps": min(4, num_warps), "num_stages": min(2, num_stages)}
 
 
 class _State(threading.local):
@@ -93,6 +111,13 @@ def pointwise(itemsize: int, numel: int, dims: int = 1) -> Config:
     if dims > 1:
         return Config({"BLOCK": 512}, num_warps=4)
     return Config({"BLOCK": 2048 if itemsize == 4 else 4096}, num_warps=8 if itemsize < 4 else 4)
+
+
+def random(itemsize: int, numel: int) -> Config:
+    """Tiles of random numbers, at least of 16 elements, since 4 have one counter; two counters per thread on GPUs."""
+    if _state.interpreted:
+        return Config({"BLOCK": max(16, min(next_power_of_2(numel), INTERPRETER_TILE))})
+    return Config({"BLOCK": 512 if itemsize > 4 else 1024}, num_warps=4)
 
 
 def pointwise_sum(itemsize: int, numel: int, dims: int = 1) -> Config:
@@ -237,16 +262,38 @@ def polls() -> int:
     return 0 if backend.INTERPRETED else 500
 
 
-def matmul(itemsize: int, m: int, n: int, k: int) -> Config:
-    """Tiles of a matrix product."""
+#: As many programs keep a GPU of 132 multiprocessors busy; fewer take smaller tiles of a matrix product.
+_BUSY = 128
+#: Shared memory per program of sm_90, and more than sm_80 has.
+_MUCH_SHARED_MEMORY = 200 * 1024
+
+
+def matmul(dtype: torch.dtype, rows: int, n: int, k: int, tf32: bool, wide: bool, device: torch.device) -> Config:
+    """Tiles of a matrix product, of `rows` rows in all of a batch.
+
+    BLOCK_K depends on the dtype only. On sm_90 all tiles of half precision and of tf32 are products by wgmma, of 64
+    rows per 4 warps. `wide` operands allow 128-bit accesses; others take registers for addresses.
+    """
     if _state.interpreted:
-        bound = {"BLOCK_M": (m, 512), "BLOCK_N": (n, 512), "BLOCK_K": (k, 2048)}
-        return Config({name: max(16, min(next_power_of_2(size), most)) for name, (size, most) in bound.items()})
-    if itemsize > 4:
-        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=8)
-    if itemsize > 2:
-        return Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 16}, num_warps=4)
-    return Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=8)
+        bound = {"BLOCK_M": (rows, 512), "BLOCK_N": (n, 512), "BLOCK_K": (k, 2048)}
+        tiles = {name: max(16, min(next_power_of_2(size), most)) for name, (size, most) in bound.items()}
+        return Config({**tiles, "GROUP_M": 8})
+    if dtype.itemsize > 4:
+        return _matmul(32, 32, 16, 8, None)
+    block_k = 128 // dtype.itemsize  # 128 bytes: a row of operands in swizzled shared memory
+    choices: list[tuple[int, int, int, int, int | None]]
+    if dtype.itemsize > 2 and not tf32:
+        choices = [(128, 64, 16, 8, None), (64, 64, 16, 8, None)]
+    else:
+        choices = [(128, 256, block_k, 8, 3), (128, 128, block_k, 8, 3), (64, 64, block_k, 4, 4)]
+        if backend.shared_memory(device) < _MUCH_SHARED_MEMORY:
+            del choices[0]
+    busy = (tile for tile in choices if wide and cdiv(rows, tile[0]) * cdiv(n, tile[1]) >= _BUSY)
+    return _matmul(*next(busy, choices[-1]))
+
+
+def _matmul(m: int, n: int, k: int, warps: int, stages: int | None) -> Config:
+    return Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "GROUP_M": 8}, warps, num_stages=stages)
 
 
 def embedding(itemsize: int, width: int) -> Config:
@@ -264,3 +311,54 @@ def embedding_gradient(itemsize: int, tokens: int, rows: int, width: int) -> Con
     tile, width_tile = (16, 32) if itemsize > 4 else (32, 64)
     block_d = max(16, min(next_power_of_2(width), width_tile))
     return Config({"BLOCK_R": tile, "BLOCK_N": tile, "BLOCK_D": block_d}, num_warps=4)
+
+
+def attention(itemsize: int, queries: int, keys: int, head: int, value: int, of: str) -> Config:
+    """Tiles of queries and of keys, and powers of two that hold a head's columns of keys and of values.
+
+    `of` is "out" in forward, in backward "dq" or "dkdv". In float32 the loop of "dkdv" has one stage, as more
+    would take too many registers.
+    """
+    sizes = {"BLOCK_E": max(16, next_power_of_2(head)), "BLOCK_D": max(16, next_power_of_2(value))}
+    widest = max(sizes.values())
+    if _state.interpreted:
+        bound = {"BLOCK_M": queries, "BLOCK_N": keys}
+        return Config({**{name: max(16, min(next_power_of_2(n), 512)) for name, n in bound.items()}, **sizes})
+    if itemsize > 2:
+        block = 16 if itemsize > 4 or widest > 64 else 32
+        stages = 3 if of == "out" or (of == "dq" and itemsize == 4) else 1
+        return _attention(block, block, sizes, 8 if itemsize > 4 and widest > 64 else 4, stages)
+    if widest > 128:
+        return _attention(64 if of == "out" else 32, 32, sizes, 8, 2)
+    if of == "out":
+        return _attention(128, 64, sizes, 8, 3)
+    return _attention(64, 64, sizes, 4 if widest <= 64 else 8, 3)
+
+
+def _attention(m: int, n: int, sizes: dict[str, int], warps: int, stages: int) -> Config:
+    return Config({"BLOCK_M": m, "BLOCK_N": n, **sizes}, warps, num_stages=stages)
+
+
+def multi_tensor(itemsize: int, largest: int) -> Config:
+    """Tiles of launches over lists of tensors: BLOCK·TILES elements per program, BLOCK_T columns of the table at once.
+
+    A program searches the table for its tensor, which takes as long as a tile; so it has several tiles.
+    """
+    if _state.interpreted:
+        return Config({"BLOCK": min(next_power_of_2(largest), INTERPRETER_TILE), "TILES": 1, "BLOCK_T": 4096})
+    if itemsize > 4:
+        return Config({"BLOCK": 512, "TILES": 8, "BLOCK_T": 512})
+    return Config({"BLOCK": 1024, "TILES": 16, "BLOCK_T": 512})
+
+
+#: Programs of the gradient of a normalization, each with a partial sum of the gradient of the weight.
+NORMALIZATION_PROGRAMS = 256
+
+
+def normalized_rows(itemsize: int, rows: int, columns: int) -> Config:
+    """Tiles of rows that are normalized, and of their columns: a whole row where it fits."""
+    if _state.interpreted:
+        return _interpreted_rows(rows, columns)
+    block_v = min(next_power_of_2(columns), 1024 if itemsize > 4 else 4096)
+    block_n = max(1, (512 if itemsize > 4 else 2048) // block_v)
+    return Config({"BLOCK_N": block_n, "BLOCK_V": block_v}, num_warps=max(1, min(8, block_n * block_v // 512)))
