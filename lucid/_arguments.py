@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+R = TypeVar("R")
 
 #: Dtypes of operands, and of labels.
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -162,3 +166,34 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+#: NumPy's names of arguments, and torch's.
+_ALIASES = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def accepts_axis(function: Callable[..., R]) -> Callable[..., R]:
+    """Make a function accept NumPy's ``axis`` and ``keepdims`` for the ``dim`` and ``keepdim`` that it has.
+
+    Both names of one argument at once are a TypeError.
+
+    >>> @accepts_axis
+    ... def count(x, dim=None):
+    ...     return dim
+    >>> count([], axis=1)
+    1
+    """
+    names = list(inspect.signature(function).parameters)
+    aliases = [(alias, name, names.index(name)) for alias, name in _ALIASES.items() if name in names]
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> R:
+        if kwargs:
+            for alias, name, position in aliases:
+                if alias in kwargs:
+                    if name in kwargs or len(args) > position:
+                        raise TypeError(f"{function.__name__} takes {name} or {alias}, got both")
+                    kwargs[name] = kwargs.pop(alias)
+        return function(*args, **kwargs)
+
+    return wrapped

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -228,3 +228,17 @@ def documented(described: T) -> T:
 def _section(match: re.Match[str]) -> str:
     indent, name = match.groups()
     return textwrap.indent(textwrap.dedent(SECTIONS[name].removeprefix("\n")), indent)
+
+
+def left_out(where: str) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__``: an AttributeError which says that a name is not part of lucid-triton."""
+
+    def refuse(name: str) -> Any:
+        raise AttributeError(missing(where, name))
+
+    return refuse
+
+
+def missing(where: str, name: str) -> str:
+    """Return the message for a name that a module or class does not have."""
+    return f"{where}.{name} is not part of lucid-triton: its README lists what it leaves out of Lucid"

@@ -7,29 +7,30 @@ import threading
 from collections.abc import Callable
 from copy import copy
 from types import TracebackType
-from typing import ClassVar, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
-from lucid._arguments import check_bool
+from lucid._arguments import check_bool, check_choice
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
-class ThreadLocalFlag(threading.local):
-    """A flag; `enabled` is its initial value in each thread."""
+class ThreadLocalFlag(threading.local, Generic[T]):
+    """A flag, or another setting; `enabled` is its initial value in each thread."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: T) -> None:
         self.enabled = enabled
 
 
 class FlagScope:
     """Context manager and decorator that sets a flag; reentrant and reusable."""
 
-    _flag: ClassVar[ThreadLocalFlag]
+    _flag: ThreadLocalFlag[Any]
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled = check_bool("enabled", enabled)
-        self._before: list[bool] = []
+        self._enabled: Any = check_bool("enabled", enabled)
+        self._before: list[Any] = []
 
     def __enter__(self) -> None:
         self._before.append(self._flag.enabled)
@@ -49,6 +50,24 @@ class FlagScope:
                 return function(*args, **kwargs)
 
         return wrapped
+
+
+class FlagSetter:
+    """Sets a flag at once, as a function; as a context manager until the end of the block."""
+
+    _flag: ThreadLocalFlag[Any]
+
+    def __init__(self, mode: bool) -> None:
+        mode = check_bool("mode", mode)
+        self._before, self._flag.enabled = self._flag.enabled, mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flag.enabled = self._before
 
 
 _checking = ThreadLocalFlag(False)
@@ -124,3 +143,40 @@ class gradient_in_forward(FlagScope):
 def is_gradient_in_forward() -> bool:
     """Return whether losses of this thread compute their gradient in forward."""
     return _gradient_in_forward.enabled
+
+
+Float32Precision = Literal["highest", "high"]
+
+_float32_precision: Float32Precision = "highest"
+
+
+def set_float32_matmul_precision(precision: Float32Precision) -> None:
+    """Set how products of float32 matrices are computed, in all threads, as torch's function of that name.
+
+    Parameters
+    ----------
+    precision : {'highest', 'high'}
+        ``'highest'``, the default: in float32. ``'high'``: on tensor cores, of operands rounded to tf32, which has 10
+        bits after the point; faster, with relative errors of 2⁻¹¹ in each factor. Sums are in float32 in both.
+
+    Raises
+    ------
+    ValueError
+        If it is another word.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.set_float32_matmul_precision("high")
+    >>> lucid.get_float32_matmul_precision()
+    'high'
+    >>> lucid.set_float32_matmul_precision("highest")
+    """
+    global _float32_precision
+    check_choice("precision", precision, ("highest", "high"))
+    _float32_precision = precision
+
+
+def get_float32_matmul_precision() -> Float32Precision:
+    """Return how products of float32 matrices are computed: see `set_float32_matmul_precision`."""
+    return _float32_precision

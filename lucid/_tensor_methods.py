@@ -1,12 +1,14 @@
-"""Operators and methods of Tensor that call operations, which lie above tensors in the import order."""
+"""Conversions of Tensor, and what type checkers know of its operators, which `lucid.ops.methods` attaches."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lucid._docs import missing
 from lucid._lazy import realize
 from lucid.device import device as Device
 from lucid.dtype import dtype as DType
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 
 def lazy_import(name: str) -> Any:
     """Import ``lucid.<name>`` on first use: tensors lie below the operations that their methods call."""
-    return importlib.import_module(f"lucid.{name}")
+    full = f"lucid.{name}"
+    return sys.modules.get(full) or importlib.import_module(full)
 
 
 class TensorMethods:
-    """Conversions, arithmetic, comparisons, reductions and views."""
+    """Conversions, and the types of operators and methods."""
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the tensor with another dtype, or on another device; itself if nothing changes.
@@ -50,6 +53,18 @@ class TensorMethods:
         """Return the tensor in bfloat16."""
         return self.to(DType.of("bfloat16"))
 
+    def int(self) -> Tensor:
+        """Return the tensor in int32, rounded towards zero."""
+        return self.to(DType.of("int32"))
+
+    def long(self) -> Tensor:
+        """Return the tensor in int64, rounded towards zero."""
+        return self.to(DType.of("int64"))
+
+    def bool(self) -> Tensor:
+        """Return whether elements differ from zero."""
+        return self.to(DType.of("bool_"))
+
     def cpu(self) -> Tensor:
         """Return the tensor on the CPU."""
         return self.to("cpu")
@@ -67,161 +82,39 @@ class TensorMethods:
         """Return a differentiable copy."""
         return lazy_import("ops").clone(self)
 
-    # Operations
+    def softmax(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Softmax along `dim`, by default the last."""
+        return lazy_import("nn.functional").softmax(self, *args, **kwargs)
 
-    def __add__(self, other: Any) -> Tensor:
-        return lazy_import("ops").add(self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Tensor:
-        return lazy_import("ops").sub(self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return lazy_import("ops").sub(other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return lazy_import("ops").mul(self, other)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return lazy_import("ops").div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return lazy_import("ops").div(other, self)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return lazy_import("ops").pow(self, other)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return lazy_import("ops").pow(other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return lazy_import("ops").matmul(self, other)
-
-    def __neg__(self) -> Tensor:
-        return lazy_import("ops").neg(self)
-
-    def __abs__(self) -> Tensor:
-        return lazy_import("ops").abs(self)
-
-    def __iadd__(self, other: Any) -> Tensor:
-        return lazy_import("ops").write_result(self, self + other)
-
-    def __isub__(self, other: Any) -> Tensor:
-        return lazy_import("ops").write_result(self, self - other)
-
-    def __imul__(self, other: Any) -> Tensor:
-        return lazy_import("ops").write_result(self, self * other)
-
-    def __itruediv__(self, other: Any) -> Tensor:
-        return lazy_import("ops").write_result(self, self / other)
-
-    def __eq__(self, other: Any) -> Any:
-        return lazy_import("ops").compare("eq", self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return lazy_import("ops").compare("ne", self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return lazy_import("ops").compare("lt", self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return lazy_import("ops").compare("le", self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return lazy_import("ops").compare("gt", self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return lazy_import("ops").compare("ge", self, other)
+    def log_softmax(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Log-softmax along `dim`, by default the last."""
+        return lazy_import("nn.functional").log_softmax(self, *args, **kwargs)
 
     __hash__ = object.__hash__
 
-    def __getitem__(self, index: Any) -> Tensor:
-        return lazy_import("ops").getitem(self, index)
+    if TYPE_CHECKING:  # attached by lucid.ops.methods
 
-    def __setitem__(self, index: Any, value: Any) -> None:
-        lazy_import("ops").setitem(self, index, value)
+        def _operator(self, other: Any) -> Tensor: ...
 
-    def exp(self) -> Tensor:
-        """exp x."""
-        return lazy_import("ops").exp(self)
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operator
+        __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __and__ = __rand__ = __or__ = __ror__ = _operator
+        __xor__ = __rxor__ = __lt__ = __le__ = __gt__ = __ge__ = _operator
+        __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __iand__ = __ior__ = __ixor__ = _operator
 
-    def log(self) -> Tensor:
-        """The natural logarithm."""
-        return lazy_import("ops").log(self)
+        def __eq__(self, other: Any) -> Any: ...
+        def __ne__(self, other: Any) -> Any: ...
+        def __neg__(self) -> Tensor: ...
+        def __pos__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
 
-    def sqrt(self) -> Tensor:
-        """The square root."""
-        return lazy_import("ops").sqrt(self)
+    else:
 
-    def abs(self) -> Tensor:
-        """The absolute value."""
-        return lazy_import("ops").abs(self)
-
-    def tanh(self) -> Tensor:
-        """The hyperbolic tangent."""
-        return lazy_import("ops").tanh(self)
-
-    def relu(self) -> Tensor:
-        """max(x, 0)."""
-        return lazy_import("ops").relu(self)
-
-    def pow(self, exponent: Any) -> Tensor:
-        """x to the power of `exponent`."""
-        return lazy_import("ops").pow(self, exponent)
-
-    def softmax(self, dim: int | None = None) -> Tensor:
-        """Softmax along `dim`, by default the last."""
-        return lazy_import("nn.functional").softmax(self, dim)
-
-    def log_softmax(self, dim: int | None = None) -> Tensor:
-        """Log-softmax along `dim`, by default the last."""
-        return lazy_import("nn.functional").log_softmax(self, dim)
-
-    def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-        """The sum over some dimensions, by default all."""
-        return lazy_import("ops").sum(self, dim, keepdim)
-
-    def mean(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-        """The mean over some dimensions, by default all."""
-        return lazy_import("ops").mean(self, dim, keepdim)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """Return the elements in another shape; one size may be −1. A view where possible."""
-        return lazy_import("ops").reshape(self, shape)
-
-    view = reshape
-
-    def permute(self, *dims: Any) -> Tensor:
-        """Return a view with permuted dimensions."""
-        return lazy_import("ops").permute(self, dims)
-
-    def transpose(self, dim0: int, dim1: int) -> Tensor:
-        """Return a view with two dimensions exchanged."""
-        return lazy_import("ops").transpose(self, dim0, dim1)
-
-    @property
-    def T(self: Any) -> Tensor:
-        """View with the dimensions in reverse order."""
-        return lazy_import("ops").permute(self, tuple(reversed(range(self.ndim))))
-
-    def expand(self, *shape: Any) -> Tensor:
-        """Return a view with dimensions of size 1 broadcast to a larger size."""
-        return lazy_import("ops").expand(self, shape)
-
-    def squeeze(self, dim: int | None = None) -> Tensor:
-        """Return a view without dimensions of size 1."""
-        return lazy_import("ops").squeeze(self, dim)
-
-    def unsqueeze(self, dim: int) -> Tensor:
-        """Return a view with a dimension of size 1 inserted at `dim`."""
-        return lazy_import("ops").unsqueeze(self, dim)
-
-    def contiguous(self) -> Tensor:
-        """Return the tensor itself, or a contiguous copy."""
-        return lazy_import("ops").contiguous(self)
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(missing("Tensor", name))
 
 
 def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:

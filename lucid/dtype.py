@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+
 import numpy as np
 import torch
 
@@ -57,6 +59,11 @@ class dtype:
         accepted = ", ".join(str(d) for d in _BY_TORCH.values())
         raise TypeError(f"{argument} must be one of {accepted}, or its name, got {value!r}")
 
+    @property
+    def eps(self) -> builtins.float:
+        """Distance from 1 to the next number of a floating dtype."""
+        return torch.finfo(self.torch).eps
+
     def check_range(self, array: np.ndarray) -> None:
         """Raise a ValueError for numbers that this dtype does not have: integers out of its range, infinities, NaN."""
         if self.is_floating_point or self.torch is torch.bool or not array.size:
@@ -78,13 +85,14 @@ float16 = half = dtype("float16", torch.float16)
 bfloat16 = dtype("bfloat16", torch.bfloat16)
 float32 = float = dtype("float32", torch.float32)
 float64 = double = dtype("float64", torch.float64)
+uint8 = dtype("uint8", torch.uint8)
 int8 = dtype("int8", torch.int8)
 int16 = short = dtype("int16", torch.int16)
 int32 = int = dtype("int32", torch.int32)
 int64 = long = dtype("int64", torch.int64)
 bool_ = dtype("bool_", torch.bool)
 
-_BY_TORCH = {d.torch: d for d in (float16, bfloat16, float32, float64, int8, int16, int32, int64, bool_)}
+_BY_TORCH = {d.torch: d for d in (float16, bfloat16, float32, float64, uint8, int8, int16, int32, int64, bool_)}
 _BY_NAME = {d.name: d for d in _BY_TORCH.values()} | {
     "half": float16,
     "float": float32,

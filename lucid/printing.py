@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,7 +33,40 @@ def tensor_repr(tensor: Tensor) -> str:
 def _values(array: np.ndarray) -> str:
     if array.size == 0:
         return "[]" if array.ndim == 1 else f"[], shape={array.shape}"
-    return np.array2string(array, separator=", ", prefix="tensor(", formatter={"float_kind": _number}, threshold=1000)
+    formatter: Callable[[np.floating], str] = _number
+    if array.ndim > 1 and array.size > array.shape[-1] and array.dtype.kind == "f":
+        formatter = _aligned(array)
+    return np.array2string(
+        array, separator=", ", prefix="tensor(", formatter={"float_kind": formatter}, threshold=_MOST
+    )
+
+
+#: Tensors of more elements are shown in part.
+_MOST = 1000
+
+
+def _aligned(array: np.ndarray) -> Callable[[np.floating], str]:
+    """Return a formatter that pads numbers so that their decimal points are below each other."""
+    shown = array.reshape(-1) if array.size <= _MOST else array[np.ix_(*map(_ends, array.shape))].reshape(-1)
+    parts = [_split(_number(value)) for value in shown]
+    after = max(len(fraction) for _, fraction in parts)
+    before = max(len(whole) if fraction else len(whole) - after for whole, fraction in parts)
+
+    def aligned(value: np.floating) -> str:
+        whole, fraction = _split(_number(value))
+        return whole.rjust(before) + fraction.ljust(after) if fraction else whole.rjust(before + after)
+
+    return aligned
+
+
+def _ends(size: int) -> list[int]:
+    """The indices along a dimension that are shown of a large tensor."""
+    return list(range(size)) if size <= 6 else [0, 1, 2, -3, -2, -1]
+
+
+def _split(number: str) -> tuple[str, str]:
+    whole, point, fraction = number.partition(".")
+    return whole, point + fraction
 
 
 def _number(value: np.floating) -> str:

@@ -41,8 +41,8 @@ class Tensor(TensorMethods):
 
     Notes
     -----
-    ``x += y`` and ``x[i] = y`` write over the memory of x. Where operations are recorded, ``x += y`` makes x a new
-    tensor of the graph, ``x[i] = y`` is an error, and so is either on a leaf that requires grad.
+    ``x += y``, ``x[i] = y`` and methods whose names end in _ write over the memory of x, and are recorded as other
+    operations are. Where operations are recorded, a leaf that requires grad cannot be changed so.
 
     Examples
     --------
@@ -55,13 +55,15 @@ class Tensor(TensorMethods):
 
     _memory: torch.Tensor | Deferred
     _requires_grad: bool
-    _node: Any
+    _grad_fn: Any
     _output_nr: int
+    #: Of a view, the tensor that it is a view of, and that tensor's `_writes` when the view's node was made.
+    _base: Tensor | None
+    _base_writes: int
+    #: Number of recorded writes to the tensor or its views, each of which gave it a new node.
+    _writes: int
     _hooks: OrderedDict[int, Callable[[Tensor], Tensor | None]] | None
     _grad: Tensor | None
-
-    #: Operators of a NumPy array and a Tensor are the Tensor's.
-    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -76,8 +78,10 @@ class Tensor(TensorMethods):
     def _attach(self, memory: torch.Tensor | Deferred) -> None:
         self._memory = memory
         self._requires_grad = False
-        self._node = None
+        self._grad_fn = None
         self._output_nr = 0
+        self._base = None
+        self._base_writes = self._writes = 0
         self._hooks = None
         self._grad = None
 
@@ -101,6 +105,17 @@ class Tensor(TensorMethods):
     def _like(self) -> torch.Tensor:
         """A buffer of the same shape, dtype and device, of undefined values and strides."""
         return self._memory.like if isinstance(self._memory, Deferred) else self._memory
+
+    @property
+    def _node(self) -> Any:
+        """The node that computed the tensor; of a view whose base was written to, one that reads from the base."""
+        if self._base is not None and self._base_writes != self._base._writes:
+            lazy_import("ops").reconnect(self)
+        return self._grad_fn
+
+    @_node.setter
+    def _node(self, node: Any) -> None:
+        self._grad_fn = node
 
     def _buffer_for_write(self) -> torch.Tensor:
         """Return the buffer for in-place writes; deferred values that read it are computed first."""
@@ -172,8 +187,13 @@ class Tensor(TensorMethods):
     def __float__(self) -> builtins.float:
         return builtins.float(self.item())
 
-    def __int__(self) -> int:
-        return int(self.item())
+    def __int__(self) -> builtins.int:
+        return builtins.int(self.item())
+
+    def __index__(self) -> builtins.int:
+        if self.ndim or self.dtype.is_floating_point:
+            raise TypeError(f"only a 0-d tensor of integers is an index, got {self.dtype} of shape {self.shape}")
+        return builtins.int(self.item())
 
     def __repr__(self) -> str:
         return lazy_import("printing").tensor_repr(self)
@@ -228,6 +248,16 @@ class Tensor(TensorMethods):
     def __dlpack_device__(self) -> tuple[Any, int]:
         return self._like.__dlpack_device__()
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Operators of a NumPy number or array and a Tensor are the Tensor's; other functions of NumPy are refused."""
+        if ufunc in _OPERATORS and method == "__call__" and not kwargs:
+            # NumPy has made an array of the number in a comparison.
+            operands = (x[()] if isinstance(x, np.ndarray) and not x.ndim else x for x in inputs)
+            return getattr(lazy_import("ops"), _OPERATORS[ufunc])(*operands)
+        name = {"absolute": "abs", "negative": "neg"}.get(ufunc.__name__, ufunc.__name__)
+        ours = f"lucid.{name}(x)" if hasattr(lazy_import("ops"), name) else "a function of lucid"
+        raise TypeError(f"np.{ufunc.__name__} takes NumPy arrays, got a lucid.Tensor: use {ours}, or pass x.numpy()")
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles; hooks are not copied.
 
@@ -238,7 +268,7 @@ class Tensor(TensorMethods):
         """
         if self._node is not None:
             raise RuntimeError("only a leaf can be copied or pickled; use detach() on the result of an operation")
-        return {**self.__dict__, "_memory": self._buffer, "_hooks": None}
+        return {**self.__dict__, "_memory": self._buffer, "_hooks": None, "_base": None}
 
     # Gradients
 
@@ -310,6 +340,20 @@ class Tensor(TensorMethods):
         """Return a tensor on the same memory, detached from the graph."""
         return Tensor._wrap(self._memory)
 
+    @property
+    def data(self) -> Tensor:
+        """Tensor on the same memory, detached from the graph; assigned, it replaces the memory of a leaf."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"data must be a lucid.Tensor, got {type_name(value)}")
+        if self._node is not None:
+            raise RuntimeError("data can be assigned to a leaf only: use copy_")
+        check_like("data must have the tensor's", value, self)
+        self._memory = value._buffer
+
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook` with this tensor's gradient when it is complete; a Tensor it returns replaces the gradient.
 
@@ -338,6 +382,15 @@ class Tensor(TensorMethods):
             raise RuntimeError("retain_grad can be called only on a tensor that requires grad")
         if self._node is not None:
             self._node.retain(self)
+
+
+#: Operations that Python's operators of a NumPy array or number and a Tensor ask NumPy for.
+_OPERATORS: dict[Any, str] = {
+    **{np.add: "add", np.subtract: "sub", np.multiply: "mul", np.true_divide: "div", np.power: "pow"},
+    **{np.matmul: "matmul", np.equal: "eq", np.not_equal: "ne", np.less: "lt", np.less_equal: "le"},
+    **{np.greater: "gt", np.greater_equal: "ge"},
+    **{np.bitwise_and: "bitwise_and", np.bitwise_or: "bitwise_or", np.bitwise_xor: "bitwise_xor"},
+}
 
 
 def eval(*tensors: Tensor) -> Any:
@@ -383,6 +436,8 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
         return data._buffer.to(device=place, dtype=wanted.torch if wanted else data._like.dtype, copy=True)
     if isinstance(data, torch.Tensor):
         raise TypeError("data must not be a torch.Tensor: use lucid.from_torch to share its memory")
+    if isinstance(data, list | tuple) and any(isinstance(part, Tensor) for part in data):
+        data = [part.numpy() if isinstance(part, Tensor) else part for part in data]
     try:
         array = np.asarray(data)
     except ValueError:
@@ -391,10 +446,19 @@ def to_buffer(data: Any, target_dtype: DType | str | None, target_device: Device
         got = f"{type(data).__name__} of {array.dtype}"
         raise TypeError(f"data must be numbers, nested lists of numbers, a NumPy array or a lucid.Tensor, got {got}")
     if wanted is None:
-        of_numpy = isinstance(data, np.ndarray | np.generic)
+        of_numpy = _is_of_numpy(data)
         python = {"f": "float32", "i": "int64", "b": "bool_"}.get(array.dtype.kind, array.dtype)
         wanted = DType.of(array.dtype if of_numpy else "float32" if not array.size else python, "data's dtype")
     wanted.check_range(array)
     place = (get_default_device() if target_device is None else Device(target_device)).torch
     native = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy
     return torch.from_numpy(native).to(device=place, dtype=wanted.torch)
+
+
+def _is_of_numpy(data: Any) -> bool:
+    """Return whether data is an array or number of NumPy, or nested lists of arrays, which keep their dtype."""
+    if isinstance(data, np.generic):
+        return True
+    while isinstance(data, list | tuple) and data:
+        data = data[0]
+    return isinstance(data, np.ndarray)

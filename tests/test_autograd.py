@@ -97,7 +97,7 @@ def test_only_leaves_and_tensors_that_retain_it_get_a_gradient() -> None:
     assert (x.grad.tolist(), z.grad.tolist(), y.grad, constant.grad) == ([24.0], [1.0], None, None)
     assert [t.is_leaf for t in (x, constant, y)] == [True, True, False]
     assert [t.requires_grad for t in (x, constant, y, y.detach())] == [True, False, True, False]
-    assert repr(y.grad_fn) == "<_MulBackward>"
+    assert repr(y.grad_fn) == "<MulBackward>"
     with pytest.raises(RuntimeError, match=r"^retain_grad can be called only on a tensor that requires grad$"):
         constant.retain_grad()
 

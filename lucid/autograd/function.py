@@ -6,13 +6,15 @@ import itertools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
 from lucid._arguments import type_name
 from lucid._lazy import version_of
-from lucid.autograd.grad_mode import is_grad_enabled, no_grad
+from lucid.autograd.anomaly import check_backward, check_forward, detect_anomaly, is_anomaly_enabled, where_called
+from lucid.autograd.grad_mode import flag as grad_flag
 from lucid.tensor import Tensor
 
 FREED = (
@@ -111,7 +113,7 @@ class Edge(NamedTuple):
     def to(cls, tensor: Tensor) -> Edge:
         """Return the edge that leads to a tensor."""
         like = tensor._like
-        return cls(tensor._node or tensor, tensor._output_nr, tensor.shape, like.dtype, like.device)
+        return cls(tensor._node or tensor, tensor._output_nr, tuple(like.shape), like.dtype, like.device)
 
 
 class Node:
@@ -125,15 +127,18 @@ class Node:
         Larger than that of any node recorded before.
     """
 
-    __slots__ = ("__weakref__", "context", "edges", "freed", "function", "hooks", "outputs", "retained", "sequence")
+    __slots__ = (
+        *("__weakref__", "called", "context", "edges", "freed", "function", "hooks", "outputs", "retained", "sequence"),
+    )
 
     def __init__(self, function: type[Function], context: Context, args: tuple[Any, ...], outputs: int) -> None:
         self.function = function
         self.context = context
         self.edges = tuple(
-            Edge.to(arg) if needed else None for arg, needed in zip(args, context.needs_input_grad, strict=True)
+            [Edge.to(arg) if needed else None for arg, needed in zip(args, context.needs_input_grad, strict=True)]
         )
         self.outputs = outputs
+        self.called = where_called() if is_anomaly_enabled() else ""
         self.sequence = next(_sequence)
         self.freed = False
         self.hooks: dict[int, OrderedDict[int, Callable[[Tensor], Tensor | None]]] = {}
@@ -149,8 +154,15 @@ class Node:
 
     def apply(self, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments, one per edge, each in its argument's dtype."""
-        result = self.function.backward(self.context, *grads)
+        checked = is_anomaly_enabled()
+        with (
+            detect_anomaly(False) if checked else nullcontext()
+        ):  # the operations that make up a gradient are not named
+            result = self.function.backward(self.context, *grads)
         results = result if isinstance(result, tuple) else (result,)
+        if checked:
+            saved = (Tensor._wrap(entry.memory) for entry in self.context._saved or () if entry is not None)
+            check_backward(self.name, (*grads, *saved), results, self.called)
         if len(results) != len(self.edges):
             raise RuntimeError(
                 f"{self.name} must return {len(self.edges)} gradients, one per argument of forward, got {len(results)}"
@@ -174,6 +186,12 @@ class Node:
     def retain(self, tensor: Tensor) -> None:
         """Keep the gradient of this node's output `tensor` in its ``.grad``."""
         self.retained[tensor._output_nr] = weakref.ref(tensor)
+
+    def pass_retained(self, tensor: Tensor, written: Tensor) -> None:
+        """Keep the gradient of `written` instead, in the ``.grad`` of this node's output `tensor`, if it is kept."""
+        kept = self.retained.get(tensor._output_nr)
+        if kept is not None and kept() is tensor:
+            written._node.retained[written._output_nr] = self.retained.pop(tensor._output_nr)
 
     def free(self) -> None:
         """Drop what was saved."""
@@ -223,41 +241,65 @@ class Function:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError("a Function must define backward")
 
+    #: Whether the result may be a view of the first argument.
+    makes_view = False
+
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward, and record the call if grad mode is on and an argument requires grad."""
         context = Context()
-        record = is_grad_enabled()
-        context.needs_input_grad = tuple(record and isinstance(arg, Tensor) and arg.requires_grad for arg in args)
-        with no_grad():
+        record = grad_flag.enabled
+        needs = context.needs_input_grad = tuple(
+            [record and isinstance(arg, Tensor) and arg.requires_grad for arg in args]
+        )
+        grad_flag.enabled = False
+        try:
             result = cls.forward(context, *args)
+        finally:
+            grad_flag.enabled = record
         made = result if isinstance(result, tuple) else (result,)
+        if is_anomaly_enabled():
+            check_forward(cls.__name__, args, made)
         for out in made:
             if out is not None and not isinstance(out, Tensor):
                 raise TypeError(f"{cls.__name__}.forward must return lucid.Tensors and Nones, got {type_name(out)}")
-        if not any(context.needs_input_grad):
+        if True not in needs:
             context._to_save = ()
-            return result
+            return _as_view(result, args[0]) if cls.makes_view else result
         node = Node(cls, context, args, len(made))
         context._node = weakref.ref(node)
         context._saved = tuple(
-            None if tensor is None else _Saved(tensor, _position(tensor, args, made)) for tensor in context._to_save
+            [None if tensor is None else _Saved(tensor, _position(tensor, args, made)) for tensor in context._to_save]
         )
         context._to_save = ()
-        outputs = tuple(None if out is None else _output(out, node, number) for number, out in enumerate(made))
-        return outputs if isinstance(result, tuple) else outputs[0]
+        outputs = tuple([None if out is None else _output(out, node, number) for number, out in enumerate(made)])
+        if isinstance(result, tuple):
+            return outputs
+        return _as_view(outputs[0], args[0]) if cls.makes_view else outputs[0]
 
 
 def _position(tensor: Tensor, args: tuple[Any, ...], made: tuple[Any, ...]) -> int | None:
     """Which output a saved tensor is; None for an input, also for one that was handed through."""
-    if any(tensor is arg for arg in args):
-        return None
-    return next((number for number, out in enumerate(made) if out is tensor), None)
+    for arg in args:
+        if tensor is arg:
+            return None
+    for number, out in enumerate(made):
+        if tensor is out:
+            return number
+    return None
+
+
+def _as_view(out: Any, source: Tensor) -> Any:
+    """Note what a result is a view of, if it shares memory with the source."""
+    if out._buffer.untyped_storage().data_ptr() == source._buffer.untyped_storage().data_ptr():
+        base = source if source._base is None else source._base
+        out._base, out._base_writes = base, base._writes
+    return out
 
 
 def _output(made: Tensor, node: Node, number: int) -> Tensor:
     """Return a result of forward as a fresh tensor of the graph, as forward may have returned one of its inputs."""
     out = Tensor._wrap(made._memory)
-    if out.dtype.is_floating_point:
+    if out._like.dtype.is_floating_point:
         out._node, out._output_nr = node, number
     return out

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
-from lucid._arguments import check_bool, type_name
-from lucid._flags import FlagScope, ThreadLocalFlag
+from lucid._arguments import type_name
+from lucid._flags import FlagScope, FlagSetter, ThreadLocalFlag
 
-_flag = ThreadLocalFlag(True)
+#: Whether operations are recorded.
+flag = ThreadLocalFlag(True)
 
 
 def is_grad_enabled() -> bool:
     """Return whether operations on tensors that require grad are recorded, in this thread."""
-    return _flag.enabled
+    return flag.enabled
 
 
-class set_grad_enabled:
+class set_grad_enabled(FlagSetter):
     """Switch recording on or off: at once as a function, until the end of the block as a context manager.
 
     Parameters
@@ -34,21 +34,11 @@ class set_grad_enabled:
     True
     """
 
-    def __init__(self, mode: bool) -> None:
-        mode = check_bool("mode", mode)
-        self._before, _flag.enabled = _flag.enabled, mode
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _flag.enabled = self._before
+    _flag = flag
 
 
 class _GradScope(FlagScope):
-    _flag = _flag
+    _flag = flag
 
     def __new__(cls, function: Any = None) -> Any:
         """Return a scope, or a decorated function where the class itself decorates."""

@@ -9,7 +9,7 @@ import triton_kernels as tk
 from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.dtype import dtype
-from lucid.ops.arithmetic import add, compare, div, exp, log, meta, mul, neg, sub, where
+from lucid.ops.arithmetic import add, div, exp, log, meta, mul, ne, neg, sub, where
 from lucid.ops.kl_div_fused import FusedBackward, fused_forward, match_fusion
 from lucid.ops.memory import to
 from lucid.ops.reduction import expand, sum_to
@@ -110,7 +110,7 @@ class KLDivBackward(Function):
             to_dloss.append(neg(mul(p, outer)))
         if outer_target is not None:
             # Where p = 0 the gradient is 0 throughout; harmless values keep infinities out of the products.
-            present = compare("ne", p, 0)
+            present = ne(p, 0)
             outer = where(present, expand(to(outer_target, None, compute), ctx.shape), 0)
             y, p = (where(present, t, 1) for t in (y, p))
             slope = sub(y if ctx.log_target else log(p), where(present, to(x, None, compute), 0))

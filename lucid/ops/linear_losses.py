@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 import triton_kernels as tk
+from lucid._flags import get_float32_matmul_precision
 from lucid._linear_args import LinearOptions
 from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
@@ -56,7 +58,7 @@ class _Options:
             Reduced(how.reduce, how.mean, how.scale, normalizer),
             self._chunk,
             tk,
-            tk.matmul,
+            partial(tk.matmul, tf32=get_float32_matmul_precision() == "high"),
         )
         hidden = buffers[0]
         student, teacher = _layer(buffers[:3], self._dtypes[0]), buffers[6]

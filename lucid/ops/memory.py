@@ -19,6 +19,8 @@ from lucid.tensor import Tensor
 
 
 class _Reshape(Function):
+    makes_view = True
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         ctx.shape = x.shape
@@ -30,6 +32,8 @@ class _Reshape(Function):
 
 
 class _Permute(Function):
+    makes_view = True
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
         ctx.dims = dims
@@ -39,32 +43,6 @@ class _Permute(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inverse = tuple(sorted(range(len(ctx.dims)), key=ctx.dims.__getitem__))
         return _Permute.apply(grad, inverse), None
-
-
-class _GetItem(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: tuple[Any, ...]) -> Tensor:
-        ctx.shape, ctx.index = x.shape, index
-        return Tensor._wrap(x._buffer[index])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _PutItem.apply(grad, ctx.shape, ctx.index), None
-
-
-class _PutItem(Function):
-    """Zeros of a shape with a tensor put in at an index: the gradient of getitem."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: tuple[int, ...], index: tuple[Any, ...]) -> Tensor:
-        ctx.index = index
-        whole = torch.zeros(shape, dtype=x._buffer.dtype, device=x._buffer.device)
-        whole[index].copy_(x._buffer)
-        return Tensor._wrap(whole)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _GetItem.apply(grad, ctx.index), None, None
 
 
 class _To(Function):
@@ -97,7 +75,7 @@ def as_sizes(name: str, given: Sequence[Any]) -> tuple[int, ...]:
         If one is not an integer.
     """
     sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
-    return tuple(_as_int(f"{name} must be integers", size) for size in sizes)
+    return tuple(as_int(f"{name} must be integers", size) for size in sizes)
 
 
 def wrap_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
@@ -110,14 +88,15 @@ def wrap_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
     IndexError
         If `dim` is out of range.
     """
-    number = _as_int(f"{name} must be an integer", dim)
+    number = as_int(f"{name} must be an integer", dim)
     count = max(x.ndim + extra, 1)
     if not -count <= number < count:
         raise IndexError(f"{name} must lie in {-count} to {count - 1} for shape {x.shape}, got {dim}")
     return number % count
 
 
-def _as_int(rule: str, value: Any) -> int:
+def as_int(rule: str, value: Any) -> int:
+    """Return an integer; raise a TypeError that starts with `rule` for anything else."""
     # bool is rejected, although it is an int to Python.
     if not isinstance(value, bool):
         try:
@@ -128,13 +107,37 @@ def _as_int(rule: str, value: Any) -> int:
 
 
 def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
-    """Return the elements in another shape; one size may be −1."""
-    sizes = as_sizes("shape", shape)
+    """Return the elements in another shape; one size may be −1. A view where possible."""
+    return _Reshape.apply(x, _fitting("shape", x, shape))
+
+
+def _fitting(name: str, x: Tensor, shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return sizes that hold the elements of x; raise a RuntimeError for others."""
+    sizes = as_sizes(name, shape)
     known = math.prod(size for size in sizes if size != -1)
     unknown = sizes.count(-1)
     fits = known == x.numel() if not unknown else known != 0 and x.numel() % known == 0
     if unknown > 1 or any(size < -1 for size in sizes) or not fits:
-        raise RuntimeError(f"shape must hold the {x.numel()} elements of a tensor of shape {x.shape}, got {sizes}")
+        raise RuntimeError(f"{name} must hold the {x.numel()} elements of a tensor of shape {x.shape}, got {sizes}")
+    return sizes
+
+
+def view(x: Tensor, shape: Sequence[Any]) -> Tensor:
+    """Return a view in another shape; one size may be −1.
+
+    Raises
+    ------
+    RuntimeError
+        If the shape does not hold the elements, or their strides allow no view.
+    """
+    sizes = _fitting("shape", x, shape)
+    try:
+        x._buffer.view(sizes)
+    except RuntimeError:
+        raise RuntimeError(
+            f"a tensor of shape {x.shape} and strides {x.stride()} cannot be viewed in shape {sizes}: use reshape, "
+            "which copies"
+        ) from None
     return _Reshape.apply(x, sizes)
 
 
@@ -168,19 +171,12 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     return _Reshape.apply(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
-    """Return a view of part of a tensor, by integers, slices, None and Ellipsis."""
-    rule = "index must be made of integers, slices, None and Ellipsis"
-    parts = tuple(
-        part if part is None or part is Ellipsis or isinstance(part, slice) else _as_int(rule, part)
-        for part in (index if isinstance(index, tuple) else (index,))
-    )
-    try:
-        return _GetItem.apply(x, parts)
-    except IndexError:
-        raise IndexError(f"index must fit a tensor of shape {x.shape}, got {index!r}") from None
-    except ValueError:
-        raise ValueError(f"index must have positive steps, got {index!r}") from None
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Return the elements with the dimensions from `start_dim` to `end_dim` merged into one; a view where possible."""
+    first, last = wrap_dim(x, start_dim, "start_dim"), wrap_dim(x, end_dim, "end_dim")
+    if first > last:
+        raise RuntimeError(f"start_dim must not come after end_dim, got {start_dim} and {end_dim}")
+    return _Reshape.apply(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
 
 def to(x: Tensor, target_device: device | None, target_dtype: dtype | None) -> Tensor:

@@ -20,35 +20,54 @@ Operand = Tensor | float
 
 def resolve_operands(name: str, *operands: Any) -> tuple[list[Any], torch.dtype]:
     """Return the operands' buffers and numbers, and their promoted dtype; raise unless they are compatible."""
-    operands = tuple(unwrap_numpy_scalar(operand) for operand in operands)
-    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-    values = [operand for operand in operands if not isinstance(operand, Tensor)]
-    for value in values:
-        if not isinstance(value, numbers.Real):
+    resolved: list[Any] = []
+    buffers: list[torch.Tensor] = []
+    values: list[Any] = []
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            resolved.append(operand._buffer)
+            buffers.append(resolved[-1])
+            continue
+        value = unwrap_numpy_scalar(operand)
+        if type(value) not in _NUMBERS and not isinstance(value, numbers.Real):
             raise TypeError(f"{name} takes lucid.Tensors and numbers, got {type_name(value)}")
-    if not tensors:
+        resolved.append(value)
+        values.append(value)
+    if not buffers:
         raise TypeError(f"{name} takes at least one lucid.Tensor, got {' and '.join(map(type_name, values))}")
-    if len({tensor._buffer.device for tensor in tensors}) > 1:
-        places = " and ".join(str(tensor.device) for tensor in tensors)
-        raise RuntimeError(f"operands of {name} must be on one device, got {places}")
-    try:
-        tk.strides.broadcast(*(tensor.shape for tensor in tensors))
-    except RuntimeError:
-        shapes = " and ".join(str(tensor.shape) for tensor in tensors)
-        raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {shapes}") from None
-    promoted = tensors[0]._buffer.dtype
-    for tensor in tensors[1:]:
-        promoted = torch.promote_types(promoted, tensor._buffer.dtype)
+    first = buffers[0]
+    promoted = first.dtype
+    for buffer in buffers[1:]:
+        if buffer.device != first.device:
+            places = " and ".join(str(b.device) for b in buffers)
+            raise RuntimeError(f"operands of {name} must be on one device, got {places}")
+        if buffer.shape != first.shape:
+            _check_broadcast(name, buffers)
+        if buffer.dtype != promoted:
+            promoted = torch.promote_types(promoted, buffer.dtype)
     for value in values:
         kind = torch.float32
         if isinstance(value, numbers.Integral):
             kind = torch.bool if isinstance(value, bool) else torch.int64
         promoted = max(promoted, kind, key=rank)
-    if not promoted.is_floating_point:
+    if values and not promoted.is_floating_point:
         for value in values:
             if not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name} takes integers of 64 bits, got {value}")
-    return [operand._buffer if isinstance(operand, Tensor) else operand for operand in operands], promoted
+    return resolved, promoted
+
+
+#: Types of Python numbers, looked up before the abstract class of real numbers, which is slow.
+_NUMBERS = {int, float, bool}
+
+
+def _check_broadcast(name: str, buffers: list[torch.Tensor]) -> None:
+    shapes = [tuple(buffer.shape) for buffer in buffers]
+    try:
+        tk.strides.broadcast(*shapes)
+    except RuntimeError:
+        got = " and ".join(map(str, shapes))
+        raise RuntimeError(f"operands of {name} must have shapes that broadcast, got {got}") from None
 
 
 def unwrap_numpy_scalar(operand: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import triton_kernels as tk
-from lucid._arguments import check_bool
+from lucid._arguments import accepts_axis, check_bool, type_name
 from lucid.autograd.function import Function
 from lucid.dtype import float32
 from lucid.ops.memory import as_sizes, reshape, to, wrap_dim
@@ -30,6 +30,8 @@ class _Sum(Function):
 
 
 class _Expand(Function):
+    makes_view = True
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         ctx.shape = x.shape
@@ -59,21 +61,61 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return reshape(_Sum.apply(x, dims, 1.0), shape)
 
 
+@accepts_axis
 def sum(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-    """The sum over `dim`, by default over all; of integers in int64."""
-    return _reduce(x, _dims(x, dim), keepdim, 1.0)
+    """The sum over `dim`, by default over all; of integers in int64. 0 over nothing.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of any dtype, shape and strides. Half precision is summed in float32 and rounded once.
+    dim : int or tuple of int, optional
+        Dimensions to sum over, also as ``axis``; None, the default, is all.
+    keepdim : bool
+        Keep them with size 1, also as ``keepdims``.
+
+    Raises
+    ------
+    TypeError
+        If x is no Tensor, `dim` no integers or `keepdim` no bool.
+    IndexError, RuntimeError
+        If there is no such dimension, or it is named twice.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.sum(lucid.tensor([[1.0, 2.0], [3.0, 4.0]]), dim=1)
+    tensor([3., 7.])
+    """
+    dims = dims_of("sum", x, dim)
+    return squeeze_dims(scaled_sum(x, dims, 1.0), dims, keepdim)
 
 
+@accepts_axis
 def mean(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
-    """The mean over `dim`, by default over all; of integers in float32. NaN over nothing."""
-    dims = _dims(x, dim)
-    count = math.prod(x.shape[d] for d in dims)
-    floating = x if x.dtype.is_floating_point else to(x, None, float32)
-    # A sum over nothing is 0, and 0·inf is the NaN of 0 / 0.
-    return _reduce(floating, dims, keepdim, 1 / count if count else math.inf)
+    """The mean over `dim`, by default over all; of integers in float32. NaN over nothing.
+
+    Parameters, errors and precision are those of `sum`.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.mean(lucid.tensor([[1.0, 2.0], [3.0, 4.0]]), dim=0, keepdim=True)
+    tensor([[2., 3.]])
+    """
+    dims = dims_of("mean", x, dim)
+    return squeeze_dims(scaled_sum(as_floating(x), dims, reciprocal(count(x, dims))), dims, keepdim)
 
 
-def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
+def scaled_sum(x: Tensor, dims: tuple[int, ...], scale: float) -> Tensor:
+    """scale · Σ over dims, which are kept with size 1."""
+    return _Sum.apply(x, dims, scale)
+
+
+def dims_of(name: str, x: Any, dim: Any) -> tuple[int, ...]:
+    """Return the non-negative dimensions that `dim` of a reduction names, all for None; raise unless x has them."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} takes a lucid.Tensor, got {type_name(x)}")
     if dim is None:
         return tuple(range(x.ndim))
     dims = tuple(wrap_dim(x, d) for d in (dim if isinstance(dim, tuple | list) else (dim,)))
@@ -82,7 +124,22 @@ def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
     return dims if x.ndim else ()
 
 
-def _reduce(x: Tensor, dims: tuple[int, ...], keepdim: bool, scale: float) -> Tensor:
+def squeeze_dims(y: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
+    """Drop reduced dimensions, which a reduction keeps with size 1, unless `keepdim`."""
     keepdim = check_bool("keepdim", keepdim)
-    total = _Sum.apply(x, dims, scale)
-    return total if keepdim else reshape(total, [size for d, size in enumerate(x.shape) if d not in dims])
+    return y if keepdim else reshape(y, [size for d, size in enumerate(y.shape) if d not in dims])
+
+
+def count(x: Tensor, dims: tuple[int, ...]) -> int:
+    """Return the number of elements that are reduced to one."""
+    return math.prod(x.shape[d] for d in dims)
+
+
+def reciprocal(number: float) -> float:
+    """Return 1/number, inf if it is not positive: 0·inf is the NaN of 0 / 0."""
+    return 1 / number if number > 0 else math.inf
+
+
+def as_floating(x: Tensor) -> Tensor:
+    """Return x, in float32 if it has integers."""
+    return x if x.dtype.is_floating_point else to(x, None, float32)
