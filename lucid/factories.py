@@ -16,7 +16,6 @@ from lucid.device import device as DeviceType
 from lucid.device import get_default_device
 from lucid.dtype import dtype as DTypeType
 from lucid.dtype import float32
-from lucid.random import generator
 from lucid.tensor import Tensor
 
 DType = DTypeType | str | None
@@ -263,42 +262,3 @@ def arange(
         raise ValueError("step must not be 0")
     values = np.arange(first, last, step)
     return Tensor(values, dtype or ("float32" if values.dtype.kind == "f" else "int64"), device)
-
-
-def rand(*shape: Any, dtype: DType = None, device: Device = None, requires_grad: bool = False) -> Tensor:
-    """Numbers drawn evenly from [0, 1), from the generator that `manual_seed` starts; parameters as for `empty`.
-
-    Raises
-    ------
-    TypeError
-        If the dtype is not floating.
-
-    Examples
-    --------
-    >>> import lucid
-    >>> 0 <= lucid.rand(1).item() < 1
-    True
-    """
-    kind = _floating(dtype)
-    # Multiples of a step that the dtype can hold: other numbers close to 1 would be rounded to it.
-    steps = round(2 / torch.finfo(kind.torch).eps)
-    return Tensor(generator().integers(0, steps, _shape(shape)) / steps, kind, device, requires_grad)
-
-
-def randn(*shape: Any, dtype: DType = None, device: Device = None, requires_grad: bool = False) -> Tensor:
-    """Numbers drawn from the standard normal distribution; parameters and errors as for `rand`.
-
-    Examples
-    --------
-    >>> import lucid
-    >>> lucid.randn(2, 3).shape
-    (2, 3)
-    """
-    return Tensor(generator().standard_normal(_shape(shape)), _floating(dtype), device, requires_grad)
-
-
-def _floating(dtype: DType) -> DTypeType:
-    kind = float32 if dtype is None else DTypeType.of(dtype)
-    if not kind.is_floating_point:
-        raise TypeError(f"dtype must be a floating dtype, got {kind}")
-    return kind
