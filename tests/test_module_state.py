@@ -73,7 +73,7 @@ def test_buffers_that_are_not_persistent_are_neither_saved_nor_expected() -> Non
         module.load_state_dict({"kept": lucid.tensor([1.0]), "passing": lucid.tensor([1.0])})
 
 
-@pytest.mark.parametrize("convert", [lucid.tensor, np.asarray])
+@pytest.mark.parametrize("convert", [lucid.tensor, np.asarray, torch.tensor])
 @pytest.mark.parametrize("wrap", [dict, OrderedDict, MappingProxyType])
 def test_loading_copies_into_the_parameters_there_are(convert: Any, wrap: Any) -> None:
     model = build(nn)
@@ -167,7 +167,9 @@ def test_the_keys_that_differ_are_told_when_not_strict() -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("value", [3.0, None, [[0.0] * 2] * 3, "text", torch.zeros(3, 2), np.array([["a"] * 2] * 3)])
+@pytest.mark.parametrize(
+    "value", [3.0, None, [[0.0] * 2] * 3, "text", torch.zeros(3, 2).to_sparse(), np.array([["a"] * 2] * 3)]
+)
 def test_a_value_that_is_no_tensor_is_named_and_nothing_is_loaded(value: Any, strict: bool) -> None:
     model = build(nn)
     before = arrays(model)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from lucid._arguments import TensorValidator
+from lucid._arguments import TensorValidator, check_real
 from lucid.tensor import Tensor
 
 LUCID = TensorValidator(
@@ -16,3 +18,8 @@ LUCID = TensorValidator(
     {torch.Tensor: "lucid.from_torch({})", np.ndarray: "lucid.tensor({})"},
 )
 check_tensor, check_floating, check_device = LUCID.check, LUCID.check_floating, LUCID.check_device
+
+
+def check_probability(name: str, value: Any) -> float:
+    """Return `value` as a float; raise unless it is a number from 0 to 1."""
+    return check_real(name, value, "a number from 0 to 1", lambda number: 0 <= number <= 1)

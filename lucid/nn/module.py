@@ -267,6 +267,30 @@ class Module(_HookMixin, _AttributeMixin):
                         tensor._buffer = tensor.to(device=device, dtype=dtype if floating else None)._buffer
         return self
 
+    def float(self) -> Self:
+        """Convert floating parameters and buffers to float32; return the module."""
+        return self.to("float32")
+
+    def double(self) -> Self:
+        """Convert floating parameters and buffers to float64; return the module."""
+        return self.to("float64")
+
+    def half(self) -> Self:
+        """Convert floating parameters and buffers to float16; return the module."""
+        return self.to("float16")
+
+    def bfloat16(self) -> Self:
+        """Convert floating parameters and buffers to bfloat16; return the module."""
+        return self.to("bfloat16")
+
+    def cpu(self) -> Self:
+        """Move parameters and buffers to the CPU; return the module."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Move parameters and buffers to the GPU; return the module."""
+        return self.to("cuda")
+
     def state_dict(
         self,
         *,

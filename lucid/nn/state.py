@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
+from lucid.factories import from_torch
 from lucid.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -76,14 +78,14 @@ class _Loading:
     def _plan_copy(self, key: str, target: Tensor) -> None:
         value = self.state[key]
         copying = f'While copying the parameter named "{key}", '
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray | torch.Tensor):
             try:
-                value = Tensor(value, device="cpu")
+                value = Tensor(value, device="cpu") if isinstance(value, np.ndarray) else from_torch(value)
             except (TypeError, ValueError) as error:
-                self.errors.append(f"{copying}the NumPy array could not be converted: {error}")
+                self.errors.append(f"{copying}the {type(value).__name__} could not be converted: {error}")
                 return
         if not isinstance(value, Tensor):
-            expected = "expected lucid.Tensor or NumPy array from checkpoint"
+            expected = "expected lucid.Tensor, torch.Tensor or NumPy array from checkpoint"
             self.errors.append(f"{copying}{expected} but received {type(value)}")
         elif value.shape != target.shape:
             self.errors.append(
@@ -100,7 +102,7 @@ def load_state(module: Module, state: Mapping[str, Any], strict: bool) -> Incomp
     Parameters
     ----------
     module : Module
-    state : mapping of str to Tensor or NumPy array
+    state : mapping of str to Tensor, torch.Tensor or NumPy array
     strict : bool
         Whether missing and unexpected keys are errors.
 

@@ -9,7 +9,7 @@ from lucid._loss_args import DistillationOptions, check_cross_entropy
 from lucid.nn import functional as F
 from lucid.nn.module import Module
 from lucid.tensor import Tensor
-from lucid.typing import REDUCTIONS, LabelReduction, Reduction
+from lucid.typing import LABEL_REDUCTIONS, REDUCTIONS, LabelReduction, Reduction
 
 
 @documented
@@ -363,3 +363,35 @@ class CrossEntropyLoss(Module):
         """The options but for the classes' weights."""
         options = f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"
         return f"{options}, label_smoothing={self.label_smoothing}"
+
+
+class MSELoss(Module):
+    """The mean squared difference of two tensors, as a module.
+
+    Parameters
+    ----------
+    reduction : {'mean', 'none', 'sum'}
+
+    Raises
+    ------
+    ValueError
+        If `reduction` is another word.
+
+    Examples
+    --------
+    >>> import lucid
+    >>> lucid.nn.MSELoss()(lucid.tensor([1.0, 2.0]), lucid.tensor([3.0, 2.0]))
+    tensor(2.)
+    """
+
+    def __init__(self, reduction: LabelReduction = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, LABEL_REDUCTIONS)
+        self.reduction = reduction
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of `x` against a target of a shape that broadcasts with it."""
+        return F.mse_loss(x, target, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
