@@ -10,9 +10,14 @@ import pytest
 import torch
 
 import lucid
+import triton_kernels
 from lucid import nn
 from lucid.optim import SGD, Adam, Optimizer
+from tests.device import DEVICE
 from tests.values import leaf, torch_of, values_of
+from triton_kernels.devtools import trace
+from triton_kernels.jit import multi_tensor
+from triton_kernels.runtime import tile_configs
 
 Make = Callable[[Any, Any], Any]
 
@@ -21,9 +26,14 @@ OPTIMIZERS: dict[str, Make] = {
     "momentum": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.9),
     "dampening": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.8, dampening=0.3),
     "nesterov": lambda optim, params: optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "weight decay": lambda optim, params: optim.SGD(params, lr=0.1, weight_decay=0.2),
+    "weight decay": lambda optim, params: optim.SGD(params, lr=0.1, weight_decay=0.2, maximize=True),
     "Adam": lambda optim, params: optim.Adam(params),
     "Adam with options": lambda optim, params: optim.Adam(params, 0.03, (0.8, 0.95), eps=1e-4, weight_decay=0.1),
+    "Adam of beta 0": lambda optim, params: optim.Adam(params, betas=(0.0, 0.9), amsgrad=True),
+    "AdamW": lambda optim, params: optim.AdamW(params, lr=0.02),
+    "AdamW with options": lambda optim, params: optim.AdamW(
+        params, 0.03, weight_decay=0.1, amsgrad=True, maximize=True
+    ),
 }
 SHAPES = [(3, 4), (5,), ()]
 
@@ -76,9 +86,9 @@ def test_state_is_float32_or_float64(dtype: str, kept: str) -> None:
         x.grad = lucid.full((3,), 1e-3, dtype=dtype)
         made = optimizer([x])
         made.step()
-        buffers = [value for value in made.state[x].values() if isinstance(value, torch.Tensor)]
-        assert buffers
-        assert {str(buffer.dtype) for buffer in buffers} == {f"torch.{kept}"}
+        names = {"momentum_buffer"} if isinstance(made, SGD) else {"step", "exp_avg", "exp_avg_sq"}
+        assert made.state[x].keys() == names
+        assert {made.state[x][name].dtype.name for name in names - {"step"}} == {kept}
 
 
 def test_state_in_float32_collects_what_half_precision_would_lose() -> None:
@@ -87,7 +97,7 @@ def test_state_in_float32_collects_what_half_precision_would_lose() -> None:
     for gradient in (1.0, *(2.0**-9,) * 8):
         x.grad = lucid.tensor([gradient], dtype="bfloat16")
         optimizer.step()
-    assert optimizer.state[x]["buffer"].item() == 1 + 8 * 2.0**-9
+    assert optimizer.state[x]["momentum_buffer"].item() == 1 + 8 * 2.0**-9
 
 
 def test_a_parameter_without_a_gradient_is_left_alone() -> None:
@@ -120,6 +130,17 @@ def test_parameters_of_any_strides_are_changed_where_they_are() -> None:
             np.testing.assert_array_equal(parameter.numpy(), dense.numpy())
         assert not whole[1::3].any()
         assert not whole[:, 0].any()
+
+
+def test_a_nan_stays_in_parameter_and_state() -> None:
+    for make in OPTIMIZERS.values():
+        x = leaf([1.0, 1.0])
+        optimizer = make(lucid.optim, [x])
+        for gradient in (float("nan"), 1.0):
+            x.grad = lucid.tensor([gradient, 1.0])
+            optimizer.step()
+        tensors = [x, *(value for name, value in optimizer.state[x].items() if name != "step")]
+        assert [np.isnan(tensor.numpy()).tolist() for tensor in tensors] == [[True, False]] * len(tensors)
 
 
 def test_groups_have_options_of_their_own() -> None:
@@ -233,17 +254,183 @@ def test_numpy_numbers_are_options() -> None:
     assert x.item() == 0.5
 
 
-def test_an_optimizer_of_ones_own_says_how_to_check_and_update() -> None:
-    class Sign(Optimizer):
-        def _check(self, group: dict[str, Any]) -> None:
-            pass
+class Sign(Optimizer):
+    """An optimizer as a user writes one."""
 
-        def _update(self, param: Any, grad: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-            state["steps"] = state.get("steps", 0) + 1
-            param.to_torch().sub_(group["lr"] * grad.sign())
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
 
-    x = leaf([1.0, 2.0])
+    @lucid.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                state = self.state[param]
+                state["steps"] = state.get("steps", 0) + 1
+                state["sign"] = param.grad / param.grad.abs()
+                param -= group["lr"] * state["sign"]
+
+
+def test_an_optimizer_of_ones_own_defines_its_step() -> None:
+    x, y = leaf([1.0, 2.0]), leaf([0.0, 0.0])
     x.grad = lucid.tensor([-3.0, 0.5])
-    optimizer = Sign([x], {"lr": 0.5})
+    optimizer = Sign([x], lr=0.5)
     optimizer.step()
-    assert (x.tolist(), optimizer.state[x]) == ([1.5, 1.5], {"steps": 1})
+    assert (x.tolist(), optimizer.state[x]["steps"]) == ([1.5, 1.5], 1)
+    other = Sign([y], lr=1.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == 0.5
+    assert other.state[y]["steps"] == 1
+    assert other.state[y]["sign"].tolist() == [-1.0, 1.0]
+    with pytest.raises(NotImplementedError, match=r"^Optimizer must define step$"):
+        Optimizer([x], {}).step()
+
+
+def random_leaf(shape: Any, dtype: str, seed: int = 0, offset: int = 0) -> Any:
+    """Return a leaf with a gradient, both `offset` elements into their memory."""
+    draw = np.random.default_rng(seed)
+    values = [lucid.tensor(draw.normal(size=(offset + int(np.prod(shape)),)), dtype=dtype) for _ in range(2)]
+    param, grad = (value[offset:].reshape(shape) for value in values)
+    param = param.detach().requires_grad_()
+    param.grad = grad.detach()
+    return param
+
+
+def use_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use chunks of two tiles of 16 elements, and search the table four columns at once."""
+    small = tile_configs.Config({"BLOCK": 16, "TILES": 2, "BLOCK_T": 4})
+    monkeypatch.setattr(tile_configs, "multi_tensor", lambda *_: small)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["dampening", "AdamW with options"])
+def test_parameters_of_any_size_and_alignment_are_found_by_their_programs(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_chunks(monkeypatch)
+    sizes = [(1,), (0,), (31,), (32,), (3, 11), (5, 13), (64,), (65,), (2,), (0, 3), (16,)]
+    ours = [random_leaf(size, dtype, i, offset=i % 3) for i, size in enumerate(sizes)]
+    theirs = [torch.tensor(values_of(param), requires_grad=True) for param in ours]
+    optimizer, reference = OPTIMIZERS[name](lucid.optim, ours), OPTIMIZERS[name](torch.optim, theirs)
+    for param, other in zip(ours, theirs, strict=True):
+        other.grad = torch.tensor(values_of(param.grad))
+    for _ in range(2):
+        optimizer.step()
+        reference.step()
+    rtol = 1e-6 if dtype == "float32" else 2 * torch.finfo(torch.bfloat16).eps
+    for param, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(values_of(param), other.detach().numpy(), rtol=rtol, atol=rtol)
+        if param.numel():
+            assert optimizer.state[param]["step"].item() == 2
+
+
+def test_a_step_is_one_launch_for_each_group_and_dtype() -> None:
+    for make in OPTIMIZERS.values():
+        first = [random_leaf((3, 2), "float32", i) for i in range(7)]
+        second = [random_leaf((4,), "float32"), random_leaf((2,), "bfloat16"), random_leaf((1,), "float32")]
+        optimizer = make(lucid.optim, [{"params": first}, {"params": second}, {"params": [leaf([1.0])]}])
+        for _ in range(2):
+            with trace.launches() as launched:
+                optimizer.step()
+            assert len(launched) == 3
+
+
+def test_addresses_are_copied_to_the_device_only_when_they_change() -> None:
+    x = random_leaf((3,), "float32")
+    optimizer = Adam([x])
+    optimizer.step()
+    before = multi_tensor._table.cache_info()
+    optimizer.step()
+    after = multi_tensor._table.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
+    x.grad = lucid.ones(3)
+    optimizer.step()
+    assert multi_tensor._table.cache_info().misses == before.misses + 1
+
+
+@pytest.mark.parametrize("layout", ["transposed", "a slice", "a gradient of other strides"])
+def test_tensors_without_one_dense_layout_take_the_same_step(layout: str) -> None:
+    values, gradient = np.random.default_rng(0).normal(size=(2, 5, 7))
+    whole = lucid.zeros(9, 8)
+    strided: Any = {
+        "transposed": lucid.tensor(values.T.copy(), dtype="float32").T.detach(),
+        "a slice": whole[2:7, 1:],
+        "a gradient of other strides": lucid.tensor(values, dtype="float32"),
+    }[layout].detach()
+    strided[:] = lucid.tensor(values, dtype="float32")
+    for make in OPTIMIZERS.values():
+        dense, param = leaf(values, "float32"), strided.detach()
+        param[:] = dense.detach()
+        param.requires_grad_()
+        optimizer = make(lucid.optim, [dense, param])
+        for _ in range(2):
+            dense.grad, param.grad = lucid.tensor(gradient, dtype="float32"), lucid.tensor(gradient.T, "float32").T
+            optimizer.step()
+        assert param.tolist() == dense.tolist()
+        assert param.stride() == strided.stride()
+    assert whole[:2].tolist() == [[0.0] * 8] * 2
+
+
+def test_gradients_of_layers_lie_in_memory_as_parameters_do_so_that_a_step_copies_nothing() -> None:
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Linear(4, 8), nn.Linear(8, 5))
+    model(lucid.tensor([1, 2, 10])).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.stride() == parameter.stride()
+    a, b = leaf(np.ones((2, 3))), leaf(np.ones((3, 4)))
+    (a @ b).sum().backward()
+    assert (a.grad.stride(), b.grad.stride()) == (a.stride(), b.stride())
+
+
+@pytest.mark.parametrize("name", ["dampening", "Adam of beta 0"])
+def test_a_step_with_found_inf_changes_nothing_and_does_not_count(name: str) -> None:
+    x, twin = random_leaf((3, 5), "float32"), random_leaf((3, 5), "float32")
+    optimizer, other = OPTIMIZERS[name](lucid.optim, [x]), OPTIMIZERS[name](lucid.optim, [twin])
+    for flag in (1.0, 0.0, 1.0, 0.0):
+        before, optimizer.found_inf = x.tolist(), lucid.tensor(flag)
+        optimizer.step()
+        if flag:
+            assert x.tolist() == before
+        else:
+            other.step()
+            assert x.tolist() == twin.tolist()
+    assert optimizer.state[x]["step"].item() == 2
+    assert [value.tolist() for value in optimizer.state[x].values()] == [
+        value.tolist() for value in other.state[twin].values()
+    ]
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="is about CUDA graphs")
+def test_a_step_in_a_cuda_graph_is_an_error() -> None:
+    optimizer = Adam([random_leaf((3,), "float32")])
+    optimizer.step()
+    error = pytest.raises(RuntimeError, match=r"^launches over lists of tensors cannot be captured in a CUDA graph")
+    with error, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        optimizer.step()
+
+
+def test_launchers_take_a_tensor_in_place_of_a_list_and_the_number_of_the_step() -> None:
+    x, grad, m, v = (torch.full((2,), value).to(DEVICE) for value in (1.0, 0.5, 0.0, 0.0))
+    twin = leaf([1.0, 1.0])
+    twin.grad = lucid.tensor([0.5, 0.5])
+    optimizer = Adam([twin], lr=0.25)
+    for step in (1, 2):
+        triton_kernels.adam_step(x, grad, m, v, step=step, lr=0.25, betas=(0.9, 0.999), eps=1e-8)
+        optimizer.step()
+    assert x.tolist() == twin.tolist()
+    triton_kernels.sgd_step(x, grad, m, lr=0.5, momentum=0.0)
+    assert m.tolist() == [0.5, 0.5]
+
+
+def test_a_closure_computes_the_loss_before_the_step() -> None:
+    x = leaf([3.0])
+    optimizer = SGD([x], lr=0.5)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (x * x).sum()
+        loss.backward()
+        return loss
+
+    with lucid.no_grad():
+        assert optimizer.step(closure).item() == 9.0
+    assert x.tolist() == [0.0]
+    assert optimizer.step() is None
