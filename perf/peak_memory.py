@@ -20,7 +20,8 @@ import torch
 import lucid.torch
 from perf import results
 from perf.count.counting import counted
-from perf.measure.ops import OPS, Point
+from perf.measure.op import Point
+from perf.measure.ops import OPS
 
 OUTPUT = results.ROOT / "perf/results/peak_memory.png"
 SWEEP, GPU = results.ROOT / "perf/results/nvidia-h200/sweep.csv", "H200"

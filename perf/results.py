@@ -37,7 +37,7 @@ PROVIDERS = {
 VARIANTS = {"prob": "probability target", "log": "log target"}
 _ORDER = [*PROVIDERS, "forward", "backward", "full", "prob", "log", "bf16", "fp16", "fp32"]
 
-#: Named sets of shapes, as (rows, columns), or (rows, columns, features) of losses from hidden states.
+#: Named sets of shapes, as (rows, columns), or (rows, columns, features) of ops of hidden states.
 SHAPE_SETS: dict[str, tuple[tuple[int, ...], ...]] = {
     "target": ((8192, 131072),),
     "llama": tuple((n, 128256) for n in (512, 2048, 8192)),
@@ -46,6 +46,7 @@ SHAPE_SETS: dict[str, tuple[tuple[int, ...], ...]] = {
     "rows": tuple((4**power, 16384) for power in range(9)),
     "vocab": tuple((2**27 // v, v) for v in (1024, 4096, 16384, 65536, 262144, 1048576)),
     "linear": tuple((n, v, 4096) for n in (512, 1024, 8192, 32768) for v in (128256, 151936)),
+    "matmul": ((4096, 4096, 4096), (8192, 4096, 1024), (16, 4096, 4096)),
     "linear-small": ((9, 100, 16), (20, 257, 33)),
 }
 

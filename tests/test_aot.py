@@ -47,7 +47,7 @@ def test_refused_spilling_and_narrow_launches_are_found_on_every_target(capsys: 
 def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def answers(function: Any, tasks: list[Any], jobs: int) -> list[Any]:
         assert len(tasks) == 1
-        return [{"spills": 0, "loads": {}, "stores": {}} for _ in tasks]
+        return [{"spills": 0, "shared": 0, "loads": {}, "stores": {}} for _ in tasks]
 
     monkeypatch.setattr(reachable.worker, "answers", answers)
     assert (
@@ -56,6 +56,19 @@ def test_launches_that_are_described_alike_are_compiled_once(monkeypatch: pytest
         )
         == []
     )
+
+
+@pytest.mark.parametrize(("target", "most"), [("cuda:80", 166912), ("cuda:90", 232448), ("hip:gfx942", 65536)])
+def test_a_launch_that_needs_more_shared_memory_than_a_target_has_is_found(
+    target: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = iter((most, most + 1))
+    report = {"spills": 0, "loads": {}, "stores": {}}
+    monkeypatch.setattr(reachable.worker, "answers", lambda *_: [{**report, "shared": next(used)}])
+    call = [("copy", _launch(broken_kernels.copy, 64))]
+    assert reachable.faults(call, [target], 1) == []
+    (fault,) = reachable.faults(call, [target], 1)
+    assert fault == f"copy, copy, {target}: {most + 1} bytes of shared memory, at most {most} accepted"
 
 
 def test_partial_sums_are_not_of_full_size_though_all_operands_broadcast() -> None:

@@ -19,7 +19,8 @@ from perf import results
 from perf.__main__ import main
 from perf.environment import COLUMNS as ENV
 from perf.measure import cases, rows, sweep, timing
-from perf.measure.ops import OPS, Point, UnsupportedError
+from perf.measure.op import Point, UnsupportedError
+from perf.measure.ops import OPS
 from triton_kernels.runtime import device_errors
 
 pytestmark = pytest.mark.interpreter_only
@@ -287,15 +288,17 @@ def test_a_loss_from_hidden_states_has_peak_memory_and_is_compared_with_products
 def test_each_op_has_its_own_shapes_and_providers_where_none_are_named() -> None:
     parser = argparse.ArgumentParser()
     sweep.add_arguments(parser)
-    options = parser.parse_args(["softmax", "linear_distillation"])
+    options = parser.parse_args(["softmax", "linear_distillation", "matmul"])
     points = rows.points(options)
     assert {(point.n, point.v, point.d) for point in points if point.op == "softmax"} == {
         (8192, 131072, 0),
         (512, 4096, 0),
     }
-    linear = [(point.n, point.v, point.d) for point in points if point.op == "linear_distillation"]
-    assert linear == [*results.SHAPE_SETS["linear"]]
+    for op, shapes in (("linear_distillation", "linear"), ("matmul", "matmul")):
+        found = dict.fromkeys((point.n, point.v, point.d) for point in points if point.op == op)
+        assert tuple(found) == results.SHAPE_SETS[shapes]
     assert rows.chosen(options, "softmax", "providers") == ("ours", "torch", "compile", "liger")
+    assert rows.chosen(options, "matmul", "providers") == ("ours", "torch")
     assert rows.chosen(options, "linear_distillation", "providers") == (
         *("lucid.torch", "torch", "compile", "liger", "trl", "products"),
     )
@@ -330,18 +333,21 @@ def test_a_wrong_gradient_of_a_weight_is_reported(tmp_path: Path, monkeypatch: p
     assert full["status"].startswith("failed: WrongResultError: wrong by")
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize(
+    "kind", [("linear_distillation", "forward_kl", "none"), ("linear_distillation", "forward_kl", "mean"), ("matmul",)]
+)
 def test_the_truth_of_hidden_states_has_the_gradient_of_the_weight(
-    reduction: str, monkeypatch: pytest.MonkeyPatch
+    kind: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = Point("linear_distillation", "forward_kl", 9, 100, torch.float64, reduction, 16)
+    op, variant, reduction = (*kind, "", "")[:3]
+    point = Point(op, variant, 9, 100, torch.float64, reduction, 16)
     inputs, dloss = cases.make_inputs(point, CPU)
     monkeypatch.setattr(cases, "CHUNK", 200)
     found = cases.truth(point, inputs, dloss)
     assert not any(tensor.requires_grad for tensor in inputs)
-    s, t, w, u = inputs
-    whole = OPS[point.op].torch(point)(s.requires_grad_(), t, w.requires_grad_(), u)
-    expected = [whole, *torch.autograd.grad(whole, (s, w), dloss)]
+    wanted = [inputs[index].requires_grad_() for index in {"matmul": (0, 1)}.get(op, (0, 2))]
+    whole = OPS[op].torch(point)(*inputs)
+    expected = [whole, *torch.autograd.grad(whole, wanted, dloss)]
     for tensor, known in zip(found, expected, strict=True):
         torch.testing.assert_close(tensor, known, rtol=1e-10, atol=1e-15)
 

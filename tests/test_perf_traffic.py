@@ -36,19 +36,38 @@ def _rows(tmp_path: Path, arguments: str, code: int = 0) -> list[dict[str, str]]
 
 def test_ours_moves_the_least_possible_bytes(tmp_path: Path) -> None:
     arguments = "--shapes 5x1271 --dtypes bf16 --modes forward,backward,full --providers ours --check"
-    rows = _rows(tmp_path, f"kl_div softmax log_softmax {arguments}")
+    rows = _rows(tmp_path, f"kl_div softmax log_softmax pointwise {arguments}")
     assert {row["status"] for row in rows} == {"ok"}
     assert {(row["op"], row["variant"]) for row in rows} == {
         ("kl_div", "prob"),
         ("kl_div", "log"),
         ("softmax", ""),
         ("log_softmax", ""),
+        ("pointwise", "gelu"),
+        ("pointwise", "mul"),
     }
-    assert len(rows) == (2 * 2 + 2) * 3
+    assert len(rows) == (2 * 2 + 2 + 2) * 3
     for row in rows:
         extra = int(row["read"]) + int(row["written"]) - int(row["least_read"]) - int(row["least_written"])
         assert 0 <= extra < 1000
         assert 0 <= int(row["allocated"]) - int(row["least_allocated"]) < 1000
+
+
+def test_a_matrix_product_of_one_tile_reads_its_operands_once_and_of_two_tiles_one_of_them_twice(
+    tmp_path: Path,
+) -> None:
+    arguments = "matmul --shapes 41x50x60,41x100x60 --dtypes fp32 --modes forward --providers ours"
+    one, two = _rows(tmp_path, arguments)
+    assert [int(row["read"]) - int(row["least_read"]) for row in (one, two)] == [0, 41 * 60 * 4]
+    assert [int(row["written"]) - int(row["least_written"]) for row in (one, two)] == [0, 0]
+    assert int(one["least_read"]) == (41 + 50) * 60 * 4
+    _rows(tmp_path, f"{arguments} --check", code=1)
+
+
+def test_ops_of_hidden_states_are_not_counted_unless_shapes_are_given(tmp_path: Path) -> None:
+    found = _rows(tmp_path, "--dtypes fp32 --reductions mean --modes forward --providers compile")
+    assert {"softmax", "pointwise"} <= {row["op"] for row in found}
+    assert not {"matmul", "linear_distillation"} & {row["op"] for row in found}
 
 
 #: Bytes that may be moved about rows: of numbers, and of their chunks.
@@ -84,6 +103,7 @@ def test_two_launches_read_the_logits_again(tmp_path: Path) -> None:
     assert (_passes(rows["cross_entropy"], "read"), _passes(rows["cross_entropy"], "written")) == (2, 1)
     assert (_passes(rows["cross_entropyprob"], "read"), _passes(rows["cross_entropyprob"], "written")) == (4, 1)
     left_out = {"kl_divprob", "kl_divlog", "softmax", "log_softmax", "distillationtwo_line"}
+    left_out |= {"pointwisegelu", "pointwisemul"}
     assert {name for name, row in rows.items() if row["status"].startswith("skipped: ")} == left_out
 
 
@@ -125,12 +145,13 @@ def test_every_divergence_from_logits_moves_the_least_and_numbers_about_rows(tmp
     assert [row["variant"] for row in rows] == [variant for variant in variants for _ in range(2)]
 
 
-def test_lucid_torch_is_held_to_the_same_and_leaves_softmax_to_torch(tmp_path: Path) -> None:
+def test_lucid_torch_is_held_to_the_same_and_leaves_what_is_no_loss_to_torch(tmp_path: Path) -> None:
     arguments = "--shapes 5x1271 --dtypes bf16 --reductions mean --modes full --providers ours,lucid.torch --check"
     rows = _rows(tmp_path, arguments)
     theirs = {(row["op"], row["variant"]): row for row in rows if row["provider"] == "lucid.torch"}
     left_out = {key for key, row in theirs.items() if row["status"] != "ok"}
-    assert left_out == {("softmax", ""), ("log_softmax", ""), ("distillation", "two_line")}
+    softmax = {("softmax", ""), ("log_softmax", "")}
+    assert left_out == {*softmax, ("distillation", "two_line"), ("pointwise", "gelu"), ("pointwise", "mul")}
     for row in rows:
         other = theirs[(row["op"], row["variant"])]
         if other["status"] == "ok":

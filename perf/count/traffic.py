@@ -5,7 +5,9 @@ launch that reads its operands once and writes its results once, the least it ca
 every distinct byte needed read once, every byte of a result written once and allocated. The gradient of a loss of
 logits can be computed with the loss; an upstream gradient of 1, as that of a reduced loss is here, then moves nothing.
 
-There are no caches in these counts. Programs that wait for the others of a long row are taken not to wait in vain.
+There are no caches in these counts. Tiles of a matrix product read operands again: ops of shapes NxVxD are beyond the
+least, and are counted only where such a shape is given. Programs that wait for the others of a long row are taken not
+to wait in vain.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import torch
 import lucid.torch
 from perf.count import counting
 from perf.measure import cases, rows
-from perf.measure.ops import OPS, Point, UnsupportedError
+from perf.measure.op import Point, UnsupportedError
+from perf.measure.ops import OPS
 from perf.results import Row
 from triton_kernels.runtime import device_errors, launch, tile_configs
 

@@ -12,7 +12,8 @@ import sys
 import torch
 
 import triton_kernels as tk
-from perf.static.matrix import CALLS, Case
+from perf.static.matrix import Case
+from perf.static.matrix_ops import CALLS
 from triton_kernels.runtime import backend, launch, tile_configs
 
 #: Of those of the matrix, rows of one chunk and of several, neither a multiple of a tile; and sizes to leave out.

@@ -16,7 +16,8 @@ from torch.utils.benchmark import Timer
 
 from perf.environment import environment
 from perf.measure import cases
-from perf.measure.ops import OPS, Point
+from perf.measure.op import Point
+from perf.measure.ops import OPS
 
 COLUMNS = ("case", "n", "v", "dtype", "equal", "call_us", "replay_us", "status", "gpu", "commit")
 POINTS = [

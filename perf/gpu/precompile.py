@@ -17,7 +17,7 @@ import torch
 from perf.gpu import every_kernel, graphs, stress, tiles
 from perf.gpu.steps import STEPS
 from perf.measure import cases, overhead, rows, sweep
-from perf.measure.ops import Point, UnsupportedError
+from perf.measure.op import Point, UnsupportedError
 from triton_kernels.runtime import backend
 
 

@@ -58,7 +58,10 @@ _BOTH, _EACH = "forward,full", "forward,backward"
 #: Many rows, long and short and not aligned; and one.
 _LAUNCHES = "8192x32000,8192x128256,8192x32001,8192x128257,65536x1024,1x262144"
 _ODD = "${ROWS}x32001,${ROWS}x50257"  # rows that are not aligned: one column more than a multiple of 32, and GPT-2's
-_OVERHEAD = "--variants prob,log,forward_kl,js --modes forward,full --repeats 15"
+_OVERHEAD = (
+    "kl_div distillation softmax cross_entropy pointwise matmul --shapes 64x1000,64x1000x64 "
+    "--variants prob,log,forward_kl,js,gelu,mul --modes forward,full --repeats 15"
+)
 
 STEPS = {
     "wheels": Step(40, "$PYTHON -m perf.gpu.install $BUNDLE/wheels $SITE", "$BUNDLE/wheels"),
@@ -78,11 +81,10 @@ STEPS = {
     "sweep-odd": Step(45, _sweep(f"kl_div distillation cross_entropy softmax {_SOME}", _ODD, _BOTH)),
     "sweep-compile": Step(60, _sweep(f"distillation cross_entropy {_JS}", "$SHAPE", _BOTH, "ours,compile")),
     "sweep-compile-kl": Step(30, _sweep(_KL, "$SHAPE", _EACH, "ours,compile")),
+    "sweep-facade": Step(45, _sweep("matmul pointwise", "matmul,$SHAPE", _EACH, "ours,torch", "bf16,fp32")),
     "sweep-fp32": Step(50, _sweep(f"distillation cross_entropy {_JS}", "$SHAPE", _BOTH, dtypes="fp32")),
     "sweep-fp32-kl": Step(30, _sweep(f"softmax {_KL}", "$SHAPE", _EACH, dtypes="fp32")),
-    "overhead": Step(
-        45, f"$PYTHON -m perf overhead kl_div distillation softmax cross_entropy {_OVERHEAD} --csv $OUT/overhead.csv"
-    ),
+    "overhead": Step(55, f"$PYTHON -m perf overhead {_OVERHEAD} --csv $OUT/overhead.csv"),
     "graphs": Step(25, "$PYTHON -m perf.gpu.graphs $OUT/graphs.csv"),
     "dram": Step(130, "$PYTHON -m perf.gpu.dram $OUT/dram.csv $SHAPE", "ncu"),
     "memcheck": _sanitizer("memcheck"),

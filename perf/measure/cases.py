@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import lucid
-from perf.measure.ops import OPS, Costs, Point
+from perf.measure.op import Costs, Point
+from perf.measure.ops import OPS
 from triton_kernels.devtools.cost import Cost
 
 MODES = ("forward", "backward", "full")

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 import lucid.torch
 from perf import results
 from perf.measure import rows
-from perf.measure.ops import OPS, Point
+from perf.measure.op import Point
+from perf.measure.ops import OPS
 from perf.results import DTYPES, UsageError
 
 #: Losses by op and variant, and those with options of their own.

@@ -1,4 +1,4 @@
-"""The ops that are measured: `OPS`. Adding one is adding a subclass of `Op`.
+"""The ops that are measured: `OPS`, and those that are no loss. Adding one is adding a subclass of `Op`.
 
 It says how inputs are made, the expression in torch that is its truth and its rival, the least that must be moved, and
 how each provider is called. Everything else (modes, timing, counting, checking, tables) is the same for all.
@@ -6,200 +6,48 @@ how each provider is called. Everything else (modes, timing, counting, checking,
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as torch_functional
 import triton
 from torch import Tensor
 
-import lucid.nn.functional as lucid_functional
 import lucid.torch
+from perf.measure.losses import CrossEntropy, Distillation, KLDiv, LinearDistillation
+from perf.measure.op import Costs, Function, Op, Point, UnsupportedError, in_backward, normal
 from triton_kernels.devtools import cost
 from triton_kernels.devtools.cost import Cost
 
-Function = Callable[..., Any]
 
-#: By mode.
-Costs = dict[str, Cost]
-
-BETA = 0.5
-
-#: What generalized JSDs of other libraries call a divergence.
-BETAS = {"forward_kl": 0.0, "two_line": 0.0, "reverse_kl": 1.0, "js": BETA}
-
-
-class UnsupportedError(Exception):
-    """Why a provider does not take a point; its row is skipped with this reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """An op on inputs of n rows and v columns; or on hidden states of n rows, and weights of v rows, of d features."""
-
-    op: str
-    variant: str
-    n: int
-    v: int
-    dtype: torch.dtype
-    reduction: Any  # a word that the op takes
-    d: int = 0
-
-
-class Op:
-    """An entry of the registry; its defaults are those of losses of rows of logits.
-
-    `inputs` makes so many of the n rows of each input, and `parameters` of the v rows of each weight, which follow the
-    inputs; floating ones are converted to the point's dtype afterwards. `costs` are the least of each mode, from
-    tensors of the meta device. `call` gives the function of the inputs in a namespace of functions like
-    lucid.nn.functional; it and those of other providers raise an `UnsupportedError` where there is none. `statistics`
-    are bytes that ours may write and read about rows and their chunks.
-    """
-
-    variants: tuple[str, ...] = ("",)
-    reductions: tuple[str, ...] = ("none", "mean", "sum", "batchmean")
-    #: The most launches that ours may make, by mode.
-    launches: ClassVar[dict[str, int]] = {"forward": 4, "backward": 1, "full": 9}
-    #: Providers and variants that need inputs of their own: those that write to them, or are fused only then.
-    private: tuple[str, ...] = ()
-    #: Whether it takes hidden states and weights, and points have features.
-    from_hidden = False
-    #: Indices of the inputs and weights that get a gradient, an input's first.
-    differentiated: tuple[int, ...] = (0,)
-    #: What a sweep runs where it is not told.
-    sweep: ClassVar[dict[str, str]] = {
-        "shapes": "target,512x4096",
-        "dtypes": "bf16,fp32",
-        "modes": "forward,backward,full",
-        "providers": "ours,torch,compile,liger",
-    }
-
-    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        raise NotImplementedError
-
-    def parameters(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return ()
-
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        raise NotImplementedError
-
-    def call(self, point: Point, namespace: Any) -> Function:
-        raise NotImplementedError
-
-    def in_forward(self, point: Point) -> bool:
-        """Whether ours computes the gradient with the loss."""
-        return False
-
-    def torch(self, point: Point) -> Function:
-        """The expression in torch; of one dtype throughout."""
-        return self.call(point, torch_functional)
-
-    def liger(self, point: Point) -> Function:
-        raise UnsupportedError(f"Liger has no {point.op}")
-
-    def trl(self, point: Point) -> Function:
-        raise UnsupportedError(f"TRL has no {point.op}")
-
-    def products(self, point: Point) -> Function:
-        """Its matrix products alone, whose result is no loss and is not compared with the truth."""
-        raise UnsupportedError(f"{point.op} has no matrix products")
-
-    def elements(self, point: Point) -> int:
-        """What a reduction "mean" divides by."""
-        return point.n
-
-    def statistics(self, point: Point, mode: str) -> int:
-        # Chunks are of at least so many columns; where programs of a row meet, each reads the statistics of all chunks.
-        size, columns = (8, 512) if point.dtype is torch.float64 else (4, 4096)
-        chunks = triton.cdiv(point.v, columns)
-        meeting = chunks * chunks if mode != "backward" and chunks > 1 else 0
-        return point.n * size * (16 * (chunks + (mode != "backward")) + 8 * meeting)
-
-    def function(self, provider: str, point: Point) -> Function:
-        """A provider's function of the inputs."""
-        if provider in ("ours", "lucid.torch"):
-            return self.call(point, lucid_functional if provider == "ours" else lucid.torch)
-        if provider == "two-launches":
-            if not self.in_forward(point):
-                raise UnsupportedError("its gradient takes a launch of its own in any case")
-            return lucid.torch.gradient_in_forward(False)(self.call(point, lucid.torch))
-        if provider == "torch":
-            return self.torch(point)
-        if provider == "compile":
-            # Dynamo counts recompilations by code object, over all points, and would fall back to eager mode.
-            torch.compiler.reset()
-            return torch.compile(self.torch(point), dynamic=False, fullgraph=True)
-        if provider in ("trl", "products"):
-            return self.trl(point) if provider == "trl" else self.products(point)
-        if importlib.util.find_spec("liger_kernel") is None:
-            raise UnsupportedError('liger-kernel is not installed: pip install ".[perf]"')
-        if point.dtype is torch.float64:
-            raise UnsupportedError(f"Liger's {point.op} calculates in float32")
-        return self.liger(point)
-
-
-def _in_backward(forward: Cost, backward: Cost) -> Costs:
-    """Costs where the gradient is computed in backward: a loss in between keeps the two apart."""
-    return {"forward": forward, "backward": backward, "full": forward + backward}
-
-
-def _in_forward(forward: Cost, with_gradient: Cost, x: Tensor, dloss: Tensor) -> Costs:
-    """Costs where it may be computed with the loss, for an upstream gradient of 1, which that of a reduced loss is."""
-    backward = cost.scale_gradient(x, dloss, one=not dloss.dim())
-    return {"forward": forward, "backward": backward, "full": with_gradient + backward}
-
-
-class KLDiv(Op):
-    """Pointwise KL divergence from log-probabilities; the target holds probabilities or their logarithms."""
-
-    variants = ("prob", "log")
-    launches: ClassVar = {"forward": 2, "backward": 1, "full": 3}
-
-    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        x, target = (_normal(point, rows, generator).log_softmax(-1) for _ in range(2))
-        return x, target if point.variant == "log" else target.exp()
-
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        backward = cost.kl_div_backward(x, y, dloss, log_target=point.variant == "log")
-        return _in_backward(cost.kl_div_forward(x, y, reduce=point.reduction != "none"), backward)
-
-    def call(self, point: Point, namespace: Any) -> Function:
-        return partial(namespace.kl_div, reduction=point.reduction, log_target=point.variant == "log")
-
-    def liger(self, point: Point) -> Function:
-        from liger_kernel.ops.kl_div import LigerKLDivLossFunction
-
-        if point.variant == "log" and point.dtype.itemsize == 2:
-            raise UnsupportedError("Liger's kl_div does not compile for log targets in 16 bits")
-        return lambda x, target: LigerKLDivLossFunction.apply(x, target, point.reduction, point.variant == "log")
-
-    def elements(self, point: Point) -> int:
-        return point.n * point.v
-
-    def statistics(self, point: Point, mode: str) -> int:
-        return 0
-
-
-class Softmax(Op):
-    """Softmax and log-softmax of rows, by the point's op."""
+class _NoLoss(Op):
+    """An op of the facade alone, that has a result of many elements."""
 
     reductions = ()
-    launches: ClassVar = {"forward": 2, "backward": 2, "full": 4}
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return (_normal(point, rows, generator),)
-
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        return _in_backward(cost.softmax_forward(x), cost.softmax_backward(x, dloss))
+        return (normal(point, rows, generator),)
 
     def call(self, point: Point, namespace: Any) -> Function:
         if namespace is lucid.torch:
             raise UnsupportedError(f"lucid.torch leaves {point.op} to torch")
+        return self.of(point, namespace)
+
+    def of(self, point: Point, namespace: Any) -> Function:
+        """The function of the inputs in lucid.nn.functional or torch.nn.functional."""
+        raise NotImplementedError
+
+
+class Softmax(_NoLoss):
+    """Softmax and log-softmax of rows, by the point's op."""
+
+    launches: ClassVar = {"forward": 2, "backward": 2, "full": 4}
+
+    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
+        return in_backward(cost.softmax_forward(x), cost.softmax_backward(x, dloss))
+
+    def of(self, point: Point, namespace: Any) -> Function:
         return partial(getattr(namespace, point.op), dim=-1)
 
     def liger(self, point: Point) -> Function:
@@ -218,221 +66,61 @@ class Softmax(Op):
         return 2 * point.n * size * 2 * chunks * (chunks + 1) if point.v > 2 * columns else 0
 
 
-class Distillation(Op):
-    """Divergences from rows of logits: ``distillation_loss``; without weights, mean is batchmean.
+class Pointwise(_NoLoss):
+    """An operation of each element: gelu of x, or the product of x and y; x gets a gradient."""
 
-    The variant ``two_line`` is forward KL as the documentation of KLDivLoss writes it, ``kl_div(log_softmax(student),
-    softmax(teacher))``, which lucid runs fused.
-    """
-
-    variants: tuple[str, ...] = ("forward_kl", "two_line", "reverse_kl", "js", "total_variation")
-    private: tuple[str, ...] = ("two_line",)
+    variants = ("gelu", "mul")
+    launches: ClassVar = {"forward": 1, "backward": 1, "full": 2}
+    sweep: ClassVar = Op.sweep | {"modes": "forward,backward", "providers": "ours,torch,compile"}
 
     def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Logits of a student that has learnt something of its teacher."""
-        teacher, noise = (_normal(point, rows, generator) for _ in range(2))
-        return 2 * teacher + noise, 3 * teacher
+        return tuple(normal(point, rows, generator) for _ in range(1 if point.variant == "gelu" else 2))
 
     def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        loss = partial(cost.divergence_forward, x, y, reduce=point.reduction != "none")
-        if self.in_forward(point):
-            return _in_forward(loss(), loss(gradient=True), x, dloss)
-        return _in_backward(loss(), cost.divergence_backward(x, y, dloss))
+        size = cost.distinct_bytes(x)
+        if point.variant == "mul":
+            return in_backward(Cost(2 * size, size, x.numel()), Cost(2 * size, size, x.numel()))
+        # x Φ(x), Φ(x) = (1 + erf(x / √2)) / 2; its derivative Φ(x) + x exp(−x² / 2) / √(2π), times dloss
+        return in_backward(Cost(size, size, 5 * x.numel()), Cost(2 * size, size, 11 * x.numel()))
 
-    def in_forward(self, point: Point) -> bool:
-        """A float16 gradient needs the scale of the upstream gradient."""
-        return point.dtype is not torch.float16
+    def of(self, point: Point, namespace: Any) -> Function:
+        function: Function = namespace.gelu if point.variant == "gelu" else lambda x, y: x * y
+        return function
 
-    def call(self, point: Point, namespace: Any) -> Function:
-        if point.variant != "two_line":
-            beta = {"beta": BETA} if point.variant == "js" else {}
-            return partial(namespace.distillation_loss, divergence=point.variant, reduction=point.reduction, **beta)
-        if namespace is lucid.torch:
-            raise UnsupportedError("the two-line form runs fused in lucid; lucid.torch has distillation_loss for it")
-        if point.reduction == "none":
-            raise UnsupportedError("the two-line form without a reduction is one number per element, not per row")
-        kl_div, log_softmax, softmax = namespace.kl_div, namespace.log_softmax, namespace.softmax
-        return lambda s, t: kl_div(log_softmax(s, -1), softmax(t, -1), reduction=point.reduction)
-
-    def torch(self, point: Point) -> Function:
-        if point.variant == "two_line":
-            return self.call(point, torch_functional)
-
-        def kl(log_q: Tensor, log_p: Tensor) -> Tensor:
-            return torch_functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-
-        def rows(s: Tensor, t: Tensor) -> Tensor:
-            log_q, log_p = s.log_softmax(-1), t.log_softmax(-1)
-            if point.variant == "js":
-                log_m = torch.logaddexp(log_p + math.log(BETA), log_q + math.log(1 - BETA))
-                return BETA * kl(log_m, log_p) + (1 - BETA) * kl(log_m, log_q)
-            if point.variant == "total_variation":
-                return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
-            return kl(log_p, log_q) if point.variant == "reverse_kl" else kl(log_q, log_p)
-
-        if point.reduction == "none":
-            return rows
-        scale = 1 if point.reduction == "sum" else 1 / point.n
-        if point.variant == "forward_kl":
-            sum_ = partial(torch_functional.kl_div, reduction="sum")
-            return lambda s, t: sum_(s.log_softmax(-1), t.softmax(-1)) * scale
-        return lambda s, t: rows(s, t).sum() * scale
-
-    def liger(self, point: Point) -> Function:
-        """Liger's JSD, whose ends are the two KL divergences."""
-        from liger_kernel.ops.jsd import LigerJSDFunction
-
-        if point.variant not in BETAS:
-            raise UnsupportedError(f"Liger has no {point.variant}")
-        if point.reduction not in ("mean", "batchmean") or (point.reduction, point.variant) == ("mean", "two_line"):
-            raise UnsupportedError("Liger's JSD divides by the number of rows")
-        beta = BETAS[point.variant]
-        return lambda s, t: LigerJSDFunction.apply(s.log_softmax(-1), t.log_softmax(-1), None, beta)
-
-    def elements(self, point: Point) -> int:
-        return point.n * (point.v if point.variant == "two_line" else 1)
+    def statistics(self, point: Point, mode: str) -> int:
+        return 0
 
 
-class LinearDistillation(Distillation):
-    """Divergences from hidden states and weights, ``linear_distillation_loss``; the student's get gradients.
+class Matmul(_NoLoss):
+    """x · weightᵀ, x of shape (n, d) and weight of (v, d); both get gradients."""
 
-    Inputs are the hidden states of student and teacher, (n, d), and their weights, (v, d), in this order.
-    """
-
-    variants = ("forward_kl",)
-    private = ()
     from_hidden = True
-    differentiated = (0, 2)
-    # The loss computes its gradients, so that backward has little to do. forward has the products of logits, full all.
+    differentiated = (0, 1)
+    launches: ClassVar = {"forward": 1, "backward": 2, "full": 3}
     sweep: ClassVar = {
-        "shapes": "linear",
-        "dtypes": "bf16",
-        "modes": "forward,full",
-        "providers": "lucid.torch,torch,compile,liger,trl,products",
+        "shapes": "matmul",
+        "dtypes": "bf16,fp32",
+        "modes": "forward,backward",
+        "providers": "ours,torch",
     }
 
-    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Hidden states of a student that has learnt something of its teacher."""
-        teacher, noise = (_normal(point, rows, generator) for _ in range(2))
-        return teacher + 0.3 * noise, teacher
-
     def parameters(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Weights that give logits of the size of those of `Distillation`."""
-        teacher, noise = (_normal(point, rows, generator) / math.sqrt(point.d) for _ in range(2))
-        return 2 * teacher + noise, 3 * teacher
+        return (normal(point, rows, generator) / math.sqrt(point.d),)
 
     def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        size, products = point.dtype.itemsize, 2 * point.n * point.v * point.d
-        layer = (point.n + point.v) * point.d * size
-        forward = Cost(2 * layer, dloss.numel() * size, 2 * products)
-        with_gradients = Cost(2 * layer, forward.written + layer, 4 * products)
-        if self.in_forward(point):
-            return _in_forward(forward, with_gradients, x, dloss)
-        return _in_backward(forward, Cost(2 * layer + dloss.numel() * size, layer, 4 * products))
+        operands, result = cost.distinct_bytes(x) + cost.distinct_bytes(y), cost.distinct_bytes(dloss)
+        products = 2 * point.n * point.v * point.d
+        return in_backward(Cost(operands, result, products), Cost(operands + result, operands, 2 * products))
 
-    def in_forward(self, point: Point) -> bool:
-        """A loss of each row computes its gradients in backward."""
-        return super().in_forward(point) and point.reduction != "none"
-
-    def call(self, point: Point, namespace: Any) -> Function:
-        loss = partial(namespace.linear_distillation_loss, divergence=point.variant, reduction=point.reduction)
-        return lambda s, t, s_weight, t_weight: loss(s, s_weight, t, t_weight)
-
-    def torch(self, point: Point) -> Function:
-        """That of logits, which two products give."""
-        of_logits = super().torch(point)
-        return lambda s, t, s_weight, t_weight: of_logits(s @ s_weight.t(), t @ t_weight.t())
-
-    def liger(self, point: Point) -> Function:
-        from liger_kernel.ops.fused_linear_jsd import LigerFusedLinearJSDFunction
-
-        if point.reduction not in ("mean", "batchmean"):
-            raise UnsupportedError("Liger's JSD divides by the number of rows")
-        loss, beta = LigerFusedLinearJSDFunction.apply, BETAS[point.variant]
-        return lambda s, t, s_weight, t_weight: loss(s, s_weight, t, t_weight, None, beta)
-
-    def trl(self, point: Point) -> Function:
-        """The function that TRL's trainer of distillation calls."""
-        try:
-            from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
-        except ImportError as reason:
-            raise UnsupportedError("trl is not installed, or has no chunked divergence") from reason
-
-        if point.dtype is torch.float64:
-            raise UnsupportedError("TRL's chunked divergence calculates in float32")
-        loss, beta = ChunkedDivergenceFunction.apply, BETAS[point.variant]
-        reduce: dict[str, Function] = {"none": torch.clone, "sum": torch.sum}
-        reduced = reduce.get(point.reduction, torch.mean)
-        return lambda s, t, s_weight, t_weight: reduced(loss(s, s_weight, None, t, t_weight, None, beta)[0])
+    def of(self, point: Point, namespace: Any) -> Function:
+        function: Function = namespace.linear
+        return function
 
     def products(self, point: Point) -> Function:
-        """Logits of student and teacher; backward, the student's logits take the place of their gradient."""
-        shape = (point.n,) if point.reduction == "none" else ()
-        return lambda *inputs: _Products.apply(*inputs, shape)
+        raise UnsupportedError("matmul is a matrix product: compare it with torch")
 
-
-class _Products(torch.autograd.Function):
-    """The products of a loss from hidden states; its result is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, t: Tensor, s_weight: Tensor, t_weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-        logits = torch.mm(s, s_weight.t())
-        torch.mm(t, t_weight.t())
-        ctx.save_for_backward(s, s_weight, logits)
-        return s.new_zeros(shape)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        s, s_weight, logits = ctx.saved_tensors
-        return torch.mm(logits, s_weight), None, torch.mm(logits.t(), s), None, None
-
-
-class CrossEntropy(Op):
-    """Cross-entropy of rows of logits with labels or, in the variant ``prob``, with class probabilities.
-
-    Every row has a label and no class has a weight, so mean and batchmean are the same.
-    """
-
-    variants = ("", "prob")
-    private = ("liger",)  # writes the gradient over the logits
-
-    def inputs(self, point: Point, rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        x = 3 * _normal(point, rows, generator)
-        if point.variant == "prob":
-            return x, _normal(point, rows, generator).softmax(-1)
-        return x, torch.randint(0, point.v, (rows,), generator=generator, device=generator.device)
-
-    def costs(self, point: Point, x: Tensor, y: Any, dloss: Tensor) -> Costs:
-        reduce = point.reduction != "none"
-        forward: Callable[..., cost.Cost] = cost.cross_entropy_forward
-        backward: Callable[..., cost.Cost] = cost.cross_entropy_backward
-        if point.variant:  # moves what a divergence moves
-            forward, backward = cost.divergence_forward, cost.divergence_backward
-        loss = partial(forward, x, y, reduce=reduce)
-        if self.in_forward(point):
-            return _in_forward(loss(), loss(gradient=True), x, dloss)
-        return _in_backward(loss(), backward(x, y, dloss))
-
-    def in_forward(self, point: Point) -> bool:
-        """Of float16, the gradient is computed in backward."""
-        return point.dtype is not torch.float16
-
-    def call(self, point: Point, namespace: Any) -> Function:
-        return partial(namespace.cross_entropy, reduction=point.reduction.removeprefix("batch"))
-
-    def liger(self, point: Point) -> Function:
-        from liger_kernel.ops.cross_entropy import LigerCrossEntropyFunction
-
-        if point.variant:
-            raise UnsupportedError("Liger's cross_entropy takes labels, not class probabilities")
-        if point.reduction == "none":
-            raise UnsupportedError("Liger's cross_entropy without a reduction has no gradient of its own for each row")
-        options = (None, -100, 0.0, 0.0, point.reduction.removeprefix("batch"))
-        return lambda x, target: LigerCrossEntropyFunction.apply(x, target, *options)[0]
-
-
-def _normal(point: Point, rows: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(rows, point.d or point.v, generator=generator, device=generator.device)
+    def statistics(self, point: Point, mode: str) -> int:
+        return 0
 
 
 OPS: dict[str, Op] = {
@@ -442,4 +130,6 @@ OPS: dict[str, Op] = {
     "distillation": Distillation(),
     "linear_distillation": LinearDistillation(),
     "cross_entropy": CrossEntropy(),
+    "pointwise": Pointwise(),
+    "matmul": Matmul(),
 }

@@ -22,7 +22,7 @@ import torch
 from perf import results
 from perf.count import counting, traffic
 from perf.measure import cases, rows, timing
-from perf.measure.ops import Point
+from perf.measure.op import Point
 from perf.results import Row
 from triton_kernels.runtime import tile_configs
 

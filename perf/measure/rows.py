@@ -13,7 +13,8 @@ import torch
 from perf import results
 from perf.environment import environment
 from perf.measure.cases import MODES, quiet
-from perf.measure.ops import OPS, Point, UnsupportedError
+from perf.measure.op import Point, UnsupportedError
+from perf.measure.ops import OPS
 from perf.results import DTYPES, PROVIDERS, Row, UsageError, number_text
 
 #: Those that are held to what is promised of our kernels, and all that launch them.

@@ -10,8 +10,10 @@ GB/s are the least possible bytes, the same for every provider, over the time; t
 copy reads and writes a second in the same run. Memory is what a step needs beyond its inputs. The error is the largest,
 as a fraction of what arithmetic wholly in the dtype of the inputs may lose.
 
-linear_distillation, from hidden states and weights, has shapes NxVxD. Arithmetic bounds it, so it has no roofline; it
-is compared with `products`, its matrix products alone: the two of logits in the mode forward, all four in full.
+linear_distillation and matmul, of hidden states and weights, have shapes NxVxD. Arithmetic bounds them, so they have no
+roofline. linear_distillation is compared with `products`, its matrix products alone: the two of logits in the mode
+forward, all four in full. matmul, (N, D) times the transpose of (V, D), is compared with torch's own, which is cuBLAS;
+backward has two products. float32 products are of float32 operands, not tf32, for both.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 
 from perf.measure import cases, rows
-from perf.measure.ops import Point, UnsupportedError
+from perf.measure.op import Point, UnsupportedError
 from perf.measure.timing import Gpu
 from perf.results import Row
 

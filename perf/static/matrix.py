@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -345,88 +346,63 @@ def softmax_backward(case: Case) -> None:
     tk.softmax_backward(case.tensor("y"), case.tensor("dy"), case["dim"] % len(case.shape), log=case["log"])
 
 
-UNARY = ("neg", "exp", "log", "sqrt", "abs", "sign", "tanh", "relu")
-COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-INTEGER_OPS = ("add", "sub", "mul", "pow", "where", *COMPARISONS, "neg", "abs", "sign", "relu")
-FLOAT_OPS = (*UNARY, "add", "sub", "mul", "div", "pow", "tanh_grad", "relu_grad", *COMPARISONS, "where")
-OPERANDS: Factors = {"b": ("dense", "transposed", "row", "column", "number"), "number": (None, 0, 1)}
-OF_INTEGERS: Factors = {"shape": ["odd"], "op": INTEGER_OPS, "a": (*FEW, "number"), "b": ["dense"]}
-OF_INTEGERS |= {"a_dtype": (*INTEGERS, torch.int8, torch.int16, torch.bool), "b_dtype": (*INTEGERS, torch.bool)}
-
-
-@calls(
-    {"shape": ALL, "op": FLOAT_OPS, "a": BROADCAST, **OPERANDS, "a_dtype": FLOATS}
-    | {"b_dtype": (*FLOATS, torch.int64, torch.bool)},
-    {"op": (*COMPARISONS, "where", "add", "div", "pow"), "a_dtype": WIDE, "b_dtype": [torch.float32]},
-    *({name: [value] for name, value in case.items()} for case in pairwise(OF_INTEGERS | {"number": (None, 0, 1)})),
-)
-def pointwise(case: Case) -> None:
-    """Operations as the facade asks for them: of tensors of two dtypes, or of a tensor and a number."""
-    op, first, second = case["op"], case.tensor("a"), case.tensor("b")
-    operands: list[Any] = [first] if op in UNARY else [first, second]
-    if case["number"] is not None and len(operands) == 2:
-        operands[case["number"]] = 2
-    dtypes = [operand.dtype for operand in operands if isinstance(operand, torch.Tensor)]
-    dtype = functools.reduce(torch.promote_types, dtypes)
-    if op in ("exp", "log", "sqrt", "tanh", "div", "tanh_grad", "relu_grad") and not dtype.is_floating_point:
-        dtype = torch.float32
-    compute = torch.int32 if dtype is torch.bool else None
-    if op in COMPARISONS:
-        compute = launch.compute_dtype(dtype) if dtype.is_floating_point else torch.int64
-    if op == "where":
-        operands = [tensor(case.shape, case["b"], torch.bool), *operands]
-    tk.pointwise(op, *operands, dtype=torch.bool if op in COMPARISONS else dtype, compute=compute)
-
-
-@calls(
-    {"shape": ALL, "x": LAYOUTS, "x_dtype": (*FLOATS, torch.int64, torch.bool), "dtype": (None, *FLOATS)}
-    | {"dims": (slice(None), slice(1), slice(-1, None), slice(0), slice(None, None, 2))},
-    {"shape": [*WIDTHS], "x_dtype": WIDE, "dims": [slice(-1, None)]},
-)
-def sum_(case: Case) -> None:
-    dtype = case["dtype"] if case["x_dtype"].is_floating_point else None
-    tk.sum(case.tensor("x"), range(len(case.shape))[case["dims"]], dtype=dtype)
-
-
-@calls(
-    {"m": (1, 33, 4096), "n": (1, 70, 4096), "k": (1, 45, 4096), "a": LAYOUTS, "b": LAYOUTS}
-    | {"bias": (None, "dense", "strided"), "dtype": FLOATS, "out": (None, *FEW), "out_dtype": FLOATS}
-)
-def matmul(case: Case) -> None:
-    """Added to what is there, where `out` is strided."""
-    m, n, k = (case[name] for name in "mnk")
-    operands = case.tensor("a", (m, k)), case.tensor("b", (k, n)), case.tensor("bias", (n,))
-    tk.matmul(*operands, out=case.tensor("out", (m, n)), accumulate=case["out"] == "strided")
-
-
-EMBEDDING: Factors = {"width": (1, 4, 33, 1024), "dtype": FLOATS, "of_dtype": INTEGERS}
-
-
-@calls(EMBEDDING | {"table": LAYOUTS, "of": FEW})
-def embedding_forward(case: Case) -> None:
-    tk.embedding_forward(case.tensor("of", (50,)), case.tensor("table", (97, case["width"])))
-
-
-@calls(EMBEDDING | {"dout": LAYOUTS, "tokens": (50, 8192), "rows": (97, 50304), "of": ["dense"]})
-def embedding_backward(case: Case) -> None:
-    tokens = case["tokens"]
-    tk.embedding_backward(case.tensor("of", (tokens,)), case.tensor("dout", (tokens, case["width"])), case["rows"])
-
-
 OPTIMIZER: Factors = {"shape": ALL, "param": LAYOUTS, "grad": LAYOUTS, "dtype": FLOATS}
 
 
-@calls(OPTIMIZER | {"momentum": (0.0, 0.9), "nesterov": BOOL})
+@calls(OPTIMIZER | {"momentum": (0.0, 0.9), "dampening": (0.0, 0.5), "nesterov": BOOL, "maximize": BOOL, "skips": BOOL})
 def sgd_step(case: Case) -> None:
     param, momentum = case.tensor("param"), case["momentum"]
-    options = {"momentum": momentum, "nesterov": case["nesterov"] and momentum != 0, "lr": 0.1}
-    tk.sgd_step(param, case.tensor("grad"), _state(param) if momentum else None, **options)
+    dampening = case["dampening"] if momentum else 0.0
+    options = {"momentum": momentum, "nesterov": case["nesterov"] and momentum != 0 and not dampening, "lr": 0.1}
+    steps, found_inf = [torch.zeros(())] if dampening else None, torch.zeros(()) if case["skips"] else None
+    options |= {"dampening": dampening, "maximize": case["maximize"], "found_inf": found_inf}
+    tk.sgd_step([param], [case.tensor("grad")], [_state(param)] if momentum else None, steps, **options)
 
 
-@calls(OPTIMIZER)
+@calls(OPTIMIZER | {"amsgrad": BOOL, "decoupled": BOOL, "maximize": BOOL, "skips": BOOL})
 def adam_step(case: Case) -> None:
-    param, m, v = case.tensor("param"), *(_state(case.tensor("param")) for _ in range(2))
-    tk.adam_step(param, case.tensor("grad"), m, v, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+    param, *moments = case.tensor("param"), *(_state(case.tensor("param")) for _ in range(3 if case["amsgrad"] else 2))
+    tk.adam_step(
+        *([tensor] for tensor in (param, case.tensor("grad"), *moments)),
+        step=[torch.zeros(())],
+        lr=0.1,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        decoupled=case["decoupled"],
+        maximize=case["maximize"],
+        found_inf=torch.zeros(()) if case["skips"] else None,
+    )
+
+
+GRADIENT: Factors = {"shape": ALL, "grad": LAYOUTS, "dtype": FLOATS}
+
+
+@calls(GRADIENT | {"order": (1.0, 2.0, 3.0, math.inf)})
+def total_norm(case: Case) -> None:
+    tk.total_norm([case.tensor("grad")], case["order"])
+
+
+@calls(GRADIENT)
+def clip_by_norm(case: Case) -> None:
+    grad = case.tensor("grad")
+    tk.clip_by_norm([grad], torch.zeros((), dtype=launch.compute_dtype(grad.dtype)), 1.0)
+
+
+@calls(GRADIENT)
+def clip_by_value(case: Case) -> None:
+    tk.clip_by_value([case.tensor("grad")], 1.0)
+
+
+@calls(GRADIENT)
+def unscale(case: Case) -> None:
+    tk.unscale([case.tensor("grad")], torch.zeros(()), torch.zeros(()))
+
+
+@calls({"flags": (1, 3)})
+def update_scale(case: Case) -> None:
+    scale, tracker = torch.zeros(()), torch.zeros((), dtype=torch.int32)
+    options: dict[str, Any] = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    tk.update_scale(scale, tracker, torch.zeros(case["flags"]), **options)
 
 
 def _state(param: torch.Tensor) -> torch.Tensor:

@@ -11,21 +11,21 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from perf.static import worker
-from perf.static.matrix import CALLS
+from perf.static.matrix_ops import CALLS
 from triton_kernels.devtools import aot
 from triton_kernels.runtime import launch
 
 #: The target that every launch is compiled for; one in `OTHERS` is compiled for another, too.
 MAIN, OTHERS = "cuda:90", 4
 
-#: Tensors that kernels write over what they read.
-REWRITTEN = {"_sgd_kernel": ("param", "momentum_buffer"), "_adam_kernel": ("param", "exp_avg", "exp_avg_sq")}
-
 #: Kernels that add up or merge few numbers, where the width of accesses matters little.
-SMALL = ("_finalize_kernel", "_token_mean_kernel", "_token_sum_kernel")
+SMALL = ("_finalize_kernel", "_merge_kernel", "_token_mean_kernel", "_token_sum_kernel", "_update_scale_kernel")
 
 #: Bytes that ptxas may spill, as it does in a few of these launches with registers to spare; shipped variants have 0.
-FEW_BYTES = 24
+FEW_BYTES = 32
+
+#: Bytes of shared memory that a program may have, by target.
+SHARED = {"cuda:80": 163 * 1024, "cuda:90": 227 * 1024, "cuda:100": 227 * 1024, "hip:gfx942": 64 * 1024}
 
 
 def launches() -> Iterator[tuple[str, launch.Launch]]:
@@ -52,7 +52,7 @@ def faults(calls: Iterable[tuple[str, launch.Launch]], targets: Sequence[str] | 
     found = []
     for (description, target), report in zip(tasks, reports, strict=True):
         words, launched = distinct[description]
-        if fault := _fault(launched, report):
+        if fault := _fault(launched, report, target):
             found.append(f"{words}, {launched.kernel.__name__}, {target}: {fault}")
     print(f"{len(tasks)} launches compiled, {len(found)} of them with faults")
     return found
@@ -64,11 +64,13 @@ def some_targets(description: str) -> tuple[str, ...]:
     return (MAIN,) if number % OTHERS else (MAIN, others[number // OTHERS % len(others)])
 
 
-def _fault(launched: launch.Launch, report: dict[str, Any]) -> str:
+def _fault(launched: launch.Launch, report: dict[str, Any], target: str) -> str:
     if "error" in report:
         return str(report["error"])
     if report["spills"] > FEW_BYTES:
         return f"{report['spills']} bytes of spills with {report['registers']} registers"
+    if report["shared"] > SHARED[target]:
+        return f"{report['shared']} bytes of shared memory, at most {SHARED[target]} accepted"
     accesses = (*report["loads"].items(), *report["stores"].items())
     moved = sum(width * count for width, count in accesses if width >= 16)
     least = least_wide(launched)
@@ -89,7 +91,9 @@ def least_wide(launched: launch.Launch) -> int:
     full = [(name, t) for name, t in tensors if t.numel() > size // 2]  # teachers may have fewer columns
     tiles = launched.config.tiles
     elements = tiles.get("BLOCK", tiles.get("BLOCK_N", 1) * tiles.get("BLOCK_V", 0)) // (32 * launched.config.num_warps)
-    if launched.kernel.__name__ in SMALL:
+    # A merge of extremes of chunks; a table has addresses, not tensors.
+    merges, of_table = launched.args.get("index_ptr") is not None, "table_ptr" in launched.args
+    if launched.kernel.__name__ in SMALL or merges or of_table:
         return 0
     for _, t in full:
         if not t.is_contiguous() or t.data_ptr() % 16 or (t.shape or (1,))[-1] % 16 or elements * t.itemsize < 16:
@@ -100,5 +104,4 @@ def least_wide(launched: launch.Launch) -> int:
             return 0
         if name.endswith("column_strides") and value is not None and value[-1] != 1:
             return 0
-    twice = REWRITTEN.get(launched.kernel.__name__, ())
-    return sum(elements * t.itemsize * (2 if name.removesuffix("_ptr") in twice else 1) for name, t in full)
+    return sum(elements * t.itemsize for _, t in full)

@@ -173,6 +173,26 @@ def _soft_cross_entropy(dtype: str) -> Iterator[Variant]:
     yield variant("backward, a chunk of a long row, to both", partial(backward, dy_dtype=long.dtype), 4)
 
 
+def _products(dtype: str) -> Iterator[Variant]:
+    matrix = _empty(dtype, 4096, 4096)
+    for name, a, b in (
+        ("", matrix, matrix),
+        ("b transposed", matrix, matrix.t()),
+        ("a transposed", matrix.t(), matrix),
+    ):
+        yield Variant("matmul", dtype, name, partial(tk.matmul, a, b))
+    for columns in (64, 128):
+        variant = partial(Variant, "attention", dtype)
+        # heads in columns, as a linear layer leaves them
+        q, lse = _empty(dtype, 4, 4096, 16, columns).transpose(1, 2), _empty("fp32", 4, 16, 4096)
+        options = {"scale": 0.125, "causal": True}
+        backward = partial(tk.attention_backward, q, q, q, q, lse, q, **options)
+        name = f"heads of {columns}"
+        yield variant(f"forward, {name}", partial(tk.attention_forward, q, q, q, **options))
+        yield variant(f"backward, {name}, to queries", backward)
+        yield variant(f"backward, {name}, to keys and values", backward, number=1)
+
+
 def _others(dtype: str) -> Iterator[Variant]:
     """What the facade needs beside the losses."""
     x, matrix, losses = _empty(dtype, 2**24), _empty(dtype, 4096, 4096), _empty("fp32", 65536)
@@ -180,21 +200,43 @@ def _others(dtype: str) -> Iterator[Variant]:
     indices = torch.empty(8192, dtype=torch.int64, device="meta")
     state = x.to(launch.compute_dtype(x.dtype))
     mean = partial(tk.token_mean, losses, weights=losses)
-    for op, count in (("add", 2), ("mul", 2), ("div", 2), ("exp", 1), ("log", 1), ("tanh", 1), ("where", 3)):
+    pointwise = (("add", 2), ("mul", 2), ("div", 2), ("exp", 1), ("log", 1), ("tanh", 1), ("gelu", 1), ("gelu_grad", 2))
+    for op, count in (*pointwise, ("where", 3)):
         call = partial(tk.pointwise, op, *[x] * count, dtype=x.dtype)
         yield Variant("pointwise", dtype, op, call, count + 1)
     yield Variant("sum", dtype, "rows", partial(tk.sum, matrix, [1]))
     yield Variant("sum", dtype, "columns", partial(tk.sum, matrix, [0]))
+    reductions: dict[str, Callable[..., Any]] = {"max": tk.extreme, "argmax": tk.extreme_index, "prod": tk.prod}
+    for name, reduction in reductions.items():
+        yield Variant(name, dtype, "rows", partial(reduction, matrix, [1]))
+    for name, fill in (("uniform", tk.random.fill_uniform), ("normal", tk.random.fill_normal)):
+        yield Variant(name, dtype, "", partial(fill, x, 0, 0), 1)
+    integers = torch.empty(2**24, dtype=torch.int64, device="meta")
+    yield Variant("randint", dtype, "int64", partial(tk.random.fill_randint, integers, 0, 0, 0, 100))
+    yield Variant("dropout", dtype, "", partial(tk.random.dropout, x, 0.1, 1 / 0.9, 0, 0), 2)
     yield Variant("finalize", dtype, "", partial(tk.kl_div_forward, x, x), number=1)
     yield Variant("token_weights", dtype, "", partial(tk.token_weights, losses[:, None], weight=losses))
     yield Variant("token_mean", dtype, "a part", mean)
     yield Variant("token_mean", dtype, "all", mean, number=1)
-    yield Variant("matmul", dtype, "", partial(tk.matmul, matrix, matrix))
     yield Variant("embedding", dtype, "forward", partial(tk.embedding_forward, indices, table))
     yield Variant("embedding", dtype, "backward", partial(tk.embedding_backward, indices, gradient, 50304))
     yield Variant("sgd", dtype, "momentum", partial(tk.sgd_step, x, x, state, lr=0.1, momentum=0.9))
     adam = partial(tk.adam_step, x, x, state, state, step=1, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
     yield Variant("adam", dtype, "", adam)
+    hidden, row, column = _empty(dtype, 8192, 4096), _empty("fp32", 8192), _empty(dtype, 4096)
+    normalize = partial(tk.normalize_backward, hidden, hidden, column, None, row, columns=4096)
+    forward = partial(tk.normalize_forward, hidden, column, None, columns=4096, eps=1e-5, centred=False)
+    yield Variant("rms_norm", dtype, "forward", forward)
+    yield Variant("rms_norm", dtype, "backward", partial(normalize, to_weight=True, to_bias=False))
+    norm, scalar = partial(tk.total_norm, [x]), _empty("fp32")
+    yield Variant("gradient_norm", dtype, "a part", norm)
+    yield Variant("gradient_norm", dtype, "all", norm, number=1)
+    yield Variant("clip_by_norm", dtype, "", partial(tk.clip_by_norm, [x], scalar, 1.0))
+    yield Variant("clip_by_value", dtype, "", partial(tk.clip_by_value, [x], 1.0))
+    yield Variant("unscale", dtype, "", partial(tk.unscale, [x], scalar, scalar))
+    options: dict[str, Any] = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    tracker = scalar.to(torch.int32)
+    yield Variant("update_scale", dtype, "", partial(tk.update_scale, scalar, tracker, _empty("fp32", 2), **options))
 
 
 def variants() -> list[Variant]:
@@ -204,5 +246,5 @@ def variants() -> list[Variant]:
     for divergence in ("forward_kl", "reverse_kl", "js", "total_variation"):
         made += [_distillation(dtype, divergence) for dtype in MAIN]
     made += [_cross_entropy(dtype) for dtype in MAIN] + [_soft_cross_entropy(dtype) for dtype in MAIN]
-    made += [_scale_gradient(dtype) for dtype in MAIN]
+    made += [_scale_gradient(dtype) for dtype in MAIN] + [_products(dtype) for dtype in MAIN]
     return [variant for kind in (*made, _others("fp32")) for variant in kind]
