@@ -16,11 +16,18 @@ Examples
 """
 
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from lucid import _namesakes as _namesakes  # isort: split
 
-from lucid import autograd, nn, ops, optim
-from lucid._flags import check_values, gradient_in_forward
+from lucid import amp, autograd, nn, ops, optim, random
+from lucid._docs import left_out
+from lucid._flags import (
+    check_values,
+    get_float32_matmul_precision,
+    gradient_in_forward,
+    set_float32_matmul_precision,
+)
 from lucid._lazy import fusion
 from lucid.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from lucid.device import device, get_default_device, set_default_device
@@ -41,6 +48,7 @@ from lucid.dtype import (
     int64,
     long,
     short,
+    uint8,
 )
 from lucid.factories import (
     arange,
@@ -53,14 +61,49 @@ from lucid.factories import (
     full_like,
     ones,
     ones_like,
-    rand,
-    randn,
     tensor,
     zeros,
     zeros_like,
 )
-from lucid.ops import abs, exp, log, matmul, sqrt, tanh, where
-from lucid.random import manual_seed
+from lucid.ops import (
+    all,
+    amax,
+    amin,
+    any,
+    argmax,
+    argmin,
+    bmm,
+    logsumexp,
+    matmul,
+    max,
+    mean,
+    min,
+    norm,
+    pow,
+    prod,
+    std,
+    sum,
+    var,
+)
+from lucid.ops.arithmetic import *  # noqa: F403
+from lucid.ops.indexing import flip, gather
+from lucid.ops.joining import *  # noqa: F403
+from lucid.ops.memory import flatten, permute, reshape, squeeze, transpose, unsqueeze
+from lucid.random import (
+    bernoulli,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    seed,
+    set_rng_state,
+)
+from lucid.serialization import load, save
 from lucid.tensor import Tensor, eval
 
 set_default_device(ops.memory.kernel_device())
@@ -72,11 +115,21 @@ except metadata.PackageNotFoundError:  # used from a source tree that was never 
 del metadata
 
 __all__ = [
+    *ops.arithmetic.__all__,
+    *ops.joining.__all__,
     "Tensor",
-    "abs",
+    "all",
+    "amax",
+    "amin",
+    "amp",
+    "any",
     "arange",
+    "argmax",
+    "argmin",
     "autograd",
+    "bernoulli",
     "bfloat16",
+    "bmm",
     "bool_",
     "check_values",
     "device",
@@ -86,7 +139,8 @@ __all__ = [
     "empty_like",
     "enable_grad",
     "eval",
-    "exp",
+    "flatten",
+    "flip",
     "float",
     "float16",
     "float32",
@@ -97,34 +151,60 @@ __all__ = [
     "full",
     "full_like",
     "fusion",
-    "gradient_in_forward",
+    "gather",
     "get_default_device",
+    "get_float32_matmul_precision",
+    "get_rng_state",
+    "gradient_in_forward",
     "half",
+    "initial_seed",
     "int",
-    "int8",
     "int16",
     "int32",
     "int64",
+    "int8",
     "is_grad_enabled",
-    "log",
+    "load",
+    "logsumexp",
     "long",
     "manual_seed",
     "matmul",
+    "max",
+    "mean",
+    "min",
     "nn",
     "no_grad",
+    "norm",
     "ones",
     "ones_like",
     "ops",
     "optim",
+    "permute",
+    "pow",
+    "prod",
     "rand",
+    "rand_like",
+    "randint",
     "randn",
+    "randn_like",
+    "random",
+    "randperm",
+    "reshape",
+    "save",
+    "seed",
     "set_default_device",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
+    "set_rng_state",
     "short",
-    "sqrt",
-    "tanh",
+    "squeeze",
+    "std",
+    "sum",
     "tensor",
-    "where",
+    "transpose",
+    "uint8",
+    "unsqueeze",
+    "var",
     "zeros",
     "zeros_like",
 ]
@@ -135,3 +215,7 @@ _SUBMODULES = ("torch", "typing")
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__", *(name for name in _SUBMODULES if name in globals())])
+
+
+if not TYPE_CHECKING:
+    __getattr__ = left_out(__name__)

@@ -66,7 +66,10 @@ def test_every_section_is_used() -> None:
 
 
 #: Public modules except lucid, whose `dir` also has the submodules that were imported.
-PUBLIC = (lucid.autograd, lucid.nn, functional, lucid.nn.init, lucid.ops, lucid.optim, lucid.torch, lucid.typing)
+PUBLIC = (
+    *(lucid.amp, lucid.autograd, lucid.nn, functional, lucid.nn.init, lucid.nn.utils, lucid.ops, lucid.optim),
+    *(lucid.torch, lucid.typing),
+)
 
 
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)

@@ -64,7 +64,7 @@ def test_nothing_in_lucid_imports_triton_tests_or_perf() -> None:
 #: From the top down: a module of lucid imports only modules of layers below its own.
 LAYERS = [
     ("lucid.torch",),
-    ("lucid.nn", "lucid.optim"),
+    ("lucid.amp", "lucid.nn", "lucid.optim", "lucid.random", "lucid.serialization"),
     ("lucid.ops",),
     ("lucid.autograd",),
     ("lucid.factories", "lucid.printing"),
@@ -74,12 +74,12 @@ LAYERS = [
         "lucid.device",
         "lucid.dtype",
         "lucid._flags",
+        "lucid._generator",
         "lucid._lazy",
         "lucid._hooks",
         "lucid._linear_args",
         "lucid._loss_args",
         "lucid._namesakes",
-        "lucid.random",
         "lucid._clobbered",
         "lucid.typing",
     ),
@@ -144,6 +144,16 @@ def test_every_package_folder_is_listed_for_installation() -> None:
 
 
 def test_public_names_exist() -> None:
-    for module in (lucid, lucid.nn, lucid.ops, lucid.optim, lucid.autograd, lucid.torch, triton_kernels):
+    for module in (
+        lucid,
+        lucid.amp,
+        lucid.nn,
+        lucid.nn.utils,
+        lucid.ops,
+        lucid.optim,
+        lucid.autograd,
+        lucid.torch,
+        triton_kernels,
+    ):
         missing = [name for name in module.__all__ if not hasattr(module, name)]
         assert not missing

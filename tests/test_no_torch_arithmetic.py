@@ -25,7 +25,16 @@ ALLOWED = {
     *("ones_like", "full", "full_like", "fill_", "zero_"),
     *("view", "_unsafe_view", "as_strided", "expand", "permute", "t", "transpose", "slice", "select", "unsqueeze"),
     *("squeeze", "detach", "alias", "set_", "_reshape_alias"),
-    *("index", "index_put_", "index_select", "cat", "masked_fill"),  # rows that are moved, or filled
+    *(
+        "index",
+        "index_put_",
+        "index_select",
+        "gather",
+        "flip",
+        "cat",
+        "masked_fill",
+    ),  # elements that are moved, or filled
+    *("arange", "nonzero"),  # their numbers
     *("clone", "copy_", "_to_copy", "lift_fresh", "_local_scalar_dense", "promote_types"),
     *("resolve_conj", "resolve_neg"),  # what `tolist` does first, to numbers that are neither
 }
