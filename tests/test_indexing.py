@@ -44,7 +44,7 @@ def as_torch(index: Any) -> Any:
 
 
 def numpy_oracle(x: np.ndarray, index: Any) -> np.ndarray:
-    """What NumPy reads, but for numbers beside integers, which are torch's and lucid's first."""
+    """What NumPy reads; a number beside an array of integers selects first, as in torch."""
     if index is INDICES["a number between"]:
         return x[:, 2][[0, 1], [3, 3]]
     return x[index]

@@ -126,8 +126,8 @@ def layer_norm(
 ) -> Tensor:
     r"""Layer normalization, (x − mean)/√(var + eps)·weight + bias, over the last dimensions.
 
-    (J. Ba, J. Kiros and G. Hinton, "Layer normalization", 2016.) Forward and backward are a launch each, but for the
-    sum of the parameters' gradients; the arithmetic is float32, or float64.
+    (J. Ba, J. Kiros and G. Hinton, "Layer normalization", 2016.) Forward and backward are one kernel each; further
+    launches sum the gradients of weight and bias. The arithmetic is float32, or float64.
 
     Parameters
     ----------
@@ -169,8 +169,8 @@ def rms_norm(
 ) -> Tensor:
     r"""Normalization by the root mean square, x/√(mean x² + eps)·weight, over the last dimensions.
 
-    (B. Zhang and R. Sennrich, "Root mean square layer normalization", 2019.) Forward and backward are a launch each,
-    but for the sum of the weight's gradient; the arithmetic is float32, or float64.
+    (B. Zhang and R. Sennrich, "Root mean square layer normalization", 2019.) Forward and backward are one kernel
+    each; a further launch sums the gradient of the weight. The arithmetic is float32, or float64.
 
     Parameters
     ----------

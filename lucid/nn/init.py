@@ -45,7 +45,7 @@ Mode = Literal["fan_in", "fan_out"]
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """Return the recommended factor on the standard deviation of a layer's weights before an activation.
+    """Return the recommended gain of an activation, a factor on the standard deviation of weights.
 
     1 for 'linear' and 'sigmoid', 5/3 for 'tanh', √2 for 'relu', 3/4 for 'selu', √(2 / (1 + a²)) for
     'leaky_relu' of negative slope a (He et al. 2015, "Delving deep into rectifiers", eq. 15).
@@ -284,7 +284,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: Mode = "fan_in", nonlin
     tensor : Tensor
         Floating, (out, in) or (out, in, ...), as for `xavier_uniform_`.
     a : float
-        Negative slope of 'leaky_relu'; not looked at for other activations, as in torch.
+        Negative slope of 'leaky_relu'; ignored for other activations, as in torch.
     mode : {'fan_in', 'fan_out'}
         Which fan: 'fan_in' keeps variances in the forward pass, 'fan_out' in the backward pass.
     nonlinearity : str

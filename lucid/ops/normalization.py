@@ -9,7 +9,7 @@ import triton_kernels as tk
 from lucid.autograd import is_grad_enabled
 from lucid.autograd.function import Function
 from lucid.ops.arithmetic import add, mul, rsqrt, square, sub
-from lucid.ops.memory import reshape, to
+from lucid.ops.memory import clone
 from lucid.ops.reduction import mean, sum_to
 from lucid.tensor import Tensor
 
@@ -70,5 +70,5 @@ def _gradients(
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float, *, centred: bool) -> Tensor:
     """Normalize x over its last `dims` dimensions; weight and bias have their shape."""
     if not x.numel():
-        return reshape(to(x, None, None), x.shape)
+        return clone(x)
     return Normalization.apply(x, weight, bias, dims, eps, centred)
