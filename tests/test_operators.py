@@ -71,7 +71,16 @@ def test_a_float_power_is_rounded_once(name: str) -> None:
     [
         *((0.0, 0.0), (0.0, 2.0), (0.0, -1.0), (-2.0, 3.0), (-2.0, -2.0), (-8.0, 1 / 3), (math.inf, 0.0)),
         *((math.nan, 0.0), (1.0, math.nan), (math.nan, 1.0), (2.0, 2000.0), (2.0, -2000.0), (-1.0, 1001.0)),
-        (-math.inf, 3.0),
+        *(
+            (-math.inf, 3.0),
+            (-math.inf, 1.5),
+            (-math.inf, -0.5),
+            (-0.0, -1.0),
+            (-0.0, 0.5),
+            (-0.0, 3.0),
+            (-1.0, math.inf),
+        ),
+        *((-2.0, math.inf), (-2.0, math.nan), (0.5, -math.inf), (-3.0, 1e300)),
     ],
 )
 def test_powers_of_special_numbers_are_torchs(base: float, exponent: float) -> None:
@@ -80,6 +89,7 @@ def test_powers_of_special_numbers_are_torchs(base: float, exponent: float) -> N
     results.append(lucid.tensor([base], dtype="float64") ** lucid.tensor([exponent], dtype="float64"))
     for result in results:
         np.testing.assert_allclose(result.numpy(), expected.numpy(), rtol=1e-13)
+        assert expected.isnan() or np.signbit(result.numpy()) == np.signbit(expected.numpy())
 
 
 @pytest.mark.parametrize("name", ["int8", "int16", "int32", "int64", "bool_"])

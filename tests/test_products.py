@@ -41,6 +41,36 @@ def test_the_gradient_of_an_embedding_is_bitwise_the_same_from_run_to_run() -> N
     assert torch.equal(first, second)
 
 
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("rows", [30, 500])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_values_that_are_not_finite_reach_the_row_of_their_index_alone(dtype: torch.dtype, rows: int) -> None:
+    indices, dout = torch.randint(0, 30, (200,)), torch.randn(200, 3).to(dtype)
+    dout[10], dout[20], dout[30] = torch.tensor([[np.inf, -np.inf, np.nan]] * 3).to(dtype)
+    dout[40, 0], dout[41, 0], dout[42, 0] = np.nan, np.inf, -np.inf
+    indices[[10, 20, 30, 40, 41]] = torch.tensor([1, 2, 2, 3, 3])
+    indices[[42, 43]] = 1  # beside an infinity of the other sign
+    truth = np.zeros((rows, 3))
+    with np.errstate(invalid="ignore"):
+        np.add.at(truth, indices.numpy(), exact(dout))
+    found = exact(tk.embedding_backward(indices.to(DEVICE), dout.to(DEVICE), rows))
+    for kind in (np.isnan, np.isposinf, np.isneginf):
+        np.testing.assert_array_equal(kind(found), kind(truth))
+        assert kind(truth).sum() < 5
+
+
+def test_a_pointwise_result_may_be_written_over_an_operand() -> None:
+    x, y = torch.randn(5, 70).to(DEVICE), torch.randn(5, 70).to(DEVICE)
+    expected = tk.pointwise("add", x, y, dtype=x.dtype)
+    for _ in range(3):  # the third is replayed
+        a = x.clone()
+        assert tk.pointwise("add", a, y, dtype=a.dtype, out=a) is a
+        assert torch.equal(a, expected)
+    for bad in (x.t().contiguous().t(), x.double(), x[:, :1]):
+        with pytest.raises(ValueError, match=r"^out and operands must be contiguous, of shape \(5, 70\), and out of"):
+            tk.pointwise("add", x, y, dtype=x.dtype, out=bad)
+
+
 @pytest.mark.parametrize("bad", [10, 99, -1])
 def test_an_index_outside_the_table_is_named_with_the_rows_there_are(bad: int) -> None:
     layer = nn.Embedding(10, 4)

@@ -63,10 +63,13 @@ def _pow(a, b):
     # In float64, because the rounding error of log a is multiplied by b.
     base, exponent = a.to(tl.float64), b.to(tl.float64)
     magnitude = tl.exp(exponent * tl.log(tl.abs(base)))
-    half = exponent * 0.5
-    signed = tl.where((base < 0) & (half != tl.floor(half)), -magnitude, magnitude)
-    real = tl.where((base < 0) & (exponent != tl.floor(exponent)), float("nan"), signed)
-    return tl.where((exponent == 0) | (base == 1), 1.0, real)
+    whole = exponent == tl.floor(exponent)
+    odd = whole & (exponent * 0.5 != tl.floor(exponent * 0.5))
+    negative = base.to(tl.int64, bitcast=True) < 0  # -0, too
+    y = tl.where(negative & odd, magnitude * -1.0, magnitude)
+    y = tl.where((base < 0) & (base > float("-inf")) & ~whole, float("nan"), y)
+    is_one = (exponent == 0) | (base == 1) | ((base == -1) & (tl.abs(exponent) == float("inf")))
+    return tl.where(is_one, 1.0, y)
 
 
 @_op
@@ -114,7 +117,8 @@ def _bitwise_xor(a, b):
 @_op
 @triton.jit
 def _neg(a):
-    return -a
+    # Triton's -a is 0 - a, which is not -0 of 0.
+    return a * -1.0 if a.dtype.is_floating() else -a
 
 
 @_op
@@ -198,7 +202,7 @@ def _relu(a):
 @_op
 @triton.jit
 def _relu_grad(y, grad):
-    return tl.where(y > 0, grad, 0)
+    return tl.where(y <= 0, 0, grad)
 
 
 @_op
@@ -344,7 +348,11 @@ def _load_or_scalar(operand, offs, mask, inner_sizes, scalar):
 
 @replay.replayable
 def pointwise(
-    op: str, *operands: torch.Tensor | float, dtype: torch.dtype, compute: torch.dtype | None = None
+    op: str,
+    *operands: torch.Tensor | float,
+    dtype: torch.dtype,
+    compute: torch.dtype | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Apply the pointwise operation `op`.
 
@@ -358,6 +366,8 @@ def pointwise(
         Dtype of the result.
     compute
         Dtype of the arithmetic; by default `dtype`, at least float32 if that is floating.
+    out
+        Where the result is written: contiguous, as all operands are then, and of `dtype`. It may be an operand.
 
     Examples
     --------
@@ -378,7 +388,10 @@ def pointwise(
     # Triton 3.6 cannot compare an operand (tensor, None) with None.
     given = [next(pairs) if isinstance(operand, torch.Tensor) else (None, None) for operand in operands]
     a, b, c = given + [None] * (3 - count)
-    out = coalesced.empty(shape, dtype, tensors[0].device)
+    if out is None:
+        out = coalesced.empty(shape, dtype, tensors[0].device)
+    elif not all(t.is_contiguous() and t.shape == shape for t in (*tensors, out)) or out.dtype != dtype:
+        raise ValueError(f"out and operands must be contiguous, of shape {tuple(shape)}, and out of {dtype}")
     config = tile_configs.pointwise(max(t.dtype.itemsize for t in (*tensors, out)), coalesced.numel, coalesced.dims)
     launch.run(
         _pointwise_kernel,

@@ -5,6 +5,7 @@
 - ``tl.dot`` multiplies the bit patterns of bfloat16 operands.
 - ``tl.maximum`` and ``tl.minimum`` propagate NaN, where compiled code returns the other operand.
 - ``tl.fma`` rounds twice.
+- An argument of −0.0 becomes 0.0, as constants do; compiled code keeps it.
 - Triton 3.6 takes a loop's bounds from arrays of one element, which NumPy 2.5 no longer converts to an integer.
 - The result of a comparison of scalars has its operands' dtype, not int1, once it is broadcast.
 - Whether Triton's own jit functions (``tl.sum`` and others) are interpreted is fixed when triton is imported. Here they
@@ -69,6 +70,8 @@ def apply_workarounds() -> None:
     for name in dir(builder):
         if name.startswith(("create_icmp", "create_fcmp")):
             setattr(builder, name, _patched_comparison(getattr(builder, name)))
+    semantic = interpreter.interpreter_semantic
+    semantic.scalar_constant = _patched_constant(semantic.scalar_constant)
     options = interpreter.interpreter_builder.options
     interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=options.debug)
     interpreter._patch_lang = lambda fn: _NoopScope()  # `_patched_language` patches per launch
@@ -110,6 +113,16 @@ def _patched_fma(original: Callable[..., Any]) -> Callable[..., Any]:
         return interpreter.TensorHandle(exact.astype(z.data.dtype), z.dtype.scalar)
 
     return create_fma
+
+
+def _patched_constant(original: Callable[..., Any]) -> Callable[..., Any]:
+    def scalar_constant(value: Any, dtype: Any) -> Any:
+        constant = original(value, dtype)
+        if isinstance(value, float) and value == 0:
+            constant.handle.data[...] = value  # with its sign
+        return constant
+
+    return scalar_constant
 
 
 def _patched_comparison(original: Callable[..., Any]) -> Callable[..., Any]:
