@@ -26,12 +26,12 @@ class Setup:
     student_plan: Plan
 
 
-# Without a GPU a launch costs milliseconds, and a program of attention more: few heads and windows.
+# Without a GPU a launch costs milliseconds, and a program of attention more: few layers, heads and windows.
 CPU_SETUP = Setup(
-    teacher=Size(vocabulary=512, context=128, width=96, heads=2, layers=2),
-    student=Size(vocabulary=512, context=128, width=48, heads=2, layers=1),
-    teacher_plan=Plan(steps=100, batch=8, length=128, learning_rate=1e-2),
-    student_plan=Plan(steps=80, batch=8, length=128, learning_rate=1e-2),
+    teacher=Size(vocabulary=320, context=64, width=96, heads=2, layers=1),
+    student=Size(vocabulary=320, context=64, width=48, heads=1, layers=1),
+    teacher_plan=Plan(steps=180, batch=8, length=64, learning_rate=4e-3),
+    student_plan=Plan(steps=100, batch=8, length=64, learning_rate=8e-3),
 )
 #: 26 and 3 million parameters.
 GPU_SETUP = Setup(

@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(size.width, eps=1e-6)
         for parameter in self.parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.5 / size.width**0.5)
 
     def forward(self, tokens: Any) -> Any:
         """Map tokens (batch, length) to logits (batch, length, vocabulary)."""

@@ -18,7 +18,6 @@ from lucid.examples.distill_transformer.text import Texts
 from lucid.optim.lr_scheduler import OneCycleLR
 
 BITS_PER_NAT = 1 / math.log(2)
-TEMPERATURE = 2.0
 
 Loss = Callable[[lucid.Tensor, lucid.Tensor], lucid.Tensor]
 
@@ -65,7 +64,7 @@ def loss_of_labels(model: Transformer) -> Loss:
     return loss
 
 
-def loss_of_teacher(model: Transformer, teacher: Transformer, temperature: float = TEMPERATURE) -> Loss:
+def loss_of_teacher(model: Transformer, teacher: Transformer) -> Loss:
     """The divergence from the teacher's distributions; computed from the logits of both, in one kernel."""
     criterion = nn.KLDivLoss(reduction="batchmean")
 
@@ -73,8 +72,7 @@ def loss_of_teacher(model: Transformer, teacher: Transformer, temperature: float
         with lucid.no_grad():
             teacher_logits = teacher(inputs).view(-1, teacher.tokens.weight.shape[0])
         logits = model(inputs).view(-1, teacher_logits.shape[-1])
-        log_q, p = F.log_softmax(logits / temperature, dim=-1), F.softmax(teacher_logits / temperature, dim=-1)
-        return criterion(log_q, p) * temperature**2
+        return criterion(F.log_softmax(logits, dim=-1), F.softmax(teacher_logits, dim=-1))
 
     return loss
 
@@ -152,7 +150,7 @@ class Training:
             cross_entropy = loss_of_labels(self.model)(inputs, targets)
             self.history.cross_entropies.append(cross_entropy.item() * BITS_PER_NAT)
             if self.teacher is not None:
-                divergence = loss_of_teacher(self.model, self.teacher, temperature=1.0)(inputs, targets)
+                divergence = loss_of_teacher(self.model, self.teacher)(inputs, targets)
                 self.history.divergences.append(divergence.item() * BITS_PER_NAT)
         self.history.evaluated_at.append(self.step)
 
