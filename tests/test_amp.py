@@ -72,6 +72,37 @@ def test_float64_and_operands_of_other_devices_and_operations_are_not_cast() -> 
         assert (x @ x).dtype is lucid.float32
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_losses_of_half_precision_are_float32_so_that_the_scale_does_not_overflow_them(reduction: Any) -> None:
+    draw = np.random.default_rng(0)
+    x, y = (lucid.tensor(draw.normal(size=(4, 5)), dtype="float16", requires_grad=True) for _ in range(2))
+    labels, q = lucid.tensor([1, 2, 3, 0]), F.softmax(y.detach())
+    losses: dict[str, Any] = {
+        "cross_entropy": lambda: F.cross_entropy(x, labels, reduction=reduction),
+        "cross_entropy of probabilities": lambda: F.cross_entropy(x, q, reduction=reduction),
+        "kl_div": lambda: F.kl_div(F.log_softmax(x), F.softmax(y), reduction=reduction),
+        "kl_div of values": lambda: F.kl_div(x * 1.5, q * 1.0, reduction=reduction),
+        "mse_loss": lambda: F.mse_loss(x, y, reduction=reduction),
+        "distillation_loss": lambda: F.distillation_loss(x, y, reduction=reduction),
+    }
+    for name, loss in losses.items():
+        x.grad = y.grad = None
+        outside = loss()
+        assert outside.dtype is (lucid.float32 if "distillation" in name else lucid.float16)
+        outside.sum().backward()
+        gradient = values_of(x.grad)
+        x.grad = y.grad = None
+        with autocast(HERE, dtype="float16"):
+            inside = loss()
+        assert inside.dtype is lucid.float32, name
+        np.testing.assert_allclose(values_of(inside), values_of(outside), rtol=3e-3)
+        scaled = inside.sum() * 2.0**10
+        scaled.backward()
+        assert x.grad is not None
+        assert x.grad.dtype is lucid.float16
+        np.testing.assert_allclose(values_of(x.grad) / 2**10, gradient, rtol=2e-3, atol=1e-6)
+
+
 def test_contexts_nest_and_are_decorators() -> None:
     x = lucid.ones(2, 2)
 
@@ -331,7 +362,7 @@ def steps_in_mixed_precision(model: Any, optimizer: Any, scaler: GradScaler, ste
 def test_a_training_step_in_mixed_precision_does_no_arithmetic_in_torch_and_reads_nothing_back(optimizer: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     with NoArithmetic() as guard:
-        losses = steps_in_mixed_precision(model, optimizer(model.parameters(), lr=0.1), GradScaler(1024.0), 3)
+        losses = steps_in_mixed_precision(model, optimizer(model.parameters(), lr=0.1), GradScaler(), 3)
     assert "_local_scalar_dense" not in guard.seen
     assert losses[-1].item() < losses[0].item()
     assert {param.grad.dtype for param in model.parameters()} == {lucid.float32}

@@ -349,6 +349,7 @@ def cross_entropy(
     Returns
     -------
     {cross_entropy_returns}
+        Inside ``lucid.amp.autocast`` it is at least float32.
 
     Raises
     ------

@@ -21,9 +21,9 @@ class autocast(FlagScope):
     """Products of matrices in half precision, as a context manager (``with autocast():``) or decorator; per thread.
 
     Inside, `matmul`, `linear` and layers made of them cast operands on the device from float32 and other short dtypes
-    to `dtype`; products are summed in float32. Gradients return to the dtype of what was cast. float64 stays. Other
-    operations take the dtypes that they get: softmax, norms, losses and reductions of half precision compute in
-    float32. Backward needs no context.
+    to `dtype`; products are summed in float32. Gradients return to the dtype of what was cast. float64 stays. Losses of
+    logits in half precision are float32. Other operations take the dtypes that they get: softmax, norms and reductions
+    of half precision compute in float32. Backward needs no context.
 
     Parameters
     ----------
@@ -79,10 +79,30 @@ def autocast_operands(*operands: Any) -> tuple[Any, ...]:
     return tuple(_cast(operand) if isinstance(operand, Tensor) else operand for operand in operands)
 
 
+def loss_dtype(*operands: torch.Tensor) -> torch.dtype:
+    """Return the dtype of a loss: the promoted one, but inside `autocast` at least float32."""
+    promoted = operands[0].dtype
+    for operand in operands[1:]:
+        promoted = torch.promote_types(promoted, operand.dtype)
+    return promoted if _target(operands[0].device) is None else torch.promote_types(promoted, torch.float32)
+
+
+def loss_operands(*operands: Tensor) -> tuple[Tensor, ...]:
+    """Return operands of a loss that operations compute; inside `autocast` in the dtype of the loss."""
+    if _target(operands[0]._like.device) is None:
+        return operands
+    kind = dtype.of(loss_dtype(*(operand._like for operand in operands)))
+    return tuple(to(operand, None, kind) for operand in operands)
+
+
+def _target(device: torch.device) -> dtype | None:
+    flag = _dtypes.get(device.type)
+    return None if flag is None else flag.enabled
+
+
 def _cast(tensor: Tensor) -> Tensor:
     like = tensor._like
-    flag = _dtypes.get(like.device.type)
-    target = None if flag is None else flag.enabled
+    target = _target(like.device)
     if target is None or not like.dtype.is_floating_point or like.dtype is torch.float64:
         return tensor
     return to(tensor, None, target)

@@ -11,6 +11,7 @@ import triton_kernels as tk
 from lucid._clobbered import mark_clobbered
 from lucid._loss_args import CrossEntropyConfig, DistillationConfig, Reduction
 from lucid.autograd.function import Function
+from lucid.ops.autocast import loss_dtype
 from lucid.ops.in_forward import in_forward, loss_factor, save_gradients, scaled_gradients
 from lucid.ops.memory import raise_before_overwriting, raise_device_errors
 from lucid.tensor import Tensor
@@ -168,7 +169,7 @@ class HardCrossEntropy(Function):
         ctx.in_forward = in_forward(logits if ctx.needs_input_grad[0] else None)
         if not ctx.in_forward:
             losses, statistics = tk.cross_entropy_forward(logits, of, class_weight=weight, **ctx.options)
-            loss, factor = _reduced(losses, statistics[0], reduction, logits.dtype)
+            loss, factor = _reduced(losses, statistics[0], reduction, loss_dtype(logits))
             raise_device_errors(logits, labels="target")
             ctx.save_for_backward(x, labels, class_weight, Tensor._wrap(statistics), _wrapped(factor))
             return Tensor._wrap(loss)
@@ -187,8 +188,8 @@ class HardCrossEntropy(Function):
         raise_device_errors(logits, labels="target")
         save_gradients(ctx, (x,), (dx,), statistics[COUNTS], None, "cross_entropy")
         if reduction.reduce:
-            return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale, dtype=logits.dtype)[0])
-        return Tensor._wrap(losses.to(logits.dtype))
+            return Tensor._wrap(tk.token_mean(losses, factor=factor, scale=scale, dtype=loss_dtype(logits))[0])
+        return Tensor._wrap(losses.to(loss_dtype(logits)))
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -237,7 +238,7 @@ class SoftCrossEntropy(Function):
         ctx.options = {"label_smoothing": label_smoothing}
         logits, of = x._buffer, y._buffer
         weight = None if class_weight is None else class_weight._buffer.contiguous()
-        dtype = torch.promote_types(logits.dtype, of.dtype)
+        dtype = loss_dtype(logits, of)
         to_x, to_y = ctx.needs_input_grad[:2]
         # That to probabilities may be infinite; the upstream gradient decides whether it counts.
         ctx.in_forward = not to_y and in_forward(logits if to_x else None)

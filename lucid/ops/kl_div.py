@@ -10,6 +10,7 @@ from lucid.autograd.function import Function
 from lucid.autograd.grad_mode import is_grad_enabled
 from lucid.dtype import dtype
 from lucid.ops.arithmetic import add, div, exp, log, meta, mul, ne, neg, sub, where
+from lucid.ops.autocast import loss_dtype
 from lucid.ops.kl_div_fused import FusedBackward, fused_forward, match_fusion
 from lucid.ops.memory import to
 from lucid.ops.reduction import expand, sum_to
@@ -27,7 +28,9 @@ class KLDiv(Function):
         of_logits = match_fusion(x._memory, target._memory, log_target) if reduce else None
         if of_logits is None:
             ctx.save_for_backward(kept, target)
-            loss = tk.kl_div_forward(x._buffer, target._buffer, log_target=log_target, reduce=reduce, scale=scale)
+            buffers = x._buffer, target._buffer
+            options = {"log_target": log_target, "reduce": reduce, "scale": scale, "dtype": loss_dtype(*buffers)}
+            loss = tk.kl_div_forward(*buffers, **options)
         else:
             # The gradient to a softmax that is a leaf goes no further, to logits.
             to_x, to_target = ctx.needs_input_grad[:2]

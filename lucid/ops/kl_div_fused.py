@@ -14,6 +14,7 @@ import torch
 
 import triton_kernels as tk
 from lucid._lazy import Deferred, is_fusion_enabled, is_shared, realize
+from lucid.ops.autocast import loss_dtype
 from lucid.ops.in_forward import in_forward
 from lucid.ops.scaled import Scaled, ScaledGradient
 from lucid.ops.softmax import SoftmaxGradient, SoftmaxOf
@@ -59,7 +60,7 @@ def match_fusion(log_q: Any, target: Any, log_target: bool, *read: torch.Tensor)
 def fused_forward(
     of: FusionMatch, scale: float, needs_grad: tuple[bool, bool]
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
-    """Return scale · Σ KL over all rows, in the promoted dtype; statistics of rows, for backward; gradients to logits.
+    """Return scale · Σ KL over all rows, in the loss's dtype; statistics of rows, for backward; gradients to logits.
 
     The gradients, for an upstream gradient of 1, are None where they are not needed, or are computed in backward.
     """
@@ -69,8 +70,7 @@ def fused_forward(
     losses, statistics = tk.divergence_forward(
         *of.logits, inv_temperature=of.factor, gradient_scale=scale, dstudent=gradients[0], dteacher=gradients[1]
     )
-    dtype = torch.promote_types(of.logits[0].dtype, of.logits[1].dtype)
-    return tk.sum(losses, range(losses.dim()), scale=scale, dtype=dtype), statistics, gradients
+    return tk.sum(losses, range(losses.dim()), scale=scale, dtype=loss_dtype(*of.logits)), statistics, gradients
 
 
 class FusedBackward:

@@ -81,6 +81,7 @@ class KLDivLoss(Module):
         Returns
         -------
         {kl_div_returns}
+            Inside ``lucid.amp.autocast`` it is at least float32.
 
         Raises
         ------
@@ -341,6 +342,7 @@ class CrossEntropyLoss(Module):
         Returns
         -------
         {cross_entropy_returns}
+            Inside ``lucid.amp.autocast`` it is at least float32.
 
         Raises
         ------
