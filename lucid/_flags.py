@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from copy import copy
@@ -42,6 +43,10 @@ class FlagScope:
         self._flag.enabled = self._before.pop()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.isgeneratorfunction(function):  # whose body runs after the call
+            name = type(self).__name__
+            raise TypeError(f"{name} takes no generator function, got {function.__name__}: write `with {name}()` in it")
+
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             scope = copy(self)  # calls may overlap, in several threads

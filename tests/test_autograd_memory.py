@@ -201,6 +201,35 @@ def test_a_gradient_kept_by_a_hook_is_its_holders() -> None:
     assert (x.grad.tolist(), y.grad.tolist()) == ([2.0, 2.0], [5.0, 6.0])
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_second_gradient_is_added_in_place(transposed: bool) -> None:
+    x = lucid.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    weights = lucid.tensor([[1.0, 2.0], [0.5, 1.5]])
+    (x * weights).sum().backward()
+    held: Any = x.grad
+    at = memory(held)
+    saved = held.detach().clone().requires_grad_() * held  # keeps the first gradient for backward
+    y = (x.T * weights).sum() if transposed else (x * weights * 2.0).sum()
+    y.backward()
+    assert x.grad is held
+    assert memory(held) == at
+    expected = [[2.0, 2.5], [2.5, 3.0]] if transposed else [[3.0, 6.0], [1.5, 4.5]]
+    assert held.tolist() == expected
+    with pytest.raises(RuntimeError, match=r"^a tensor of shape \(2, 2\) that backward needs was modified in place"):
+        saved.sum().backward()
+
+
+def test_a_gradient_with_a_graph_is_not_changed_by_another() -> None:
+    x: Any = lucid.tensor([2.0], requires_grad=True)
+    (x**3).sum().backward(create_graph=True)
+    first = x.grad
+    (x * x).sum().backward(create_graph=True)
+    assert (first.tolist(), x.grad.tolist()) == ([12.0], [16.0])
+    x.grad = None
+    first.sum().backward()
+    assert x.grad.tolist() == [12.0]
+
+
 def test_grad_takes_tensors_that_fit() -> None:
     x = leaf([1.0, 2.0])
     x.grad = lucid.tensor([3.0, 4.0])

@@ -166,3 +166,12 @@ def test_backward_runs_inside_no_grad_and_inside_backward() -> None:
 def test_no_grad_takes_nothing_but_a_function_to_decorate(argument: Any) -> None:
     with pytest.raises(TypeError, match="no_grad takes no argument, or a function to decorate, got"):
         lucid.no_grad(argument)
+
+
+def test_a_generator_function_is_not_decorated_as_its_body_runs_later() -> None:
+    def numbers() -> Any:
+        yield lucid.is_grad_enabled()
+
+    for decorator, name in ((lucid.no_grad, "no_grad"), (lucid.no_grad(), "no_grad"), (lucid.fusion(False), "fusion")):
+        with pytest.raises(TypeError, match=rf"^{name} takes no generator function, got numbers: write `with {name}\("):
+            decorator(numbers)

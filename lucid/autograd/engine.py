@@ -281,7 +281,10 @@ class GraphTask:
 
     def _store(self, tensor: Tensor, grad: Tensor) -> None:
         if tensor.grad is not None:
-            tensor.grad = lazy_import("ops").add(tensor.grad, grad)
+            if self.create_graph:
+                tensor.grad = lazy_import("ops").add(tensor.grad, grad)
+            else:
+                lazy_import("ops.gradients").accumulate(tensor.grad, grad)
             return
         memory = _memory(grad)
         buffer = grad._buffer

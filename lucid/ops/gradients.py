@@ -34,6 +34,16 @@ def unscale(grads: Sequence[Tensor], scale: Tensor) -> Tensor:
     return Tensor._wrap(found_inf)
 
 
+def accumulate(grad: Tensor, more: Tensor) -> None:
+    """Add a gradient of the same shape and dtype to one that is there."""
+    buffer, other = grad._buffer_for_write(), more._buffer
+    if buffer.is_contiguous() and other.is_contiguous():
+        tk.pointwise("add", buffer, other, dtype=buffer.dtype, out=buffer)
+        torch.autograd.graph.increment_version(buffer)  # kernels do not
+    else:
+        buffer.copy_(tk.pointwise("add", buffer, other, dtype=buffer.dtype))
+
+
 def update_scale(scale: Tensor, growth_tracker: Tensor, found_inf: Sequence[Tensor], **options: Any) -> None:
     """Multiply the scale by the `backoff_factor` or `growth_factor` of a `GradScaler`, in place."""
     device = scale._buffer.device
