@@ -6,7 +6,9 @@ braces alone, such as ``{temperature}``, is replaced when the module is imported
 
 from __future__ import annotations
 
+import difflib
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -234,11 +236,14 @@ def left_out(where: str) -> Callable[[str], Any]:
     """Return a module's ``__getattr__``: an AttributeError which says that a name is not part of lucid-triton."""
 
     def refuse(name: str) -> Any:
-        raise AttributeError(missing(where, name))
+        raise missing(where, name, sys.modules[where])
 
     return refuse
 
 
-def missing(where: str, name: str) -> str:
-    """Return the message for a name that a module or class does not have."""
-    return f"{where}.{name} is not part of lucid-triton: its README lists what it leaves out of Lucid"
+def missing(where: str, name: str, owner: object) -> AttributeError:
+    """Return the error for a name that a module or an object does not have; it suggests a similar one."""
+    # Protocols, such as copying and NumPy's, ask for names that begin with an underscore.
+    similar = [] if name.startswith("_") else difflib.get_close_matches(name, dir(owner), 1)
+    rest = f"did you mean {similar[0]}?" if similar else f"dir({where}) lists what is"
+    return AttributeError(f"{where}.{name} is not part of lucid-triton: {rest}", name=name, obj=owner)

@@ -114,7 +114,7 @@ class TensorMethods:
     else:
 
         def __getattr__(self, name: str) -> Any:
-            raise AttributeError(missing("Tensor", name))
+            raise missing("Tensor", name, self)
 
 
 def parse_to(*args: Any, **kwargs: Any) -> tuple[Device | None, DType | None]:

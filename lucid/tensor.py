@@ -199,7 +199,7 @@ class Tensor(TensorMethods):
         return lazy_import("printing").tensor_repr(self)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
+        return format(self.item(), spec) if spec or not self.ndim else str(self)
 
     # Values on the host
 
@@ -257,6 +257,12 @@ class Tensor(TensorMethods):
         name = {"absolute": "abs", "negative": "neg"}.get(ufunc.__name__, ufunc.__name__)
         ours = f"lucid.{name}(x)" if hasattr(lazy_import("ops"), name) else "a function of lucid"
         raise TypeError(f"np.{ufunc.__name__} takes NumPy arrays, got a lucid.Tensor: use {ours}, or pass x.numpy()")
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Functions of NumPy, but ufuncs, are refused."""
+        name = function.__name__
+        ours = f"lucid.{name}(x)" if hasattr(lazy_import("ops"), name) else "a function of lucid"
+        raise TypeError(f"np.{name} takes NumPy arrays, got a lucid.Tensor: use {ours}, or pass x.numpy()")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for copies and pickles; hooks are not copied.

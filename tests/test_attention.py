@@ -130,7 +130,8 @@ def test_heads_too_wide_for_a_program_have_scores_in_memory(dtype: str, width: i
 
 def test_no_keys_give_zeros_and_dropout_leaves_the_mean() -> None:
     q, k, v = lucid.ones(3, 2), lucid.ones(0, 2), lucid.ones(0, 4)
-    assert F.scaled_dot_product_attention(q, k, v).tolist() == [[0.0] * 4] * 3
+    for mask in (None, lucid.ones(3, 0), lucid.ones(3, 0, dtype="bool_")):
+        assert F.scaled_dot_product_attention(q, k, v, mask).tolist() == [[0.0] * 4] * 3
     values = lucid.ones(64, 4)
     dropped = F.scaled_dot_product_attention(lucid.zeros(200, 2), lucid.zeros(64, 2), values, dropout_p=0.5)
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)

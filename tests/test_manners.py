@@ -62,6 +62,11 @@ def test_numpy_operators_work_on_either_side_and_functions_name_ours() -> None:
     assert (np.float32(5) > x).tolist() == [True, False]
     with pytest.raises(TypeError, match=r"np.sqrt takes NumPy arrays, got a lucid.Tensor: use lucid.sqrt\(x\), or"):
         np.sqrt(x)
+    with pytest.raises(TypeError, match=r"np.sum takes NumPy arrays, got a lucid.Tensor: use lucid.sum\(x\), or"):
+        np.sum(x)
+    for divide in (lambda: x // 2, lambda: 2 % x):
+        with pytest.raises(TypeError, match="of Tensors is not part of lucid-triton: compute it in NumPy or PyTorch"):
+            divide()
 
 
 @pytest.mark.parametrize(
@@ -77,13 +82,31 @@ def test_numpy_operators_work_on_either_side_and_functions_name_ours() -> None:
     ],
 )
 def test_a_name_that_is_left_out_says_so(space: Any, name: str) -> None:
-    with pytest.raises(AttributeError, match=f"^[A-Za-z.]+{name} is not part of lucid-triton: its README lists what"):
+    with pytest.raises(AttributeError, match=f"^[A-Za-z.]+{name} is not part of lucid-triton: "):
         getattr(space, name)
     assert not hasattr(space, name)
 
 
-def test_softmax_takes_axis() -> None:
+def test_a_misspelt_name_is_suggested_a_similar_one() -> None:
+    for space, name, similar in ((lucid.ones(1), "reqires_grad", "requires_grad"), (nn, "LayerNrom", "LayerNorm")):
+        with pytest.raises(AttributeError, match=rf"is not part of lucid-triton: did you mean {similar}\?$"):
+            getattr(space, name)
+
+
+def test_a_number_that_a_dtype_does_not_have_is_not_filled_in() -> None:
+    x = lucid.tensor([1, 2], dtype="int8")
+    with pytest.raises((ValueError, OverflowError, RuntimeError), match="1000"):
+        x.masked_fill(x > 1, 1000)
+    assert x.masked_fill(x > 1, -128).tolist() == [1, -128]
+
+
+def test_softmax_takes_axis_and_the_dtype_of_its_arithmetic() -> None:
     x = lucid.tensor([[1.0, 2.0], [3.0, 5.0]])
+    y = x.bfloat16()
+    for function in (F.softmax, F.log_softmax):
+        assert function(y, -1, dtype="float32").tolist() == function(y.float(), -1).tolist()
+        with pytest.raises(TypeError, match=r"dtype must be float16, bfloat16, float32 or float64, got lucid.int64"):
+            function(x, -1, dtype=lucid.int64)
     assert F.softmax(x, axis=0).tolist() == x.softmax(axis=0).tolist() == x.softmax(0).tolist()
     assert F.log_softmax(x, axis=0).tolist() == x.log_softmax(axis=0).tolist()
 
@@ -92,6 +115,9 @@ def test_softmax_takes_axis() -> None:
 JOINING: dict[str, Any] = {
     "cat": lambda m, a, b: m.cat([a, b, a]),
     "cat along the last dimension": lambda m, a, b: m.cat((a, a[:, 1:]), -1),
+    "cat along an axis": lambda m, a, b: m.cat((a, a), axis=1),
+    "flip, one by one": lambda m, a, b: a.flip(0, 1),
+    "squeeze": lambda m, a, b: a[None, :, None].squeeze((0, 2)) * a[:, None].squeeze(dim=1),
     "stack": lambda m, a, b: m.stack([b, b * b], 1),
     "split": lambda m, a, b: m.split(a, 2)[1] * m.split(a, [1, 3], 1)[0][2],
     "chunk": lambda m, a, b: m.chunk(a, 3, 1)[1] * 2,

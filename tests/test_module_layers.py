@@ -63,7 +63,7 @@ def test_a_layer_computes_what_torchs_does(make: Callable[[ModuleType], Any], x:
 
 
 def test_parameters_have_the_dtype_and_device_asked_for() -> None:
-    for layer in (nn.Linear(2, 3, dtype=lucid.float64, device="cpu"), nn.Embedding(2, 3, "cpu", "float64")):
+    for layer in (nn.Linear(2, 3, dtype=lucid.float64, device="cpu"), nn.Embedding(2, 3, None, "cpu", "float64")):
         for parameter in layer.parameters():
             assert isinstance(parameter, nn.Parameter)
             assert parameter.dtype is lucid.float64
@@ -144,6 +144,20 @@ def test_linear_starts_uniform_within_its_bound() -> None:
         assert np.abs(values).max() > 0.98 * bound
         assert abs(values.mean()) < 0.2 * bound
     assert abs(layer.weight.numpy().std() - bound / math.sqrt(3)) < 0.01 * bound
+
+
+def test_a_padding_vector_is_zeros_and_is_not_trained() -> None:
+    layer = nn.Embedding(4, 2, padding_idx=-1)
+    assert repr(layer) == "Embedding(4, 2, padding_idx=3)"
+    assert layer.weight[3].tolist() == [0, 0]
+    assert (layer.weight[:3] != 0).all()
+    layer(lucid.tensor([[3, 1], [1, 3]])).sum().backward()
+    assert layer.weight.grad.tolist() == [[0, 0], [2, 2], [0, 0], [0, 0]]
+    assert torch.nn.Embedding(4, 2, -1).padding_idx == layer.padding_idx
+    with pytest.raises(ValueError, match="padding_idx must lie in -4 to 3, got 4"):
+        nn.Embedding(4, 2, 4)
+    with pytest.raises(TypeError, match="padding_idx must be an int, got str"):
+        nn.Embedding(4, 2, "cpu")
 
 
 def test_embedding_starts_standard_normal() -> None:

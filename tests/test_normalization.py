@@ -124,11 +124,21 @@ def test_modules_have_torchs_names_and_representations() -> None:
     assert list(nn.LayerNorm(3, elementwise_affine=False).state_dict()) == []
     assert list(nn.RMSNorm(3).state_dict()) == ["weight"]
     x = lucid.tensor([[3.0, 4.0]], dtype="float16")
-    truth = np.array([[3.0, 4.0]]) / np.sqrt(12.5 + 2.0**-10)  # eps is that of the dtype
+    x = x / 4096  # eps is that of float32
+    truth = x.double().numpy() / np.sqrt(12.5 / 2**24 + 2.0**-23)
     np.testing.assert_array_equal(nn.RMSNorm(2, elementwise_affine=False)(x).numpy(), truth.astype(np.float16))
+    np.testing.assert_array_equal(truth.astype(np.float16), torch_functional.rms_norm(x.to_torch(), (2,)).numpy())
     layer = nn.LayerNorm(2)
     assert layer(lucid.tensor([[1.0, 3.0]])).tolist() == pytest.approx(np.array([[-1.0, 1.0]]), rel=1e-4)
-    assert nn.LayerNorm(2)(lucid.zeros(0, 2)).shape == (0, 2)
+
+
+def test_no_rows_give_parameters_a_gradient_of_zeros() -> None:
+    layer, x = nn.LayerNorm(2), lucid.zeros(0, 2, dtype="float16", requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert (y.shape, y.dtype, x.grad.shape) == ((0, 2), lucid.float16, (0, 2))
+    assert (layer.weight.grad.tolist(), layer.bias.grad.tolist()) == ([0, 0], [0, 0])
+    assert F.rms_norm(x, 2) is not x
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,23 @@ def test_derivatives_of_a_product_with_zeros_are_torchs(zeros: int) -> None:
 # Arguments
 
 
+def test_a_variance_may_be_biased_and_sums_have_the_dtype_asked_for() -> None:
+    x = lucid.tensor([[1.0, 2.0], [4.0, 8.0]])
+    for name in ("var", "std"):
+        function = getattr(lucid, name)
+        assert function(x, 1, unbiased=False).tolist() == function(x, 1, correction=0).tolist()
+        assert function(x, 1, unbiased=True).tolist() == function(x, 1).tolist()
+        with pytest.raises(TypeError, match=f"^{name} takes correction or unbiased, got both$"):
+            function(x, 1, unbiased=True, correction=1)
+        with pytest.raises(TypeError, match="unbiased must be a bool, got int"):
+            function(x, 1, unbiased=0)
+        with pytest.raises(TypeError, match="positional"):  # PyTorch's second one is not keepdim
+            function(x, 1, False)
+    half = lucid.full((4096,), 100.0, dtype="float16")
+    assert (half.sum(dtype="float32").item(), half.mean(dtype=lucid.float64).item()) == (409600, 100)
+    assert lucid.tensor([1, 2]).sum(dtype="float64").dtype is lucid.float64
+
+
 def test_axis_and_keepdims_are_other_names() -> None:
     x = lucid.tensor([[1.0, 2.0], [3.0, 5.0]])
     for name in (

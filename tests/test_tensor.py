@@ -340,7 +340,7 @@ def test_the_device_is_shown_unless_it_is_the_default(on_cpu: None, monkeypatch:
 
 def test_one_element_is_formatted_as_its_number() -> None:
     assert f"{lucid.tensor([2.0], requires_grad=True):.4f} {lucid.tensor(7):03d} {lucid.tensor(1.0)}" == (
-        "2.0000 007 tensor(1.)"
+        "2.0000 007 1.0"
     )
     with pytest.raises(RuntimeError, match=r"only one-element tensors .*, got shape \(2,\)"):
         f"{lucid.ones(2):.4f}"

@@ -23,3 +23,14 @@ check_tensor, check_floating, check_device = LUCID.check, LUCID.check_floating, 
 def check_probability(name: str, value: Any) -> float:
     """Return `value` as a float; raise unless it is a number from 0 to 1."""
     return check_real(name, value, "a number from 0 to 1", lambda number: 0 <= number <= 1)
+
+
+def broadcast_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape that two shapes broadcast to; None if they do not."""
+    shape = []
+    for i in range(1, max(len(a), len(b)) + 1):
+        m, n = (a[-i] if i <= len(a) else 1), (b[-i] if i <= len(b) else 1)
+        if m != n and 1 not in (m, n):
+            return None
+        shape.append(n if m == 1 else m)
+    return tuple(reversed(shape))

@@ -282,8 +282,18 @@ minimum: Binary = _binary(
 )
 _maximum_grad: Row = _row("maximum_grad", None, None, ("ab", lambda a, b, g: _maximum_grad(a, b, g)))
 _minimum_grad: Row = _row("minimum_grad", None, None, ("ab", lambda a, b, g: _minimum_grad(a, b, g)))
-_at_least: Row = _row("clamp", ("ab", lambda a, b, g: where(ge(a, b), g, 0)), None, kernel="maximum")
-_at_most: Row = _row("clamp", ("ab", lambda a, b, g: where(le(a, b), g, 0)), None, kernel="minimum")
+_at_least: Row = _row(
+    "clamp",
+    ("ab", lambda a, b, g: where(ge(a, b), g, 0)),
+    ("ab", lambda a, b, g: where(lt(a, b), g, 0)),
+    kernel="maximum",
+)
+_at_most: Row = _row(
+    "clamp",
+    ("ab", lambda a, b, g: where(le(a, b), g, 0)),
+    ("ab", lambda a, b, g: where(gt(a, b), g, 0)),
+    kernel="minimum",
+)
 bitwise_and: Binary = _binary("bitwise_and", "a & b of integers or bool_.", None, None, kind="integer")
 bitwise_or: Binary = _binary("bitwise_or", "a | b of integers or bool_.", None, None, kind="integer")
 bitwise_xor: Binary = _binary("bitwise_xor", "a ^ b of integers or bool_.", None, None, kind="integer")
@@ -437,14 +447,13 @@ def clamp(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> 
     ----------
     x : Tensor
     min, max : Tensor or number, optional
-        Where min is above max, the result is max. They get no gradient.
+        Where min is above max, the result is max. The gradient goes to the one of the three that is the result; to x
+        where it equals a bound.
 
     Raises
     ------
     ValueError
         If neither is given.
-    RuntimeError
-        If one requires grad.
 
     Examples
     --------
@@ -454,9 +463,6 @@ def clamp(x: Tensor, min: Operand | None = None, max: Operand | None = None) -> 
     """
     if min is None and max is None:
         raise ValueError("clamp takes min, max or both, got neither")
-    for name, bound in (("min", min), ("max", max)):
-        if isinstance(bound, Tensor) and bound.requires_grad:
-            raise RuntimeError(f"{name} must not require grad, as it gets no gradient: use lucid.maximum or minimum")
     if not isinstance(x, Tensor):
         raise TypeError(f"clamp takes a lucid.Tensor, got {type_name(x)}")
     x = x if min is None else _at_least(x, min)

@@ -56,10 +56,9 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, caus
     scores = mul(matmul(q, transpose(k, -2, -1)), scale)
     if causal:
         scores = where(lower_triangle(scores), scores, float("-inf"))
-    if mask is None:
+    if mask is None or not scores.numel():
         return softmax(scores, scores.ndim - 1)
     scores = add(scores, mask) if mask.dtype.is_floating_point else where(mask, scores, float("-inf"))
-
     unseen = eq(amax(scores.detach(), -1, keepdim=True), float("-inf"))
     return where(unseen, 0, softmax(where(unseen, 0, scores), scores.ndim - 1))
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import triton_kernels as tk
 from lucid.autograd.function import Function
-from lucid.ops.memory import raise_device_errors
+from lucid.ops.arithmetic import eq, where
+from lucid.ops.memory import raise_device_errors, unsqueeze
 from lucid.tensor import Tensor
 
 
@@ -41,6 +42,9 @@ class EmbeddingBackward(Function):
         return None, Embedding.apply(indices, outer), None
 
 
-def embedding(indices: Tensor, table: Tensor) -> Tensor:
-    """table[indices], of shape (*indices.shape, width)."""
-    return Embedding.apply(indices, table)
+def embedding(indices: Tensor, table: Tensor, padding_idx: int | None = None) -> Tensor:
+    """table[indices], of shape (*indices.shape, width); the row `padding_idx` gets no gradient."""
+    rows = Embedding.apply(indices, table)
+    if padding_idx is None or not rows.requires_grad:
+        return rows
+    return where(unsqueeze(eq(indices, padding_idx), -1), rows.detach(), rows)

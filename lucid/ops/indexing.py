@@ -277,8 +277,8 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     return Take.apply(result, tensors) if tensors else result
 
 
-def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
-    """Return a copy with the order of elements reversed along some dimensions.
+def flip(x: Tensor, *dims: int | Sequence[int]) -> Tensor:
+    """Return a copy with the order of elements reversed along some dimensions, given one by one or as a sequence.
 
     Examples
     --------
@@ -286,9 +286,10 @@ def flip(x: Tensor, dims: int | Sequence[int]) -> Tensor:
     >>> lucid.flip(lucid.tensor([1.0, 2.0, 3.0]), 0)
     tensor([3., 2., 1.])
     """
-    wanted = tuple(wrap_dim(x, dim, "dims") for dim in ((dims,) if isinstance(dims, int) else dims))
+    given: Any = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
+    wanted = tuple(wrap_dim(x, dim, "dims") for dim in given)
     if len(set(wanted)) != len(wanted):
-        raise RuntimeError(f"dims must name each dimension once, got {dims}")
+        raise RuntimeError(f"dims must name each dimension once, got {given}")
     return _Flip.apply(x, wanted)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lucid._arguments import type_name
+from lucid._arguments import accepts_axis, type_name
 from lucid.autograd.function import Function
 from lucid.dtype import dtype
 from lucid.ops.arithmetic import add, le, where
@@ -31,6 +31,7 @@ class _Cat(Function):
         return None, *split(grad, ctx.sizes, ctx.dim)
 
 
+@accepts_axis
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of equal shapes, but along `dim`, one after the other along it; of the promoted dtype.
 
@@ -59,6 +60,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return _Cat.apply(at, *given)
 
 
+@accepts_axis
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of one shape along a new dimension; of the promoted dtype.
 
@@ -98,6 +100,7 @@ def _tensors(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [to(tensor, None, promoted) for tensor in tensors]
 
 
+@accepts_axis
 def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Return views of parts of x along a dimension: of one size but the last, or of sizes that add up to x's.
 
@@ -130,6 +133,7 @@ def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Ten
     return tuple(getitem(x, (*before, slice(s, s + n))) for s, n in zip(starts, sizes, strict=True))
 
 
+@accepts_axis
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """Return views of at most `chunks` parts of x along a dimension, of one size but the last.
 
@@ -145,6 +149,7 @@ def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     return split(x, max(1, -(-x.shape[wrap_dim(x, dim)] // count)), dim)
 
 
+@accepts_axis
 def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """Return views of x at each index of a dimension."""
     at = wrap_dim(x, dim)
@@ -162,6 +167,8 @@ def masked_fill(x: Tensor, mask: Tensor, value: Operand) -> Tensor:
     """
     if isinstance(value, Tensor) and value.ndim:
         raise RuntimeError(f"value must be a number or a 0-d tensor, got shape {value.shape}")
+    if not isinstance(value, Tensor) and not x.dtype.is_floating_point:
+        Tensor(value, x.dtype, "cpu")  # raises if x's dtype does not have the number
     return to(where(mask, value, x), None, x.dtype)
 
 

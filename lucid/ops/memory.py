@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._arguments import type_name
+from lucid._arguments import accepts_axis, type_name
 from lucid._flags import is_checking
 from lucid.autograd.function import Function
 from lucid.device import device
@@ -159,12 +159,15 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     return _Permute.apply(x, tuple(order))
 
 
-def squeeze(x: Tensor, dim: int | None = None) -> Tensor:
-    """Return a view without dimensions of size 1, or without one of them."""
-    squeezed = range(x.ndim) if dim is None else (wrap_dim(x, dim),)
+@accepts_axis
+def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Return a view without dimensions of size 1, or without those among `dim`."""
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    squeezed = [wrap_dim(x, d) for d in dims]
     return _Reshape.apply(x, tuple(size for d, size in enumerate(x.shape) if size != 1 or d not in squeezed))
 
 
+@accepts_axis
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """Return a view with a dimension of size 1 inserted at `dim`."""
     at = wrap_dim(x, dim, extra=1)

@@ -55,6 +55,13 @@ def _reflected(operation: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], 
     return lambda self, other: operation(other, self)
 
 
+def _left_out(symbol: str) -> Callable[[Tensor, Any], Any]:
+    def operation(self: Tensor, other: Any) -> Any:
+        raise TypeError(f"{symbol} of Tensors is not part of lucid-triton: compute it in NumPy or PyTorch")
+
+    return operation
+
+
 _ATTRIBUTES: dict[str, Any] = {
     **_METHODS,
     **{f"__{name}__": operation for name, operation in _OPERATORS.items()},
@@ -62,6 +69,7 @@ _ATTRIBUTES: dict[str, Any] = {
     **{f"__r{name}__": _reflected(_OPERATORS[name]) for name in ("sub", "truediv", "pow", "matmul")},
     **{f"__i{name}__": in_place.in_place(operation) for name, operation in _OPERATORS.items() if name != "matmul"},
     **{f"__{name}__": getattr(arithmetic, name) for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "abs")},
+    **{f"__{r}{name}__": _left_out(symbol) for name, symbol in (("floordiv", "//"), ("mod", "%")) for r in ("", "r")},
     "__pos__": lambda self: self,
     "__invert__": arithmetic.bitwise_not,
     "__getitem__": indexing.getitem,

@@ -69,6 +69,7 @@ def _gradients(
 
 def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float, *, centred: bool) -> Tensor:
     """Normalize x over its last `dims` dimensions; weight and bias have their shape."""
-    if not x.numel():
-        return clone(x)
+    if not x.numel():  # gradients of weight and bias are sums of nothing
+        y = clone(x) if weight is None else mul(x, weight)
+        return (y if bias is None else add(y, bias)).to(x.dtype)
     return Normalization.apply(x, weight, bias, dims, eps, centred)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lucid.dtype import int64
-from lucid.ops.arithmetic import float_power, mul
+from lucid.ops.arithmetic import float_power, mul, square
 from lucid.ops.memory import to
 from lucid.ops.promotion import Operand, unwrap_numpy_scalar
 from lucid.tensor import Tensor
@@ -17,7 +17,9 @@ from lucid.tensor import Tensor
 def pow(a: Operand, b: Operand) -> Tensor:
     """a to the power of b; of integers only with a non-negative Python integer b."""
     a, b = unwrap_numpy_scalar(a), unwrap_numpy_scalar(b)
-    return _integer_pow(a, b) if _is_integer(a) and _is_integer(b) else float_power(a, b)
+    if _is_integer(a) and _is_integer(b):
+        return _integer_pow(a, b)
+    return square(a) if isinstance(a, Tensor) and isinstance(b, numbers.Real) and b == 2 else float_power(a, b)
 
 
 def _is_integer(operand: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import triton_kernels as tk
 from lucid._arguments import accepts_axis, check_bool, type_name
 from lucid.autograd.function import Function
+from lucid.dtype import dtype as DType
 from lucid.dtype import float32
 from lucid.ops.memory import as_sizes, reshape, to, wrap_dim
 from lucid.tensor import Tensor
@@ -62,7 +63,13 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @accepts_axis
-def sum(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+def sum(
+    x: Tensor,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DType | str | None = None,
+) -> Tensor:
     """The sum over `dim`, by default over all; of integers in int64. 0 over nothing.
 
     Parameters
@@ -73,6 +80,8 @@ def sum(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = Fal
         Dimensions to sum over, also as ``axis``; None, the default, is all.
     keepdim : bool
         Keep them with size 1, also as ``keepdims``.
+    dtype : dtype or str, optional
+        Dtype that x is converted to first. Default: its own.
 
     Raises
     ------
@@ -88,11 +97,18 @@ def sum(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = Fal
     tensor([3., 7.])
     """
     dims = dims_of("sum", x, dim)
+    x = x if dtype is None else x.to(dtype=dtype)
     return squeeze_dims(scaled_sum(x, dims, 1.0), dims, keepdim)
 
 
 @accepts_axis
-def mean(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+def mean(
+    x: Tensor,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: DType | str | None = None,
+) -> Tensor:
     """The mean over `dim`, by default over all; of integers in float32. NaN over nothing.
 
     Parameters, errors and precision are those of `sum`.
@@ -104,6 +120,7 @@ def mean(x: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = Fa
     tensor([[2., 3.]])
     """
     dims = dims_of("mean", x, dim)
+    x = x if dtype is None else x.to(dtype=dtype)
     return squeeze_dims(scaled_sum(as_floating(x), dims, reciprocal(count(x, dims))), dims, keepdim)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import triton_kernels as tk
-from lucid._arguments import accepts_axis, check_int, type_name
+from lucid._arguments import accepts_axis, check_bool, check_int, type_name
 from lucid.autograd.function import Function
 from lucid.dtype import float32
 from lucid.ops.arithmetic import abs, eq, mul, sqrt, sub, where
@@ -167,9 +167,15 @@ def _accurate(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize > 2 else to(x, None, float32)
 
 
-def _variance(name: str, x: Any, dim: Any, correction: int) -> tuple[Tensor, tuple[int, ...]]:
+def _variance(
+    name: str, x: Any, dim: Any, correction: int | None, unbiased: bool | None
+) -> tuple[Tensor, tuple[int, ...]]:
     dims = dims_of(name, x, dim)
-    return _Variance.apply(as_floating(x), dims, check_int("correction", correction)), dims
+    if unbiased is not None:
+        if correction is not None:
+            raise TypeError(f"{name} takes correction or unbiased, got both")
+        correction = int(check_bool("unbiased", unbiased))
+    return _Variance.apply(as_floating(x), dims, 1 if correction is None else check_int("correction", correction)), dims
 
 
 def _finish(y: Tensor, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
@@ -185,7 +191,14 @@ def _root(x: Tensor, p: float = 2) -> Tensor:
 
 
 @accepts_axis
-def var(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int = 1) -> Tensor:
+def var(
+    x: Tensor,
+    dim: Dims = None,
+    *,
+    keepdim: bool = False,
+    correction: int | None = None,
+    unbiased: bool | None = None,
+) -> Tensor:
     """The variance over `dim`, by default over all: Σ (x − mean)² / (n − correction).
 
     Parameters
@@ -197,8 +210,10 @@ def var(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int =
         Dimensions to reduce, also as ``axis``; None, the default, is all.
     keepdim : bool
         Keep them with size 1, also as ``keepdims``.
-    correction : int
+    correction : int, optional
         1, the default, gives the unbiased variance of a sample, 0 the variance of the elements.
+    unbiased : bool, optional
+        In place of `correction`: True is 1, False 0.
 
     Returns
     -------
@@ -208,7 +223,8 @@ def var(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int =
     Raises
     ------
     TypeError
-        If x is no Tensor, `dim` or `correction` no integers or `keepdim` no bool.
+        If x is no Tensor, `dim` or `correction` no integers, `keepdim` or `unbiased` no bool, or both of `correction`
+        and `unbiased` are given.
     IndexError, RuntimeError
         If there is no such dimension, or it is named twice.
 
@@ -218,13 +234,20 @@ def var(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int =
     >>> lucid.var(lucid.tensor([1.0, 2.0, 3.0])).item()
     1.0
     """
-    y, dims = _variance("var", x, dim, correction)
+    y, dims = _variance("var", x, dim, correction, unbiased)
     return _finish(y, x, dims, keepdim)
 
 
 @accepts_axis
-def std(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int = 1) -> Tensor:
-    """The standard deviation over `dim`, the root of `var`; its gradient is 0 where it is 0.
+def std(
+    x: Tensor,
+    dim: Dims = None,
+    *,
+    keepdim: bool = False,
+    correction: int | None = None,
+    unbiased: bool | None = None,
+) -> Tensor:
+    """The standard deviation over `dim`, the root of `var`; its gradient is 0 where it is 0. Parameters as of `var`.
 
     Examples
     --------
@@ -232,7 +255,7 @@ def std(x: Tensor, dim: Dims = None, keepdim: bool = False, *, correction: int =
     >>> lucid.std(lucid.tensor([[1.0, 3.0], [2.0, 2.0]]), dim=1, correction=0)
     tensor([1., 0.])
     """
-    y, dims = _variance("std", x, dim, correction)
+    y, dims = _variance("std", x, dim, correction, unbiased)
     return _finish(_root(y), x, dims, keepdim)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from lucid.autograd import no_grad
 from lucid.device import device as Device
 from lucid.dtype import dtype as DType
 from lucid.nn import functional as F
 from lucid.nn import init
+from lucid.nn.functional import padding_row
 from lucid.nn.module import Module
 from lucid.nn.modules._arguments import empty_parameter, positive_int
 from lucid.nn.parameter import Parameter
@@ -23,6 +25,8 @@ class Embedding(Module):
         Number of vectors.
     embedding_dim : int
         Length of each.
+    padding_idx : int, optional
+        A vector that starts at zeros and gets no gradient; counted from the end if negative. Default: none.
     device : device or str, optional
         Where the table lives; the default device if None.
     dtype : dtype or str, optional
@@ -36,7 +40,7 @@ class Embedding(Module):
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive int, or `dtype` not floating.
+        If a size is no positive int, `padding_idx` no row, or `dtype` not floating.
 
     Examples
     --------
@@ -54,22 +58,28 @@ class Embedding(Module):
         self,
         num_embeddings: int,
         embedding_dim: int,
+        padding_idx: int | None = None,
         device: str | Device | None = None,
         dtype: str | DType | None = None,
     ) -> None:
         super().__init__()
         self.num_embeddings = positive_int("num_embeddings", num_embeddings)
         self.embedding_dim = positive_int("embedding_dim", embedding_dim)
+        self.padding_idx = padding_row(padding_idx, self.num_embeddings)
         self.weight = empty_parameter(self.num_embeddings, self.embedding_dim, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the table anew."""
         init.normal_(self.weight)
+        if self.padding_idx is not None:
+            with no_grad():
+                self.weight[self.padding_idx] = 0
 
     def forward(self, indices: Tensor) -> Tensor:
         """Return the vectors at `indices`, integers of any shape: ``(*indices.shape, embedding_dim)``."""
-        return F.embedding(indices, self.weight)
+        return F.embedding(indices, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"

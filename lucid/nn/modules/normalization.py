@@ -11,6 +11,7 @@ from lucid.nn import functional as F
 from lucid.nn import init
 from lucid.nn.module import Module
 from lucid.nn.modules._arguments import empty_parameter
+from lucid.nn.normalization import normalized_sizes
 from lucid.nn.parameter import Parameter
 from lucid.tensor import Tensor
 
@@ -72,7 +73,7 @@ class LayerNorm(Module):
         dtype: str | DType | None = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = F.normalized_sizes(normalized_shape)
+        self.normalized_shape = normalized_sizes(normalized_shape)
         self.eps = check_real("eps", eps, "a number of at least 0", lambda e: e >= 0)
         self.elementwise_affine = check_bool("elementwise_affine", elementwise_affine)
         with_bias = check_bool("bias", bias) and elementwise_affine
@@ -145,7 +146,7 @@ class RMSNorm(Module):
         dtype: str | DType | None = None,
     ) -> None:
         super().__init__()
-        self.normalized_shape = F.normalized_sizes(normalized_shape)
+        self.normalized_shape = normalized_sizes(normalized_shape)
         self.eps = None if eps is None else check_real("eps", eps, "a number of at least 0", lambda e: e >= 0)
         self.elementwise_affine = check_bool("elementwise_affine", elementwise_affine)
         made = empty_parameter(*self.normalized_shape, device=device, dtype=dtype) if elementwise_affine else None
