@@ -145,7 +145,12 @@ class Tensor(TensorMethods):
 
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Return the shape, or the size of one dimension."""
-        return self.shape if dim is None else self.shape[dim]
+        shape = self.shape
+        if dim is None:
+            return shape
+        if not -len(shape) <= dim < len(shape):
+            raise IndexError(f"dim must name one of the {len(shape)} dimensions of shape {shape}, got {dim}")
+        return shape[dim]
 
     def numel(self) -> int:
         """Return the number of elements."""

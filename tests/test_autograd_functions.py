@@ -234,6 +234,21 @@ def test_saved_tensors_come_back_as_they_were() -> None:
 # The check itself
 
 
+def test_gradients_of_arguments_that_were_left_out_are_none() -> None:
+    class Scale(Function):
+        @staticmethod
+        def forward(ctx: Any, x: lucid.Tensor, factor: float = 2.0, offset: lucid.Tensor | None = None) -> lucid.Tensor:
+            return x * factor if offset is None else x * factor + offset
+
+        @staticmethod
+        def backward(ctx: Any, grad: lucid.Tensor) -> Any:
+            return grad * 2.0, None, None
+
+    x: Any = lucid.ones(2, requires_grad=True)
+    Scale.apply(x).sum().backward()
+    assert x.grad.tolist() == [2, 2]
+
+
 def test_gradcheck_fails_on_wrong_gradients() -> None:
     x = leaf([0.5, 1.5], "float64")
     for wrong in (

@@ -162,6 +162,14 @@ def test_gather_and_its_gradient_are_torchs(dim: int, tiles: str) -> None:
     assert lucid.autograd.gradgradcheck(function, small) if dim == 1 else True
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_gather_of_nothing_has_a_gradient(shape: tuple[int, int], dim: int) -> None:
+    x: Any = lucid.zeros(*shape, requires_grad=True)
+    x.gather(dim, lucid.zeros(*shape, dtype="int64")).sum().backward()
+    assert x.grad.shape == shape
+
+
 def test_an_index_tensor_can_be_part_of_a_slice_or_of_range() -> None:
     x = lucid.arange(10)
     two = lucid.tensor(2)

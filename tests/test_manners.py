@@ -192,3 +192,25 @@ def test_losses_and_activations_are_modules() -> None:
         F.mse_loss(x, y, "batchmean")
     with pytest.raises(ValueError, match="approximate must be one of"):
         nn.GELU("fast")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: lucid.squeeze(3), TypeError, "x must be a lucid.Tensor, got int"),
+        (lambda x: lucid.flatten([1]), TypeError, "x must be a lucid.Tensor, got list"),
+        (lambda x: lucid.reshape("a", 3), TypeError, "x must be a lucid.Tensor, got str"),
+        (lambda x: lucid.permute(x, None), TypeError, "dims must be integers, got NoneType"),
+        (lambda x: x.copy_(1), TypeError, "copy_ takes a lucid.Tensor, got int: fill_ takes a number"),
+        (lambda x: x.size(2), IndexError, r"dim must name one of the 2 dimensions of shape \(2, 3\), got 2"),
+        (lambda x: x[0, 0].unbind(), RuntimeError, "unbind takes a tensor of at least one dimension"),
+        (lambda x: F.layer_norm(x, None), TypeError, "normalized_shape must be an int, got NoneType"),
+        (lambda x: F.gelu(x, np.ones(2)), ValueError, "approximate must be one of"),
+        (lambda x: nn.init.constant_(x, np.ones(2)), TypeError, "val must be a number, got numpy.ndarray"),
+        (lambda x: x[0, 0][x[0, 0] > 0], IndexError, "a mask in an index must have at least one dimension"),
+    ],
+)
+def test_bad_arguments_are_named(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        call(lucid.ones(2, 3))
+    assert lucid.reshape(lucid.ones(2, 3), 6).shape == (6,)

@@ -163,6 +163,8 @@ class Node:
         if checked:
             saved = (Tensor._wrap(entry.memory) for entry in self.context._saved or () if entry is not None)
             check_backward(self.name, (*grads, *saved), results, self.called)
+        if len(results) > len(self.edges) and all(grad is None for grad in results[len(self.edges) :]):
+            results = results[: len(self.edges)]  # the others are of arguments that were left out
         if len(results) != len(self.edges):
             raise RuntimeError(
                 f"{self.name} must return {len(self.edges)} gradients, one per argument of forward, got {len(results)}"

@@ -6,7 +6,10 @@ As in torch, leaves that require grad may be filled, and nothing is recorded.
 from __future__ import annotations
 
 import math
+import numbers
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from lucid._arguments import check_choice, check_real, type_name
 from lucid._docs import left_out, listing
@@ -195,7 +198,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     tensor([0.5, 0.5])
     """
     _check_tensor(tensor)
-    if isinstance(val, Tensor) or not hasattr(val, "__float__"):
+    if not isinstance(val, bool | np.generic | numbers.Real):
         raise TypeError(f"val must be a number, got {type_name(val)}")
     tensor._buffer_for_write().fill_(val)
     return tensor

@@ -105,7 +105,7 @@ def rms_norm(
 
 def normalized_sizes(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     """Return the sizes of normalized dimensions; raise unless they are positive ints."""
-    given = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    given = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
     sizes = tuple(check_int("normalized_shape", size) for size in given)
     if not sizes or min(sizes) < 1:
         raise ValueError(f"normalized_shape must be one or more positive ints, got {normalized_shape}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lucid._arguments import type_name
 from lucid.autograd import enable_grad, is_grad_enabled
 from lucid.autograd.function import Function
 from lucid.ops.indexing import PutAt, flip, getitem, parse
@@ -193,6 +194,8 @@ def in_place(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def copy_(x: Tensor, source: Tensor) -> Tensor:
     """Write a Tensor that broadcasts to x, converted to x's dtype and device, over x; return x."""
+    if not isinstance(source, Tensor):
+        raise TypeError(f"copy_ takes a lucid.Tensor, got {type_name(source)}: fill_ takes a number")
     check_writable(x)
     return _write(x, source)
 

@@ -118,6 +118,8 @@ def _part(x: Tensor, part: Any) -> Any:
     if part._like.device != x._like.device and part.ndim:
         raise RuntimeError(f"index must be on the tensor's device {x.device}, got {part.device}")
     buffer = part._buffer
+    if buffer.dtype is torch.bool and not part.ndim:
+        raise IndexError("a mask in an index must have at least one dimension, got shape ()")
     return buffer if buffer.dtype is torch.bool else buffer.to(x._like.device, torch.int64)
 
 
@@ -319,6 +321,8 @@ class _GatherBackward(Function):
         ctx.save_for_backward(index)
         lines, numbers = x._buffer.movedim(dim, -1), index._buffer.movedim(dim, -1)
         size = lines.shape[-1]
+        if not x.numel():
+            return Tensor._wrap(torch.zeros(shape, dtype=lines.dtype, device=lines.device))
         added = tk.scatter_add(numbers.reshape(-1, size), lines.reshape(-1, size, 1), shape[dim])
         added = added.view(*lines.shape[:-1], shape[dim]).movedim(-1, dim)
         if added.shape == shape:

@@ -153,6 +153,8 @@ def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """Return views of x at each index of a dimension."""
     at = wrap_dim(x, dim)
+    if not x.ndim:
+        raise RuntimeError("unbind takes a tensor of at least one dimension, got shape ()")
     return tuple(getitem(x, (*(slice(None),) * at, i)) for i in range(x.shape[at]))
 
 

@@ -74,8 +74,16 @@ def as_sizes(name: str, given: Sequence[Any]) -> tuple[int, ...]:
     TypeError
         If one is not an integer.
     """
-    sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    if not isinstance(given, Sequence):  # of a function: one size, as torch takes it
+        given = (given,)
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list | range) else given
     return tuple(as_int(f"{name} must be integers", size) for size in sizes)
+
+
+def check_is_tensor(x: Any) -> None:
+    """Raise TypeError unless x is a Tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a lucid.Tensor, got {type_name(x)}")
 
 
 def wrap_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
@@ -84,10 +92,11 @@ def wrap_dim(x: Tensor, dim: int, name: str = "dim", extra: int = 0) -> int:
     Raises
     ------
     TypeError
-        If `dim` is not an integer.
+        If x is no Tensor, or `dim` not an integer.
     IndexError
         If `dim` is out of range.
     """
+    check_is_tensor(x)
     number = as_int(f"{name} must be an integer", dim)
     count = max(x.ndim + extra, 1)
     if not -count <= number < count:
@@ -113,6 +122,7 @@ def reshape(x: Tensor, shape: Sequence[Any]) -> Tensor:
 
 def _fitting(name: str, x: Tensor, shape: Sequence[Any]) -> tuple[int, ...]:
     """Return sizes that hold the elements of x; raise a RuntimeError for others."""
+    check_is_tensor(x)
     sizes = as_sizes(name, shape)
     known = math.prod(size for size in sizes if size != -1)
     unknown = sizes.count(-1)
@@ -143,6 +153,7 @@ def view(x: Tensor, shape: Sequence[Any]) -> Tensor:
 
 def permute(x: Tensor, dims: Sequence[Any]) -> Tensor:
     """Return a view with permuted dimensions."""
+    check_is_tensor(x)
     order = as_sizes("dims", dims)
     normal = tuple(dim % x.ndim if -x.ndim <= dim < x.ndim else dim for dim in order)
     if sorted(normal) != list(range(x.ndim)):
@@ -162,6 +173,7 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
 @accepts_axis
 def squeeze(x: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Return a view without dimensions of size 1, or without those among `dim`."""
+    check_is_tensor(x)
     dims = range(x.ndim) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
     squeezed = [wrap_dim(x, d) for d in dims]
     return _Reshape.apply(x, tuple(size for d, size in enumerate(x.shape) if size != 1 or d not in squeezed))

@@ -3,7 +3,8 @@
 A row of the sum is a product of a one-hot matrix with the tokens' values: deterministic, in token order, without
 atomics. A program computes a tile of rows, or, where there are fewer tokens than rows, the rows of a tile of tokens:
 tokens with one index store the same bits. It reads all indices of its line, and loads and multiplies only blocks of
-tokens with an index in its tile. Infinite and NaN values reach the row of their index only.
+tokens with an index in its tile. A block with infinite or NaN values adds one token after the other: 0·inf would make
+other rows NaN.
 """
 
 from __future__ import annotations
@@ -125,17 +126,15 @@ def _scatter_add_kernel(
             at = values[0] + line * stride_line
             at += (offs_n.to(INDEX_DTYPE) * stride_n)[:, None] + (offs_d * stride_d)[None, :]
             value = tl.load(at, mask=in_tile[:, None] & mask_d[None, :], other=0).to(ACC_DTYPE)
-            one_hot = equal.to(ACC_DTYPE)
             finite = tl.abs(value) < float("inf")
-            acc = tl.dot(one_hot, tl.where(finite, value, 0), acc, input_precision="ieee", out_dtype=ACC_DTYPE)
-            if tl.min(tl.min(finite.to(tl.int32), axis=1), axis=0) == 0:
-                # 0·inf is NaN: how many values of the row are inf, and −inf, NaN being both, decides.
-                above = (~finite & ~(value < 0)).to(ACC_DTYPE)
-                below = (~finite & ~(value > 0)).to(ACC_DTYPE)
-                infinite = tl.dot(one_hot, above, input_precision="ieee", out_dtype=ACC_DTYPE) > 0
-                acc = tl.where(infinite, acc + float("inf"), acc)
-                infinite = tl.dot(one_hot, below, input_precision="ieee", out_dtype=ACC_DTYPE) > 0
-                acc = tl.where(infinite, acc - float("inf"), acc)
+            if tl.min(tl.min(finite.to(tl.int32), axis=1), axis=0) > 0:
+                acc = tl.dot(equal.to(ACC_DTYPE), value, acc, input_precision="ieee", out_dtype=ACC_DTYPE)
+            else:
+                for n in range(start, tl.minimum(start + BLOCK_N, tokens)):
+                    own = own_row == tl.load(index_ptr + n).to(INDEX_DTYPE)
+                    at_n = values[0] + line * stride_line + tl.full((), n, INDEX_DTYPE) * stride_n + offs_d * stride_d
+                    token = tl.load(at_n, mask=mask_d, other=0).to(ACC_DTYPE)
+                    acc += tl.where(own[:, None], token[None, :], 0)
     if BY_TOKENS:
         mask_r = mask_r & (own_row >= 0)
     at = out_ptr + ((line * rows + own_row) * width)[:, None] + offs_d[None, :]
