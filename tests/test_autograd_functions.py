@@ -260,6 +260,8 @@ def test_gradcheck_fails_on_wrong_gradients() -> None:
             AssertionError, match=r"^the Jacobian of output 0 to input 0 differs from finite differences"
         ):
             gradcheck(wrong.apply, x)
+        with pytest.raises(AssertionError, match=r"^a projection of the Jacobian of output 0 to input 0 differs from"):
+            gradcheck(wrong.apply, x, fast_mode=True)
 
 
 def test_gradcheck_fails_where_the_graph_is_cut() -> None:

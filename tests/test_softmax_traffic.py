@@ -20,7 +20,7 @@ EMULATE: Any = importlib.import_module("emulate") if importlib.util.find_spec("e
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 
 #: Shape and dimension of contiguous rows, of strided rows, and of strided rows that have chunks of several tiles.
-CONTIGUOUS, STRIDED, MANY_COLUMNS = ((3, 36001), 1), ((1000, 40), 0), ((8001, 40), 0)
+CONTIGUOUS, STRIDED, MANY_COLUMNS = ((3, 36001), 1), ((1000, 10), 0), ((8001, 10), 0)
 
 
 def _partials(made: launch.Launch, statistics: int) -> tuple[int, int]:

@@ -170,7 +170,7 @@ def test_the_command_trains_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    arguments = ["--teacher-steps", "4", "--student-steps", "2", "--output", str(tmp_path)]
+    arguments = ["--teacher-steps", "2", "--student-steps", "1", "--output", str(tmp_path)]
     assert command.main(arguments) == 0
     first = capsys.readouterr().out
     for name in ("teacher", "student of labels", "student of teacher"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid._arguments import check_bool
 from lucid.autograd.engine import grad
 from lucid.autograd.grad_mode import no_grad
 from lucid.tensor import Tensor
@@ -19,6 +20,7 @@ def gradcheck(
     eps: float = 1e-6,
     atol: float = 1e-5,
     rtol: float = 1e-3,
+    fast_mode: bool = False,
 ) -> bool:
     """Compare the gradients of a function with central differences.
 
@@ -31,6 +33,9 @@ def gradcheck(
         Takes `inputs`, returns a Tensor or a tuple of them.
     inputs
         Its arguments; the Tensors among them that require grad must be float64.
+    fast_mode
+        Compare uᵀ·J·v for the Jacobian J of each output to each input and random vectors u and v, in place of its
+        entries: two calls of the function for an input in place of two for each element.
 
     Returns
     -------
@@ -52,6 +57,8 @@ def gradcheck(
     True
     """
     args, checked = _checked(inputs)
+    if check_bool("fast_mode", fast_mode):
+        return _check_projections(function, args, checked, eps, atol, rtol)
     for j, output in enumerate(_tuple(function(*args))):
         if not output.dtype.is_floating_point:
             continue
@@ -73,6 +80,7 @@ def gradgradcheck(
     eps: float = 1e-6,
     atol: float = 1e-5,
     rtol: float = 1e-3,
+    fast_mode: bool = False,
 ) -> bool:
     """As `gradcheck`, for the gradients themselves: second derivatives, to the inputs and to the outputs' gradients.
 
@@ -95,7 +103,7 @@ def gradgradcheck(
         found = grad(results, [primal[i] for i in checked], outer, create_graph=True, allow_unused=True)
         return tuple(g for g in found if g is not None)
 
-    return gradcheck(gradients, (*args, *weights), eps=eps, atol=atol, rtol=rtol)
+    return gradcheck(gradients, (*args, *weights), eps=eps, atol=atol, rtol=rtol, fast_mode=fast_mode)
 
 
 def _checked(inputs: Tensor | Sequence[Any]) -> tuple[tuple[Any, ...], list[int]]:
@@ -112,6 +120,40 @@ def _checked(inputs: Tensor | Sequence[Any]) -> tuple[tuple[Any, ...], list[int]
 
 def _tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
+
+
+def _check_projections(
+    function: Callable[..., Any], args: tuple[Any, ...], checked: list[int], eps: float, atol: float, rtol: float
+) -> bool:
+    """`gradcheck` of the projections uᵀ·J·v."""
+    draw = np.random.default_rng(0)
+    outputs = {j: out for j, out in enumerate(_tuple(function(*args))) if out.dtype.is_floating_point}
+    seeds = {j: draw.standard_normal(out.shape) for j, out in outputs.items()}
+    inputs = [args[i] for i in checked]
+    found: dict[int, Sequence[Tensor | None]] = dict.fromkeys(outputs, [None] * len(inputs))
+    for j, out in outputs.items():
+        if out.requires_grad:
+            seed = Tensor(seeds[j], out.dtype, out.device)
+            found[j] = grad(out, inputs, seed, retain_graph=True, allow_unused=True)
+    for position, i in enumerate(checked):
+        direction = draw.standard_normal(args[i].shape)
+        above, below = (_tuple(function(*_moved(args, i, sign * eps * direction))) for sign in (1, -1))
+        for j, seed in seeds.items():
+            numeric = ((above[j].numpy() - below[j].numpy()) * seed).sum() / (2 * eps)
+            gradient = found[j][position]
+            analytic = 0.0 if gradient is None else (gradient.numpy() * direction).sum()
+            if not np.isclose(analytic, numeric, rtol=rtol, atol=atol):
+                raise AssertionError(
+                    f"a projection of the Jacobian of output {j} to input {i} differs from finite differences: "
+                    f"numeric {numeric}, analytic {analytic}"
+                )
+    return True
+
+
+def _moved(args: tuple[Any, ...], i: int, change: np.ndarray) -> tuple[Any, ...]:
+    """Return the arguments with a change of one of them."""
+    moved = Tensor(args[i].detach().numpy() + change, args[i].dtype, args[i].device, True)
+    return *args[:i], moved, *args[i + 1 :]
 
 
 def _analytic(output: Tensor, inputs: Sequence[Tensor]) -> list[np.ndarray]:
@@ -131,14 +173,10 @@ def _analytic(output: Tensor, inputs: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _numeric(function: Callable[..., Any], args: tuple[Any, ...], i: int, j: int, eps: float) -> np.ndarray:
-    base = args[i].detach().clone().numpy()
     rows = []
-    for element in range(base.size):
-        shifted = []
-        for sign in (eps, -eps):
-            moved = base.copy()
-            moved.reshape(-1)[element] += sign
-            argument = Tensor(moved, args[i].dtype, args[i].device, True)
-            shifted.append(_tuple(function(*args[:i], argument, *args[i + 1 :]))[j].numpy().reshape(-1))
-        rows.append((shifted[0] - shifted[1]) / (2 * eps))
+    for element in range(args[i].numel()):
+        change = np.zeros(args[i].shape)
+        change.reshape(-1)[element] = eps
+        above, below = (_tuple(function(*_moved(args, i, sign * change)))[j].numpy() for sign in (1, -1))
+        rows.append((above - below).reshape(-1) / (2 * eps))
     return np.stack(rows) if rows else np.zeros((0, 1))

@@ -7,8 +7,9 @@ With the mean m of a row (0 for RMS), the deviations d = x − m and rstd = 1/�
     dweight = Σ dout·d·rstd,  dbias = Σ dout, over rows
 
 (J. Ba, J. Kiros and G. Hinton, "Layer normalization", 2016; B. Zhang and R. Sennrich, "Root mean square layer
-normalization", 2019.) A program has a tile of whole rows. Rows of more than a tile are read again for each sum, of the
-cache as a rule. Gradients of weight and bias are partial sums, one per program of backward, in a fixed order.
+normalization", 2019.) A program has a tile of whole rows, which it keeps; rows of more than a tile are read again for
+each sum, of the cache as a rule. Gradients of weight and bias are partial sums, one per program of backward, in a fixed
+order.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ def _load(x, offs_n, offs_v, mask, ACC_DTYPE: tl.constexpr):
     """Load and upcast a tile of (pointer, strides)."""
     at = x[0] + (offs_n * x[1][0])[:, None] + (offs_v * x[1][1])[None, :]
     return tl.load(at, mask=mask, other=0).to(ACC_DTYPE)
+
+
+@triton.jit
+def _load_normal(x, offs_n, offs_v, mask, mean, rstd, ACC_DTYPE: tl.constexpr):
+    """Load a tile of x, and return (x − mean)·rstd, 0 beyond the end."""
+    return tl.where(mask, (_load(x, offs_n, offs_v, mask, ACC_DTYPE) - mean) * rstd, 0.0)
+
+
+@triton.jit
+def _mask(mask_n, offs_v, columns):
+    return mask_n[:, None] & (offs_v < columns)[None, :]
 
 
 @triton.jit
@@ -53,32 +65,38 @@ def _normalize_kernel(
     eps: tl.float64,
     ACC_DTYPE: tl.constexpr,
     INDEX_DTYPE: tl.constexpr,
+    ONE_TILE: tl.constexpr,  # per row
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, _ = program_rows(rows, 1, BLOCK_N, INDEX_DTYPE)
     count = tl.full((), columns, ACC_DTYPE)
+    end = BLOCK_V if ONE_TILE else columns
+    if ONE_TILE:
+        offs_v = tl.arange(0, BLOCK_V)
+        x_tile = _load(x, offs_n, offs_v, _mask(mask_n, offs_v, columns), ACC_DTYPE)
     mean = tl.zeros((BLOCK_N,), ACC_DTYPE)
     if mean_ptr is not None:
         total = tl.zeros((BLOCK_N,), ACC_DTYPE)
-        for start in range(0, columns, BLOCK_V):
+        for start in range(0, end, BLOCK_V):
             offs_v = start + tl.arange(0, BLOCK_V)
-            mask = mask_n[:, None] & (offs_v < columns)[None, :]
-            total += tl.sum(_load(x, offs_n, offs_v, mask, ACC_DTYPE), axis=1)
+            mask = _mask(mask_n, offs_v, columns)
+            total += tl.sum(x_tile if ONE_TILE else _load(x, offs_n, offs_v, mask, ACC_DTYPE), axis=1)
         mean = math.div(total, count)
         tl.store(mean_ptr + offs_n, mean, mask=mask_n)
     squares = tl.zeros((BLOCK_N,), ACC_DTYPE)
-    for start in range(0, columns, BLOCK_V):
+    for start in range(0, end, BLOCK_V):
         offs_v = start + tl.arange(0, BLOCK_V)
-        mask = mask_n[:, None] & (offs_v < columns)[None, :]
-        d = tl.where(mask, _load(x, offs_n, offs_v, mask, ACC_DTYPE) - mean[:, None], 0.0)
+        mask = _mask(mask_n, offs_v, columns)
+        value = x_tile if ONE_TILE else _load(x, offs_n, offs_v, mask, ACC_DTYPE)
+        d = tl.where(mask, value - mean[:, None], 0.0)
         squares += tl.sum(d * d, axis=1)
     rstd = math.div(1.0, math.sqrt(math.div(squares, count) + tl.full((), eps, ACC_DTYPE)))
     tl.store(rstd_ptr + offs_n, rstd, mask=mask_n)
-    for start in range(0, columns, BLOCK_V):
+    for start in range(0, end, BLOCK_V):
         offs_v = start + tl.arange(0, BLOCK_V)
-        mask = mask_n[:, None] & (offs_v < columns)[None, :]
-        d = _load(x, offs_n, offs_v, mask, ACC_DTYPE) - mean[:, None]
+        mask = _mask(mask_n, offs_v, columns)
+        d = (x_tile if ONE_TILE else _load(x, offs_n, offs_v, mask, ACC_DTYPE)) - mean[:, None]
         weight = _load_vector(weight_ptr, offs_v, columns, 1.0, ACC_DTYPE)
         out = d * rstd[:, None] * weight + _load_vector(bias_ptr, offs_v, columns, 0.0, ACC_DTYPE)
         out_at = out_ptr + (offs_n * columns)[:, None] + offs_v[None, :]
@@ -100,11 +118,13 @@ def _normalize_backward_kernel(
     tiles,  # of rows per program
     ACC_DTYPE: tl.constexpr,
     INDEX_DTYPE: tl.constexpr,
+    ONE_TILE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
     pid = tl.program_id(0).to(INDEX_DTYPE)
     count = tl.full((), columns, ACC_DTYPE)
+    end = BLOCK_V if ONE_TILE else columns
     for tile in range(0, tiles):
         offs_n = (pid * tiles + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
         mask_n = offs_n < rows
@@ -112,23 +132,28 @@ def _normalize_backward_kernel(
         mean = tl.zeros((BLOCK_N, 1), ACC_DTYPE)
         if mean_ptr is not None:
             mean = tl.load(mean_ptr + offs_n, mask=mask_n, other=0)[:, None]
+        if ONE_TILE:
+            offs_v = tl.arange(0, BLOCK_V)
+            mask = _mask(mask_n, offs_v, columns)
+            grad_tile = _load(dout, offs_n, offs_v, mask, ACC_DTYPE)
+            normal_tile = _load_normal(x, offs_n, offs_v, mask, mean, rstd, ACC_DTYPE)
         sum_g = tl.zeros((BLOCK_N,), ACC_DTYPE)
         sum_gx = tl.zeros((BLOCK_N,), ACC_DTYPE)
-        for start in range(0, columns, BLOCK_V):
+        for start in range(0, end, BLOCK_V):
             offs_v = start + tl.arange(0, BLOCK_V)
-            mask = mask_n[:, None] & (offs_v < columns)[None, :]
-            grad = _load(dout, offs_n, offs_v, mask, ACC_DTYPE)
-            normal = tl.where(mask, (_load(x, offs_n, offs_v, mask, ACC_DTYPE) - mean) * rstd, 0.0)
+            mask = _mask(mask_n, offs_v, columns)
+            grad = grad_tile if ONE_TILE else _load(dout, offs_n, offs_v, mask, ACC_DTYPE)
+            normal = normal_tile if ONE_TILE else _load_normal(x, offs_n, offs_v, mask, mean, rstd, ACC_DTYPE)
             g = grad * _load_vector(weight_ptr, offs_v, columns, 1.0, ACC_DTYPE)
             sum_g += tl.sum(g, axis=1)
             sum_gx += tl.sum(g * normal, axis=1)
         mean_g = math.div(sum_g, count)[:, None]
         mean_gx = math.div(sum_gx, count)[:, None]
-        for start in range(0, columns, BLOCK_V):
+        for start in range(0, end, BLOCK_V):
             offs_v = start + tl.arange(0, BLOCK_V)
-            mask = mask_n[:, None] & (offs_v < columns)[None, :]
-            grad = _load(dout, offs_n, offs_v, mask, ACC_DTYPE)
-            normal = tl.where(mask, (_load(x, offs_n, offs_v, mask, ACC_DTYPE) - mean) * rstd, 0.0)
+            mask = _mask(mask_n, offs_v, columns)
+            grad = grad_tile if ONE_TILE else _load(dout, offs_n, offs_v, mask, ACC_DTYPE)
+            normal = normal_tile if ONE_TILE else _load_normal(x, offs_n, offs_v, mask, mean, rstd, ACC_DTYPE)
             dx = grad * _load_vector(weight_ptr, offs_v, columns, 1.0, ACC_DTYPE) - normal * mean_gx
             if mean_ptr is not None:
                 dx -= mean_g
@@ -208,6 +233,7 @@ def normalize_forward(
         eps=eps,
         ACC_DTYPE=launch.tl_dtype(acc_dtype),
         INDEX_DTYPE=_index_dtype(flat, config),
+        ONE_TILE=columns <= config["BLOCK_V"],
     )
     return out, mean, rstd
 
@@ -275,6 +301,7 @@ def normalize_backward(
         tiles=tiles,
         ACC_DTYPE=launch.tl_dtype(rstd.dtype),
         INDEX_DTYPE=max((_index_dtype(t, config) for t in (flat, flat_dout)), key=lambda d: d.primitive_bitwidth),
+        ONE_TILE=columns <= config["BLOCK_V"],
     )
     return dx, dweight, dbias
 
