@@ -71,7 +71,7 @@ def test_a_row_gives_the_same_bits_alone_among_many_and_in_every_place(
     with tk.tile_configs.use_tile_configs(interpreted=False):
         many = OPS[op](s, t)
         assert all(map(torch.equal, many, OPS[op](s, t))), "another time"
-        for place in (0, 3):
+        for place in (3,) if backend.INTERPRETED else (0, 3):
             row = slice(place, place + 1)
             parts = {"view": (s[row], t[row]), "copy": (s[row].clone(), t[row].clone()), "1-D": (s[place], t[place])}
             parts |= {"elsewhere": (s.flip(0)[4 - place :], t.flip(0)[4 - place :])}

@@ -37,7 +37,7 @@ KINDS = ("forward_kl", "reverse_kl", "js", "total_variation", "cross_entropy", "
 
 def _columns(kind: str) -> int:
     """Columns of a row of several chunks; softmax keeps longer ones on chip."""
-    return 36001 if kind in SOFTMAX else 20001
+    return 36001 if kind in SOFTMAX else 12001
 
 
 def _in_place(kind: str) -> tuple[bool, ...]:

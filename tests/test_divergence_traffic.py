@@ -17,7 +17,7 @@ from triton_kernels.runtime import launch, tile_configs
 
 pytestmark = pytest.mark.interpreter_only
 
-N, V = 4, 12000
+N, V = 3, 12000
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
