@@ -420,6 +420,12 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     "triton_kernels/ops/elementwise.py": [
         ("even powers of negative numbers are negative", "operators",
          "tl.where(negative & odd, magnitude", "tl.where(negative, magnitude"),
+        ("−0 to an odd power is 0", "operators",
+         "negative = base.to(tl.int64, bitcast=True) < 0", "negative = base < 0"),
+        ("the negative of 0 is 0", "elementwise",
+         "return a * -1.0 if a.dtype.is_floating() else -a", "return -a"),
+        ("relu's gradient is 0 at NaN", "elementwise",
+         "tl.where(y <= 0, 0, grad)", "tl.where(y > 0, grad, 0)"),
         ("relu of NaN is 0", "operators",
          "tl.where(a <= 0, 0, a)", "tl.where(a > 0, a, 0)"),
         ("the maximum with NaN is the other operand", "elementwise",
@@ -444,6 +450,10 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "rows, mask_n & ~valid)", "rows, mask_n & (row >= rows))"),
         ("the gradient of an embedding loses the last row of a tile", "products",
          "(row <= tl.max(offs_r, axis=0))", "(row < tl.max(offs_r, axis=0))"),
+        ("a NaN among the values of one index reaches the others", "products",
+         "tl.min(tl.min(finite.to(tl.int32), axis=1), axis=0) > 0", "tokens > 0"),
+        ("tokens of a block with a NaN are added to no row", "products",
+         "token[None, :], 0)", "token[None, :] * 0, 0)"),
     ],
     "triton_kernels/ops/optimizer.py": [
         ("Nesterov's step leaves out the gradient", "optim",
@@ -466,6 +476,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "if memory in self.owned or overlaps:", "if overlaps:"),
         ("a gradient's elements share memory", "autograd_memory",
          "if memory in self.owned or overlaps:", "if memory in self.owned:"),
+        ("a second gradient is a new tensor", "autograd_memory",
+         "            if self.create_graph:\n                tensor.grad", "            if True:\n                tensor.grad"),
         ("create_graph frees the graph", "autograd_grad",
          "GraphTask(roots, retain_graph or create_graph, create_graph)",
          "GraphTask(roots, retain_graph, create_graph)"),
@@ -548,6 +560,8 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     "lucid/ops/arithmetic.py": [
         ("a number is compared in more digits than the elements have", "operators",
          "_rounded(v, promoted) for v in buffers", "float(v) for v in buffers"),
+        ("a bound of clamp gets the gradient of what it does not bound", "elementwise",
+         "where(lt(a, b), g, 0)", "where(le(a, b), g, 0)"),
         ("the gradient of a power of 0 is NaN", "operator_gradients",
          "return exponent - 1 if exponent else 0", "return exponent - 1"),
     ],
@@ -576,6 +590,26 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
          "return is_gradient_in_forward() and bool(given)", "return bool(given)"),
         ("rows that do not count get a gradient of NaN where what comes from above is infinite", "upstream",
          "            weights=counts,", "            weights=None,"),
+    ],
+    "lucid/ops/autocast.py": [
+        ("losses of half precision stay in it inside autocast", "amp",
+         "return promoted if _target(operands[0].device) is None else", "return promoted if True else"),
+    ],
+    "lucid/ops/embedding.py": [
+        ("a padding vector gets a gradient", "module_layers",
+         "if padding_idx is None or not rows.requires_grad:", "if True:"),
+    ],
+    "lucid/ops/gradients.py": [
+        ("a gradient that is changed in place is not noticed", "autograd_memory",
+         "        torch.autograd.graph.increment_version(buffer)  # kernels do not\n    else:", "    else:"),
+    ],
+    "lucid/autograd/gradcheck.py": [
+        ("the fast check of gradients looks at none", "autograd_functions",
+         "if not np.isclose(analytic, numeric, rtol=rtol, atol=atol):", "if False:"),
+    ],
+    "lucid/nn/normalization.py": [
+        ("eps of RMS normalization is that of half precision", "normalization",
+         "(x.dtype if x.dtype.itemsize > 2 else float32).eps", "x.dtype.eps"),
     ],
     "lucid/nn/functional.py": [
         ("batchmean divides by the rows that broadcasting made", "kl_div_semantics",
@@ -667,7 +701,13 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("the gradient to queries lacks the scale", "attention",
          "acc *= tl.full((), scale, ACC_DTYPE)", "acc *= 1.0"),
     ],
+    "triton_kernels/runtime/interpreter.py": [
+        ("a number of −0 is 0 in the interpreter", "elementwise",
+         "constant.handle.data[...] = value  # with its sign", "pass"),
+    ],
     "triton_kernels/ops/normalization.py": [
+        ("a row of one tile is loaded for each sum", "normalization",
+         "total += tl.sum(x_tile if ONE_TILE else", "total += tl.sum(x_tile if BLOCK_V < 0 else"),
         ("the gradient of layer normalization keeps the mean of its terms", "normalization",
          "dx -= mean_g", "dx -= 0"),
         ("partial sums of a weight's gradient lose all rows but the last tile's", "normalization",
