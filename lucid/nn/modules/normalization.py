@@ -107,7 +107,8 @@ class RMSNorm(Module):
     normalized_shape : int or sequence of int
         Sizes of the last dimensions.
     eps : float, optional
-        What is added to the mean; by default the distance of 1 from the next number of float32, or of float64 where the input is.
+        What is added to the mean; by default the distance of 1 from the next number of float32, or of float64 where
+        the input is.
     elementwise_affine : bool
         Whether there is a weight.
     device : device or str, optional
