@@ -79,13 +79,13 @@ def test_partial_sums_are_not_of_full_size_though_all_operands_broadcast() -> No
     assert reachable.least_wide(made[0]) == 0
 
 
-def test_one_launch_in_four_is_compiled_for_another_target_and_always_for_the_same() -> None:
+def test_one_launch_in_eight_is_compiled_for_another_target_and_always_for_the_same() -> None:
     targets = [reachable.some_targets(str(number)) for number in range(1000)]
     assert targets == [reachable.some_targets(str(number)) for number in range(1000)]
     assert {first for first, *_ in targets} == {"cuda:90"}
     others = [other for _, *rest in targets for other in rest]
     assert set(others) == set(aot.TARGETS) - {"cuda:90"}
-    assert 200 < len(others) < 300
+    assert 90 < len(others) < 160
 
 
 class TestMatrix:

@@ -7,7 +7,7 @@ kernel, and which fraction of the memory roof it can reach at most: a prediction
 
 --check compares with the figures accepted before, in perf/results/predicted/static.csv, and fails where one is worse.
 Without --kernels and --dtypes it compiles the launches that users can reach, too, and fails where one is refused,
-spills, or has narrow accesses; for cuda 90, and one in four for another target, or each for all --targets.
+spills, or has narrow accesses; for cuda 90, and one in eight for another target, or each for all --targets.
 --accept writes the figures anew.
 """
 

@@ -115,10 +115,11 @@ def calls(factors: Factors, *every: Factors) -> Callable[[Callable[[Case], None]
     return add
 
 
-def widths(operand: str, dtype: str = "dtype", **more: Sequence[Any]) -> tuple[Factors, Factors]:
-    """Every width of rows, and narrow rows that are strided."""
-    strided = {"shape": [*WIDTHS][:5], operand: ["strided"], dtype: WIDE, **more}
-    return {"shape": [*WIDTHS], dtype: WIDE, **more}, strided
+def widths(operand: str, dtype: str = "dtype", **more: Sequence[Any]) -> tuple[Factors, ...]:
+    """Every width of rows, in float64 every third, and narrow rows that are strided."""
+    narrow, wide = WIDE[:1], WIDE[1:]
+    strided = {"shape": [*WIDTHS][:5], operand: ["strided"], dtype: narrow, **more}
+    return {"shape": [*WIDTHS], dtype: narrow, **more}, {"shape": [*WIDTHS][::3], dtype: wide, **more}, strided
 
 
 KL_DIV: Factors = {"shape": ALL, "target": BROADCAST, "x_dtype": FLOATS, "target_dtype": FLOATS, "log_target": BOOL}
@@ -158,7 +159,11 @@ DISTILLATION |= {"student_dtype": FLOATS, "teacher_dtype": FLOATS, "labels": TOK
 #: A scale and a softcap of logits.
 MAPS = ((1.0, None), (0.5, None), (1.0, 30.0))
 DISTILLATION |= {"student_map": MAPS, "teacher_map": MAPS}
-DISTILLED = ({"shape": PLAIN, "kind": KINDS, "dtype": WIDE}, *widths("student", kind=[("js", 1.0, 0.0)]))
+DISTILLED = (
+    {"shape": PLAIN, "kind": KINDS, "dtype": WIDE[:1]},
+    {"shape": PLAIN[1:], "kind": KINDS, "dtype": WIDE[1:]},
+    *widths("student", kind=[("js", 1.0, 0.0)]),
+)
 #: Softcapped logits in rows of several chunks, in float32, which takes the most registers.
 CAPPED: Factors = {
     "shape": PLAIN[1:],

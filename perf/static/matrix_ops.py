@@ -219,7 +219,7 @@ def dropout(case: Case) -> None:
     random.dropout(case.tensor("x"), 0.1, 1 / 0.9, 1, 2)
 
 
-NORMALIZED: Factors = {"rows": (1, 8192), "columns": (1, 128, 1000, 4096, 20000), "x": ("dense", "strided")}
+NORMALIZED: Factors = {"rows": (3, 8192), "columns": (1, 128, 1000, 4096, 20000), "x": ("dense", "strided")}
 NORMALIZED |= {"weight": (None, "dense"), "centred": BOOL, "dtype": FLOATS}
 
 

@@ -16,7 +16,7 @@ from triton_kernels.devtools import aot
 from triton_kernels.runtime import launch
 
 #: The target that every launch is compiled for; one in `OTHERS` is compiled for another, too.
-MAIN, OTHERS = "cuda:90", 4
+MAIN, OTHERS = "cuda:90", 8
 
 #: Kernels that add up or merge few numbers, where the width of accesses matters little.
 SMALL = ("_finalize_kernel", "_merge_kernel", "_token_mean_kernel", "_token_sum_kernel", "_update_scale_kernel")
@@ -42,7 +42,7 @@ def launches() -> Iterator[tuple[str, launch.Launch]]:
 def faults(calls: Iterable[tuple[str, launch.Launch]], targets: Sequence[str] | None, jobs: int) -> list[str]:
     """Compile launches; a line for each that is refused, spills, or has narrow accesses where wide ones fit.
 
-    `targets` are those that each is compiled for; by default `MAIN`, and for one launch in four one of the others.
+    `targets` are those that each is compiled for; by default `MAIN`, and for one launch in eight one of the others.
     """
     distinct: dict[str, tuple[str, launch.Launch]] = {}
     for words, launched in calls:
