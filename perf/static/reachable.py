@@ -24,6 +24,9 @@ SMALL = ("_finalize_kernel", "_merge_kernel", "_token_mean_kernel", "_token_sum_
 #: Bytes that ptxas may spill, as it does in a few of these launches with registers to spare; shipped variants have 0.
 FEW_BYTES = 32
 
+#: More of them, by kernel and target: float64 products of heads of more than 64 columns, which have no tensor cores there.
+SPILLS = {("_attention_dq_kernel", "cuda:100"): 256}
+
 #: Bytes of shared memory that a program may have, by target.
 SHARED = {"cuda:80": 163 * 1024, "cuda:90": 227 * 1024, "cuda:100": 227 * 1024, "hip:gfx942": 64 * 1024}
 
@@ -67,7 +70,7 @@ def some_targets(description: str) -> tuple[str, ...]:
 def _fault(launched: launch.Launch, report: dict[str, Any], target: str) -> str:
     if "error" in report:
         return str(report["error"])
-    if report["spills"] > FEW_BYTES:
+    if report["spills"] > SPILLS.get((launched.kernel.__name__, target), FEW_BYTES):
         return f"{report['spills']} bytes of spills with {report['registers']} registers"
     if report["shared"] > SHARED[target]:
         return f"{report['shared']} bytes of shared memory, at most {SHARED[target]} accepted"
