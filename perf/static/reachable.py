@@ -24,7 +24,7 @@ SMALL = ("_finalize_kernel", "_merge_kernel", "_token_mean_kernel", "_token_sum_
 #: Bytes that ptxas may spill, as it does in a few of these launches with registers to spare; shipped variants have 0.
 FEW_BYTES = 32
 
-#: More of them, by kernel and target: float64 products of heads of more than 64 columns, which have no tensor cores there.
+#: More of them, by kernel and target: float64 products of heads of more than 64 columns, without tensor cores there.
 SPILLS = {("_attention_dq_kernel", "cuda:100"): 256}
 
 #: Bytes of shared memory that a program may have, by target.
