@@ -43,14 +43,34 @@ def test_results_go_to_the_folder_of_their_gpu_and_are_drawn_and_reported(
     assert [call.args[0][0] for call in run.call_args_list] == ["plot", "report"]
 
 
-@pytest.mark.parametrize(("old", "new"), [("SYNTHETIC GPU", "another"), ("0123456789ab", "")])
-def test_rows_of_two_gpus_or_without_a_commit_are_refused_and_nothing_is_written(
+def test_rows_of_two_runs_come_one_after_the_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("perf.__main__.main", Mock(return_value=0))
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "overhead.csv").unlink()
+    (other / "summary.csv").write_text("step,seconds,limit,status,gpu,commit\ndram,3,4,ok,SYNTHETIC GPU,0123456789ab\n")
+    assert main(["collect", str(folder), str(other)]) == 0
+    target = tmp_path / "perf/results/synthetic-gpu"
+    rows = results.read_csv(target / "summary.csv")
+    assert [row["step"] for row in rows] == ["sweep", "dram"]
+    assert results.read_csv(target / "sweep.csv") == 2 * results.read_csv(folder / "sweep.csv")
+    assert (target / "overhead.csv").read_text() == (folder / "overhead.csv").read_text()
+    (other / "summary.csv").write_text("step,status,gpu,commit\ndram,ok,SYNTHETIC GPU,0123456789ab\n")
+    assert main(["collect", str(folder), str(other)]) == 2
+    assert "other columns" in capsys.readouterr().err
+    assert results.read_csv(target / "summary.csv") == rows
+
+
+@pytest.mark.parametrize(("old", "new"), [("SYNTHETIC GPU", "another"), ("0123456789ab", ""), ("0123456789ab", "ba")])
+def test_rows_of_two_gpus_or_commits_or_without_one_are_refused_and_nothing_is_written(
     old: str, new: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / "summary.csv"
     file.write_text(file.read_text().replace(old, new))
     assert main(["collect", str(folder)]) == 2
-    assert "must be of one GPU and name a commit" in capsys.readouterr().err
+    assert "must be of one GPU and name one commit" in capsys.readouterr().err
     shutil.rmtree(folder)
     assert main(["collect", str(folder)]) == 2
     assert not [*(tmp_path / "perf/results").iterdir()]

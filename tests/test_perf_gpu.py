@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import torch
 from perf.environment import environment
 from perf.gpu import __main__ as command_line
 from perf.gpu import bundle, dram, every_kernel, graphs, headline, install, stress, tiles
-from perf.gpu.steps import IGNORED, STEPS, Step
+from perf.gpu.steps import GROUPS, IGNORED, STEPS, Step
 from perf.measure import overhead, rows, sweep
 from perf.measure.timing import Timing
 from triton_kernels.runtime import launch, tile_configs
@@ -150,6 +151,18 @@ def test_a_bad_argument_is_named(arguments: str, said: str, tmp_path: Path, mach
     done = _command(machine, *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_every_step_is_in_a_group_and_each_group_fits_into_one_run(
+    tmp_path: Path, machine: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {step for steps in GROUPS.values() for step in steps} == set(STEPS)
+    with pytest.raises(SystemExit):
+        command_line.main(["--help"])
+    total = int(re.search(r"seconds for all steps \(default: (\d+)\)", " ".join(capsys.readouterr().out.split()))[1])
+    assert all(sum(STEPS[step].limit for step in steps) <= total for steps in GROUPS.values())
+    ran = _command(machine, "--steps", "checks,memcheck", "--total", "1", "--output", tmp_path).stdout
+    assert [line.split()[0] for line in ran.splitlines()] == [*filter(GROUPS["checks"].__contains__, STEPS), "total"]
 
 
 def test_commands_of_perf_get_arguments_that_they_accept(monkeypatch: pytest.MonkeyPatch) -> None:

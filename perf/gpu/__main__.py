@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from perf.environment import commit, folder_of, output
-from perf.gpu.steps import CACHE, STEPS, Step
+from perf.gpu.steps import CACHE, GROUPS, STEPS, Step
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,18 +83,23 @@ def _run_one(step: Step, limit: float, log: IO[bytes], environ: Mapping[str, str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m perf.gpu", description=f"Steps: {', '.join(STEPS)}.")
+    groups = "; ".join(f"{name}: {', '.join(steps)}" for name, steps in GROUPS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m perf.gpu",
+        description=f"Steps: {', '.join(STEPS)}.",
+        epilog=f"Groups of steps, which --steps takes, too: {groups}.",
+    )
     where = "folder for the results (default: $OUT, or perf/results/<gpu>)"
     parser.add_argument("--output", type=Path, default=os.environ.get("OUT"), metavar="DIR", help=where)
-    parser.add_argument("--steps", default=",".join(STEPS), metavar="LIST", help="separated by commas (default: all)")
+    parser.add_argument("--steps", default=",".join(STEPS), metavar="LIST", help="steps or groups (default: all)")
     parser.add_argument("--total", type=float, default=530, metavar="S", help="seconds for all steps (default: 530)")
     parser.add_argument("--scale", type=float, default=1, metavar="FACTOR", help="of the steps' time limits")
     parser.add_argument("--commit", metavar="HASH", help="what results name, where there is no git history")
     parser.add_argument("--shape", default="8192x131072", metavar="NxV", help="headline shape (default: 8192x131072)")
     options = parser.parse_args(arguments)
-    chosen = options.steps.split(",")
+    chosen = [step for name in options.steps.split(",") for step in GROUPS.get(name, (name,))]
     if not set(chosen) <= set(STEPS):
-        parser.error(f"argument --steps: {options.steps}, accepted: {', '.join(STEPS)}")
+        parser.error(f"argument --steps: {options.steps}, accepted: {', '.join((*STEPS, *GROUPS))}")
     gpu = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").partition("\n")[0]
     if not (gpu or options.output):
         parser.error("no GPU available: nvidia-smi names none")

@@ -91,3 +91,15 @@ STEPS = {
     "racecheck": _sanitizer("racecheck"),
     "tiles": Step(60, "$PYTHON -m perf.gpu.tiles $OUT/tiles.csv"),
 }
+
+#: What every run needs, and steps that are run together, each group within 530 seconds: what is right, how fast the
+#: headline shapes are, and how fast others are.
+_FIRST = ("wheels", "cache")
+GROUPS = {
+    "checks": (*_FIRST, "versions", "tests", "stress", "graphs", "dram", "memcheck", "racecheck"),
+    "speed": (
+        *_FIRST,
+        *("sweep", "sweep-logits", "sweep-linear", "sweep-compile", "sweep-compile-kl", "sweep-facade", "overhead"),
+    ),
+    "more": (*_FIRST, "sweep-launches", "sweep-odd", "sweep-fp32", "sweep-fp32-kl", "tiles"),
+}
