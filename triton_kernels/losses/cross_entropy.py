@@ -164,7 +164,7 @@ def _cross_entropy_kernel(
 @triton.jit
 def _load_labels(labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
     """Load labels: return them, which rows are active, and which of these have a valid label; record the others."""
-    label = load_row(labels, offs_n, sizes, mask_n, 0, tl.int64)
+    label = load_row(labels, offs_n, sizes, mask_n, -1, tl.int64)
     active = mask_n & (label != ignore_index)
     valid = active & (label >= 0) & (label < V)
     device_errors.record(report_ptr, device_errors.LABELS, label, V, active & (valid == 0))
@@ -350,7 +350,7 @@ def _cross_entropy_backward_kernel(
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
-    label = load_row((labels_ptr, labels_strides), offs_n, sizes, mask_n, 0, tl.int64)
+    label = load_row((labels_ptr, labels_strides), offs_n, sizes, mask_n, -1, tl.int64)
     active = mask_n & (label != ignore_index)
     g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
