@@ -15,6 +15,7 @@ import lucid.torch
 import triton_kernels
 from tests import pairs
 from tests.device import DEVICE
+from triton_kernels.devtools.memcheck import memcheck
 from triton_kernels.runtime import backend, replay
 
 #: These import transformers' Trainer and TRL, which takes seconds; their docstrings have nothing to run.
@@ -30,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run tests with every combination of their parameters, not only with every pair of values",
     )
+    parser.addoption(
+        "--memcheck", action="store_true", help="fail at accesses outside of tensors; in Triton's interpreter, slow"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check accesses until the end, where that is asked for."""
+    if config.getoption("--memcheck"):
+        checked = memcheck()
+        checked.__enter__()
+        config.add_cleanup(lambda: checked.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,8 +16,9 @@ from perf.static.matrix import Case
 from perf.static.matrix_ops import CALLS
 from triton_kernels.runtime import backend, launch, tile_configs
 
-#: Of those of the matrix, rows of one chunk and of several, neither a multiple of a tile; and sizes to leave out.
-SHAPES, LARGE = ("odd", "odd chunks"), {4096, 8192, 50304}
+#: Of those of the matrix, several rows a program, the last of them fewer; rows of one chunk and of several, none a
+#: multiple of a tile; and sizes to leave out.
+SHAPES, LARGE = ("one", "batch", "odd", "odd chunks"), {1024, 4096, 8192, 50304}
 
 #: Calls of a launcher.
 MOST = 25

@@ -274,7 +274,15 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("a pending error is raised again and again", "divergence_bad_input products",
          "    pending.fill_(-1)\n", ""),
     ],
+    "triton_kernels/devtools/memcheck.py": [
+        ("memcheck takes what lies between elements for one", "memcheck",
+         "return found & (left == 0)", "return found"),
+        ("memcheck looks at masked lanes, too", "memcheck",
+         "addresses = pointers.data[lanes]", "addresses = pointers.data"),
+    ],
     "triton_kernels/losses/cross_entropy.py": [
+        ("cross-entropy reads a logit for the rows that a tile has beyond the last", "memcheck",
+         "label = load_row(labels, offs_n, sizes, mask_n, -1, ", "label = load_row(labels, offs_n, sizes, mask_n, 0, "),
         ("the label's logit of cross-entropy is not softcapped", "linear_distillation",
          "x_label = math.map_logits(load_column(", "x_label = (lambda x, *_: x)(load_column("),
         ("cross-entropy's gradient ignores ignore_index", "cross_entropy",

@@ -1,1 +1,1 @@
-"""Launch traces, ahead-of-time compilation and roofline costs, for tests and `perf` only."""
+"""Launch traces, checks of accesses, ahead-of-time compilation and roofline costs, for tests and `perf` only."""
