@@ -135,24 +135,21 @@ def test_without_a_gradient_it_is_the_last_program_of_a_row_that_stores_its_loss
 
 def _results(kind: str, dtype: torch.dtype, seeds: range) -> list[tuple[Tensor, Tensor]]:
     """Results under random schedules of blocks, in flight together or not, and of warps."""
-
-    def cell(name: str, value: int, c_type: Any = ctypes.c_int) -> None:
-        EMULATE.cell(name, c_type).value = value
-
+    types = {"vm_seed": ctypes.c_uint64, "vm_resident": ctypes.c_int, "vm_warps": ctypes.c_int}
+    cells = {name: EMULATE.cell(name, c_type) for name, c_type in types.items()}
+    before = {name: cell.value for name, cell in cells.items()}
     logits = _logits(kind, dtype)
     results = []
     try:
         for seed in seeds:
-            cell("vm_seed", seed, ctypes.c_uint64)
-            cell("vm_resident", 1 + seed % 7)
-            cell("vm_warps", seed % 2)
+            for name, value in {"vm_seed": seed, "vm_resident": 1 + seed % 7, "vm_warps": seed % 2}.items():
+                cells[name].value = value
             for in_place in _in_place(kind):
                 for polls in (0, 1, 50):
                     results.append(_loss_and_gradient(kind, logits, in_place, polls))
     finally:
-        for name, value, c_type in (("vm_seed", 0, ctypes.c_uint64), ("vm_resident", 1, ctypes.c_int)):
-            cell(name, value, c_type)
-        cell("vm_warps", 0)
+        for name, value in before.items():
+            cells[name].value = value
     return results
 
 
