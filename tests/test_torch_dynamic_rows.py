@@ -20,7 +20,6 @@ from tests.test_torch_registration import LOSSES, _logits, _results
 pytestmark = [
     pytest.mark.usefixtures("implementation"),
     pytest.mark.filterwarnings("ignore:reduction 'mean' also divides"),
-    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
 ]
 
 

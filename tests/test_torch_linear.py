@@ -15,10 +15,7 @@ from lucid.typing import REDUCTIONS
 from tests.allocations import Allocations
 from tests.device import DEVICE
 
-pytestmark = [
-    pytest.mark.usefixtures("implementation"),
-    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
-]
+pytestmark = pytest.mark.usefixtures("implementation")
 
 V, D, E = 50, 16, 24
 linear_distillation_loss = lucid.torch.linear_distillation_loss

@@ -225,7 +225,6 @@ def test_the_loss_of_bfloat16_training_is_float32_and_near() -> None:
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own, where it is imported
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
 def test_a_compiled_student_trains_as_another() -> None:
     torch.compiler.reset()

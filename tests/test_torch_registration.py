@@ -16,7 +16,6 @@ from tests.device import DEVICE
 pytestmark = [
     pytest.mark.usefixtures("implementation"),
     pytest.mark.filterwarnings("ignore:reduction 'mean' also divides"),
-    pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:torch"),  # torch's own, about itself
 ]
 
 
