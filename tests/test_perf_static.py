@@ -154,6 +154,21 @@ class TestCheck:
         assert set(kept) == {"sgd-momentum-fp32-cuda-90.sass", "finalize-fp32-cuda-90.sass"}
         assert "LDG.E.128" in kept["sgd-momentum-fp32-cuda-90.sass"]
 
+    @with_the_accepted_triton
+    def test_a_second_tile_is_compiled_where_the_shipped_ones_figures_are_not_the_accepted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+        chosen = ("--kernels", "scale_gradient", "--dtypes", "bf16", "--targets", "cuda:90")
+        rows = []
+        for check in (["--check"], []):
+            done = _static(ROOT, *check, *chosen, "--csv", str(tmp_path / f"{check}.csv"))
+            assert done.returncode == 0, done.stderr
+            rows.append([row | {"date": ""} for row in results.read_csv(tmp_path / f"{check}.csv")])
+            compiled = len([*tmp_path.rglob("*.cubin")])
+            assert compiled == len(rows[0]) if check else compiled > len(rows[0])
+        assert rows[0] == rows[1]
+
     def test_marked_instructions_are_those_that_are_counted(self, tmp_path: Path) -> None:
         target = tmp_path / "figures.csv"
         done = _static(

@@ -6,6 +6,7 @@ takes through the machine code, instructions and special functions per element (
 kernel, and which fraction of the memory roof it can reach at most: a prediction, not a measurement.
 
 --check compares with the figures accepted before, in perf/results/predicted/static.csv, and fails where one is worse.
+Where the shipped tile's are as they were, what takes a second tile, the marginal figures, is not compiled again.
 Without --kernels and --dtypes it compiles the launches that users can reach, too, and fails where one is refused,
 spills, or has narrow accesses; for cuda 90, and one in eight for another target, or each for all --targets.
 --accept writes the figures anew.
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     tasks = [(number, target) for number in chosen for target in targets]
-    rows, errors = figures.measure(tasks, options.jobs, options.keep and options.keep.resolve())
+    rows, errors = figures.measure(tasks, options.jobs, options.keep and options.keep.resolve(), accepted)
     for file in (options.csv, figures.BASELINE if options.accept and not errors else None):
         if file and rows:
             results.write_csv(file, "static", rows)

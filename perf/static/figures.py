@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from perf.environment import environment
 from perf.results import ROOT, Row, UsageError
 from perf.static import worker
 from perf.static.chips import CHIPS
-from perf.static.shipped import variants
+from perf.static.shipped import Variant, variants
 from triton_kernels.devtools import aot
 
 BASELINE = ROOT / "perf/results/predicted/static.csv"
@@ -33,14 +34,25 @@ BATCH_SIZE = 16
 #: Identify a row.
 KEY = ["kernel", "variant", "dtype", "target"]
 
+#: Figures that machine code tells.
+MACHINE_CODE = (*worker.OF_SHIPPED, *worker.OF_ANOTHER)
+
+#: Accepted rows, by `KEY`.
+Accepted = dict[tuple[str, ...], dict[str, str]]
+
 #: Figures that a revision is compared by.
 FIGURES = ["registers", "spills", "shared", "warps", "load_bits", "store_bits", "instructions", "special", "total"]
 
 
-def measure(tasks: Sequence[tuple[int, str]], jobs: int, keep: Path | None = None) -> tuple[list[Row], list[str]]:
+def measure(
+    tasks: Sequence[tuple[int, str]], jobs: int, keep: Path | None = None, accepted: Accepted | None = None
+) -> tuple[list[Row], list[str]]:
     """Rows of variants, by number, on targets; and a line for each that the compiler refused."""
     variant_list, env = variants(), environment()
-    work = [(target, numbers, keep) for target, numbers in batches(tasks, jobs)]
+    work = [
+        (target, numbers, keep, {n: _numbers(variant_list[n], target, accepted or {}) for n in numbers})
+        for target, numbers in batches(tasks, jobs)
+    ]
     found = {
         (n, target): answer for batch in worker.answers(worker.read_variants, work, jobs) for n, target, answer in batch
     }
@@ -54,6 +66,13 @@ def measure(tasks: Sequence[tuple[int, str]], jobs: int, keep: Path | None = Non
             row |= answer | {"limit": variant.limit, "special_limit": variant.special_limit}
             rows.append(row | _predicted(target, answer) | env)
     return rows, errors
+
+
+def _numbers(variant: Variant, target: str, accepted: Accepted) -> dict[str, float]:
+    """Accepted figures of a variant, where machine code told all of them; else none."""
+    row = accepted.get((variant.kernel, variant.name, variant.dtype, target), {})
+    found = {name: json.loads(row[name]) for name in MACHINE_CODE if row.get(name)}
+    return found if len(found) == len(MACHINE_CODE) else {}
 
 
 def batches(tasks: Sequence[tuple[int, str]], jobs: int) -> list[tuple[str, list[int]]]:
@@ -77,7 +96,7 @@ def _predicted(target: str, figures: dict[str, Any]) -> Row:
     return found
 
 
-def baseline() -> dict[tuple[str, ...], dict[str, str]]:
+def baseline() -> Accepted:
     """The accepted figures by `KEY`; of this triton."""
     rows = results.read_csv(BASELINE)
     versions = {row["triton"] for row in rows}
@@ -89,7 +108,7 @@ def baseline() -> dict[tuple[str, ...], dict[str, str]]:
     return {tuple(row[name] for name in KEY): row for row in rows}
 
 
-def regressions(rows: Sequence[Row], accepted: dict[tuple[str, ...], dict[str, str]]) -> list[str]:
+def regressions(rows: Sequence[Row], accepted: Accepted) -> list[str]:
     """A line for each figure that is worse than accepted, or than its kernel's limit."""
     found = []
     for row in rows:

@@ -148,26 +148,23 @@ def kl_div_backward(case: Case) -> None:
     tk.kl_div_backward(x, target, dloss, shape=case.shape, log_target=case["log_target"], **options)
 
 
-#: A divergence, the inverse temperature, and the weight of hard labels; `unused`: columns of the student alone.
-KINDS = [
-    (kind, *options)
-    for kind in ("forward_kl", "reverse_kl", "js", "total_variation")
-    for options in ((1.0, 0.0), (1.0, 0.5), (0.5, 0.5))
-]
-DISTILLATION: Factors = {"shape": ALL, "kind": KINDS, "student": LAYOUTS, "teacher": LAYOUTS, "unused": (0, 3)}
+#: A divergence; the inverse temperature and the weight of hard labels; `unused`: columns of the student alone.
+KINDS: Factors = {"kind": ("forward_kl", "reverse_kl", "js", "total_variation")}
+KINDS |= {"hard": ((1.0, 0.0), (1.0, 0.5), (0.5, 0.5))}
+DISTILLATION: Factors = {"shape": ALL, **KINDS, "student": LAYOUTS, "teacher": LAYOUTS, "unused": (0, 3)}
 DISTILLATION |= {"student_dtype": FLOATS, "teacher_dtype": FLOATS, "labels": TOKENS, "labels_dtype": INTEGERS}
 #: A scale and a softcap of logits.
 MAPS = ((1.0, None), (0.5, None), (1.0, 30.0))
 DISTILLATION |= {"student_map": MAPS, "teacher_map": MAPS}
 DISTILLED = (
-    {"shape": PLAIN, "kind": KINDS, "dtype": WIDE[:1]},
-    {"shape": PLAIN[1:], "kind": KINDS, "dtype": WIDE[1:]},
-    *widths("student", kind=[("js", 1.0, 0.0)]),
+    {"shape": PLAIN, **KINDS, "dtype": WIDE[:1]},
+    {"shape": PLAIN[1:], **KINDS, "dtype": WIDE[1:]},
+    *widths("student", kind=["js"], hard=[(1.0, 0.0)]),
 )
 #: Softcapped logits in rows of several chunks, in float32, which takes the most registers.
 CAPPED: Factors = {
     "shape": PLAIN[1:],
-    "kind": KINDS,
+    **KINDS,
     "dtype": WIDE[:1],
     "student_map": MAPS[2:],
     "teacher_map": MAPS[2:],
@@ -180,10 +177,10 @@ def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any
     """Logits, and options of both directions."""
     *lead, v = case.shape
     columns = max(1, v - case["unused"])
-    kind, inv_temperature, hard = case["kind"]
+    inv_temperature, hard = case["hard"]
     if "dtype" in case:  # of both
         case = Case(case | {"student_dtype": case["dtype"], "teacher_dtype": case["dtype"]})
-    options = {"divergence": kind, "inv_temperature": inv_temperature, "hard_label_weight": hard}
+    options = {"divergence": case["kind"], "inv_temperature": inv_temperature, "hard_label_weight": hard}
     options |= {"labels": case.tokens("labels") if hard else None, "vocab_size": columns if case["unused"] else None}
     for who in ("student", "teacher"):
         options |= dict(zip((f"{who}_scale", f"{who}_softcap"), case[f"{who}_map"], strict=True))
@@ -193,7 +190,7 @@ def _distillation(case: Case) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any
 @calls(
     DISTILLATION | WEIGHTS | {"gradients": (None, *TO_LOGITS), "factor": BOOL},
     *(factors | {"gradients": (None, "student")} for factors in DISTILLED),
-    CAPPED | {"gradients": ("in place", "both in place")},
+    CAPPED | {"gradients": ["both in place"]},
 )
 def divergence_forward(case: Case) -> None:
     s, t, options = _distillation(case)

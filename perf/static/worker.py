@@ -28,6 +28,10 @@ _TILES = ("TILES", "BLOCK", "BLOCK_V", "BLOCK_N")
 #: Read off the machine code, cuda only.
 _COUNTED = ("load_bits", "store_bits", "instructions", "special", "fixed", "elements", "total")
 
+#: Figures of the shipped tile, and those that take another.
+OF_SHIPPED = ("registers", "spills", "shared", "warps", "load_bits", "store_bits", "elements", "total")
+OF_ANOTHER = ("instructions", "special", "fixed")
+
 #: Yields machine code, is sent its text, and returns figures.
 Reading = Generator[bytes, str, dict[str, Any]]
 
@@ -52,11 +56,16 @@ def compile_launch(task: tuple[dict[str, Any], str]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def read_variants(task: tuple[str, Sequence[int], Path | None]) -> list[tuple[int, str, dict[str, Any]]]:
-    """The figures of variants, by number, on a target, or errors; their machine code is disassembled together."""
-    target, numbers, keep = task
+def read_variants(
+    task: tuple[str, Sequence[int], Path | None, dict[int, dict[str, float]]],
+) -> list[tuple[int, str, dict[str, Any]]]:
+    """The figures of variants, by number, on a target, or errors; their machine code is disassembled together.
+
+    Accepted figures, by number, save the half of the compilations where those of the shipped tile are as they were.
+    """
+    target, numbers, keep, accepted = task
     variant_list, found = variants(), []
-    reading = {number: _figures(variant_list[number], target, keep) for number in numbers}
+    reading = {number: _figures(variant_list[number], target, keep, accepted.get(number, {})) for number in numbers}
     texts: dict[int, Any] = dict.fromkeys(numbers)
     while texts:
         cubins = {}
@@ -72,13 +81,14 @@ def read_variants(task: tuple[str, Sequence[int], Path | None]) -> list[tuple[in
     return found
 
 
-def _figures(variant: Variant, target: str, keep: Path | None) -> Reading:
+def _figures(variant: Variant, target: str, keep: Path | None, accepted: dict[str, float]) -> Reading:
     """The figures of a variant on a target.
 
     Instructions and special functions per element are marginal: the difference between the shipped tile and one of
     half the size (twice, where half is no whole access a thread), over the difference in elements a thread. A
     program's other instructions are `fixed`, and `total` are all of them per element. None where the code has no path
-    with exactly the 128-bit accesses that the variant needs.
+    with exactly the 128-bit accesses that the variant needs. Where registers, spills, accesses and `total` of the
+    shipped tile are the accepted ones, so are taken to be those that another tile would tell.
     """
     description = aot.describe(variant.launched())
     compiled = aot.compile_for(description, target)
@@ -99,6 +109,9 @@ def _figures(variant: Variant, target: str, keep: Path | None) -> Reading:
         (keep / f"{name.strip('-')}.sass").write_text(_marked(text, path))
     if path is None:
         return found
+    found |= {"total": round(path.length / elements, 2), "elements": elements}
+    if accepted and all(found[name] == accepted[name] for name in OF_SHIPPED):
+        return found | {name: accepted[name] for name in OF_ANOTHER}
     tile = next(name for name in _TILES if description["args"].get(name, 1) > 1)
     for size in (description["args"][tile] // 2, description["args"][tile] * 2):
         resized = copy.deepcopy(description)
@@ -109,9 +122,9 @@ def _figures(variant: Variant, target: str, keep: Path | None) -> Reading:
             more = elements - _elements(resized)
             each = (path.length - other.length) / more
             special = (path.special - other.special) / more
-            found |= {"instructions": round(each, 2), "special": round(special, 2), "elements": elements}
-            return found | {"fixed": round(path.length - each * elements), "total": round(path.length / elements, 2)}
-    return found
+            found |= {"instructions": round(each, 2), "special": round(special, 2)}
+            return found | {"fixed": round(path.length - each * elements)}
+    return found | {"total": None, "elements": None}
 
 
 def _elements(description: dict[str, Any]) -> float:
