@@ -282,7 +282,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "triton_kernels/losses/cross_entropy.py": [
         ("cross-entropy reads a logit for the rows that a tile has beyond the last", "memcheck",
-         "label = load_row(labels, offs_n, sizes, mask_n, -1, ", "label = load_row(labels, offs_n, sizes, mask_n, 0, "),
+         "found = active & (column >= 0)", "found = (column >= 0)"),
         ("the label's logit of cross-entropy is not softcapped", "linear_distillation",
          "x_label = math.map_logits(load_column(", "x_label = (lambda x, *_: x)(load_column("),
         ("cross-entropy's gradient ignores ignore_index", "cross_entropy",

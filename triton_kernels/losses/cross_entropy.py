@@ -164,7 +164,7 @@ def _cross_entropy_kernel(
 @triton.jit
 def _load_labels(labels, report_ptr, offs_n, sizes, mask_n, ignore_index, V):
     """Load labels: return them, which rows are active, and which of these have a valid label; record the others."""
-    label = load_row(labels, offs_n, sizes, mask_n, -1, tl.int64)
+    label = load_row(labels, offs_n, sizes, mask_n, 0, tl.int64)
     active = mask_n & (label != ignore_index)
     valid = active & (label >= 0) & (label < V)
     device_errors.record(report_ptr, device_errors.LABELS, label, V, active & (valid == 0))
@@ -202,7 +202,7 @@ def _chunk_stats(
             _, other = _tile_stats(other_tile, class_ptr, tile, V, log2e, SMOOTH, BLOCK_V)
             before = (row_max, sum_exp, weighted_sum, weight_sum)
             row_max, sum_exp, weighted_sum, weight_sum = merged_parts(before, other, log2e, SMOOTH)
-    found = (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
+    found = active & (column >= 0) & (column // BLOCK_V // (1 if tiles is None else tiles) == chunk)
     x_label = math.map_logits(load_column(x, offs_n, column, sizes, found, 0, log2e.dtype), of_map[0], of_map[1])
     return x_tile, e, tile_max, (row_max, sum_exp, weighted_sum, weight_sum, x_label)
 
@@ -350,7 +350,7 @@ def _cross_entropy_backward_kernel(
     BLOCK_V: tl.constexpr,
 ):
     offs_n, mask_n, chunk = program_tile(rows, chunks, BLOCK_N)
-    label = load_row((labels_ptr, labels_strides), offs_n, sizes, mask_n, -1, tl.int64)
+    label = load_row((labels_ptr, labels_strides), offs_n, sizes, mask_n, 0, tl.int64)
     active = mask_n & (label != ignore_index)
     g = load_row((dloss_ptr, dloss_strides), offs_n, sizes, active, 0, ACC_DTYPE)
     if dloss_factor_ptr is not None:
