@@ -159,7 +159,8 @@ def test_a_scaler_finds_gradients_that_overflow() -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_with_activation_checkpointing(name: str) -> None:
     loss, _ = PAIRS[name]
-    assert _train(loss, recompute=True) == _train(loss)
+    # Its gradients come from the statistics of rows, in a second launch: the rounding is another.
+    assert _train(loss, recompute=True) == pytest.approx(_train(loss), rel=2e-6)
 
 
 def _parallel(rank: int, port: int) -> None:
