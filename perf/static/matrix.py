@@ -42,7 +42,7 @@ SHAPES: dict[str, Shape] = {
 }
 ALL = tuple(SHAPES)
 
-#: Of which all options of a loss run, not only all pairs.
+#: Of which all options of a loss run, not only all pairs; in float64 those that take the most registers.
 PLAIN = ("chunks", "odd chunks")
 
 #: One for each size of a tile of columns, and for each number of chunks to merge.
@@ -158,7 +158,7 @@ MAPS = ((1.0, None), (0.5, None), (1.0, 30.0))
 DISTILLATION |= {"student_map": MAPS, "teacher_map": MAPS}
 DISTILLED = (
     {"shape": PLAIN, **KINDS, "dtype": WIDE[:1]},
-    {"shape": PLAIN[1:], **KINDS, "dtype": WIDE[1:]},
+    {"shape": PLAIN[1:], **KINDS, "hard": [(0.5, 0.5)], "dtype": WIDE[1:]},
     *widths("student", kind=["js"], hard=[(1.0, 0.0)]),
 )
 #: Softcapped logits in rows of several chunks, in float32, which takes the most registers.
