@@ -71,8 +71,10 @@ def measure(
 def _numbers(variant: Variant, target: str, accepted: Accepted) -> dict[str, float]:
     """Accepted figures of a variant, where machine code told all of them; else none."""
     row = accepted.get((variant.kernel, variant.name, variant.dtype, target), {})
-    found = {name: json.loads(row[name]) for name in MACHINE_CODE if row.get(name)}
-    return found if len(found) == len(MACHINE_CODE) else {}
+    try:
+        return {name: json.loads(row[name]) for name in MACHINE_CODE}
+    except (KeyError, ValueError):  # not of all variants, and not of older files
+        return {}
 
 
 def batches(tasks: Sequence[tuple[int, str]], jobs: int) -> list[tuple[str, list[int]]]:

@@ -26,10 +26,10 @@ from triton_kernels.devtools import aot
 _TILES = ("TILES", "BLOCK", "BLOCK_V", "BLOCK_N")
 
 #: Read off the machine code, cuda only.
-_COUNTED = ("load_bits", "store_bits", "instructions", "special", "fixed", "elements", "total")
+_COUNTED = ("load_bits", "store_bits", "instructions", "special", "fixed", "elements", "total", "special_total")
 
 #: Figures of the shipped tile, and those that take another.
-OF_SHIPPED = ("registers", "spills", "shared", "warps", "load_bits", "store_bits", "elements", "total")
+OF_SHIPPED = ("registers", "spills", "shared", "warps", "load_bits", "store_bits", "elements", "total", "special_total")
 OF_ANOTHER = ("instructions", "special", "fixed")
 
 #: Yields machine code, is sent its text, and returns figures.
@@ -86,9 +86,9 @@ def _figures(variant: Variant, target: str, keep: Path | None, accepted: dict[st
 
     Instructions and special functions per element are marginal: the difference between the shipped tile and one of
     half the size (twice, where half is no whole access a thread), over the difference in elements a thread. A
-    program's other instructions are `fixed`, and `total` are all of them per element. None where the code has no path
-    with exactly the 128-bit accesses that the variant needs. Where registers, spills, accesses and `total` of the
-    shipped tile are the accepted ones, so are taken to be those that another tile would tell.
+    program's other instructions are `fixed`; `total` and `special_total` are all of them per element. None where the
+    code has no path with exactly the 128-bit accesses that the variant needs. Where registers, spills, accesses and
+    totals of the shipped tile are the accepted ones, so are taken to be those that another tile would tell.
     """
     description = aot.describe(variant.launched())
     compiled = aot.compile_for(description, target)
@@ -109,7 +109,8 @@ def _figures(variant: Variant, target: str, keep: Path | None, accepted: dict[st
         (keep / f"{name.strip('-')}.sass").write_text(_marked(text, path))
     if path is None:
         return found
-    found |= {"total": round(path.length / elements, 2), "elements": elements}
+    found |= {"total": round(path.length / elements, 2), "special_total": round(path.special / elements, 2)}
+    found |= {"elements": elements}
     if accepted and all(found[name] == accepted[name] for name in OF_SHIPPED):
         return found | {name: accepted[name] for name in OF_ANOTHER}
     tile = next(name for name in _TILES if description["args"].get(name, 1) > 1)
@@ -124,7 +125,7 @@ def _figures(variant: Variant, target: str, keep: Path | None, accepted: dict[st
             special = (path.special - other.special) / more
             found |= {"instructions": round(each, 2), "special": round(special, 2)}
             return found | {"fixed": round(path.length - each * elements)}
-    return found | {"total": None, "elements": None}
+    return found | dict.fromkeys(("total", "special_total", "elements"))
 
 
 def _elements(description: dict[str, Any]) -> float:
