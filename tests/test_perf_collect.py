@@ -63,6 +63,48 @@ def test_rows_of_two_runs_come_one_after_the_other(
     assert results.read_csv(target / "summary.csv") == rows
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("summary.csv", "step,commit\nsweep,0123456789ab\n", "lacks a column gpu or commit"),
+        ("summary.csv", "step,gpu,commit\nsweep,SYNTHETIC GPU\n", "has a row of other columns"),
+        ("summary.csv", "step,gpu,commit\nsweep,SYNTHETIC GPU,0123456789ab,7\n", "has a row of other columns"),
+        ("summary.csv", "step,gpu,commit\nsweep,,0123456789ab\n", "GPUs: '', 'SYNTHETIC GPU'"),
+        ("sweep.csv", "step,gpu,commit\nsweep,SYNTHETIC GPU,0123456789ab\n", "has not the rows of a sweep"),
+    ],
+)
+def test_a_file_that_no_run_wrote_is_named_and_nothing_is_written(
+    name: str, text: str, said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).write_text(text)
+    assert main(["collect", str(folder)]) == 2
+    assert said in capsys.readouterr().err
+    (folder / "summary.csv").write_bytes(b"\xff\xfe")
+    (folder / "sweep.csv").unlink()
+    assert main(["collect", str(folder)]) == 2
+    assert "is no CSV file" in capsys.readouterr().err
+    assert not [*(tmp_path / "perf/results").iterdir()]
+
+
+def test_folders_are_there_and_each_is_named_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folders, said in (((folder, folder), "one is named twice"), ((folder, tmp_path / "none"), "is no folder")):
+        assert main(["collect", *map(str, folders)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_last_line_that_was_not_ended_is_a_row_of_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perf.__main__.main", Mock(return_value=0))
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (folder / "summary.csv").write_text((folder / "summary.csv").read_text().rstrip())
+    assert main(["collect", str(folder), str(other)]) == 0
+    assert len(results.read_csv(tmp_path / "perf/results/synthetic-gpu/summary.csv")) == 2
+
+
 @pytest.mark.parametrize(("old", "new"), [("SYNTHETIC GPU", "another"), ("0123456789ab", ""), ("0123456789ab", "ba")])
 def test_rows_of_two_gpus_or_commits_or_without_one_are_refused_and_nothing_is_written(
     old: str, new: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=f"Steps: {', '.join(STEPS)}.",
         epilog=f"Groups of steps, which --steps takes, too: {groups}.",
     )
-    where = "folder for the results (default: $OUT, or perf/results/<gpu>)"
+    where = "folder for the results of this run, which replace another's (default: $OUT, or perf/results/<gpu>)"
     parser.add_argument("--output", type=Path, default=os.environ.get("OUT"), metavar="DIR", help=where)
     parser.add_argument("--steps", default=",".join(STEPS), metavar="LIST", help="steps or groups (default: all)")
     parser.add_argument("--total", type=float, default=530, metavar="S", help="seconds for all steps (default: 530)")
