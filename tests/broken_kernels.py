@@ -30,3 +30,9 @@ def refused(x_ptr, y_ptr, BLOCK: tl.constexpr):
 def narrow(x_ptr, y_ptr, BLOCK: tl.constexpr):
     offs = tl.arange(0, BLOCK)
     tl.store(y_ptr + offs, tl.load(x_ptr + (offs ^ 1)))
+
+
+@triton.jit
+def wider(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    # Begins in the second element, and ends beyond it where elements have fewer bytes.
+    tl.store(y_ptr, tl.load((x_ptr + 1).to(tl.pointer_type(tl.int32))))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
+from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import InterpretedFunction
 
 import triton_kernels as tk
@@ -77,11 +80,35 @@ def test_labels_that_are_ignored_or_out_of_range_reach_nothing(n: int, v: int, i
         (torch.zeros(7), torch.zeros(8), r"loads 1 elements outside of its tensors: \(7,\), \(8,\)"),
         (torch.zeros(8), torch.zeros(0), "stores 8 elements"),
         (torch.zeros(()), torch.zeros(8), "loads 7 elements"),
+        (torch.zeros(8).unfold(0, 4, 2), torch.zeros(8), None),
+        (torch.zeros(20).as_strided((3, 4), (4, 2)), torch.zeros(8), "loads 4 elements"),
     ],
 )
 def test_what_is_no_element_of_a_tensor_is_found(x: torch.Tensor, y: torch.Tensor, what: str | None) -> None:
     with memcheck(), contextlib.nullcontext() if what is None else pytest.raises(IndexError, match=f"copy {what}"):
         InterpretedFunction(broken_kernels.copy.fn)[(1,)](x, y, BLOCK=8)
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(torch.int32, False), (torch.int16, True)])
+def test_an_access_that_begins_in_an_element_and_ends_beyond_it_is_found(dtype: torch.dtype, found: bool) -> None:
+    x, y = torch.zeros(2, dtype=dtype), torch.zeros(1, dtype=torch.int32)
+    error = pytest.raises(IndexError, match="wider loads 1 elements") if found else contextlib.nullcontext()
+    with memcheck(), error:
+        InterpretedFunction(broken_kernels.wider.fn)[(1,)](x, y, BLOCK=1)
+
+
+def test_another_error_is_as_it_is_and_nothing_is_kept_of_a_launch() -> None:
+    x, y = torch.zeros(8), torch.zeros(8)
+    with memcheck():
+        with pytest.raises(InterpreterError) as error:
+            InterpretedFunction(broken_kernels.copy.fn)[(1,)](x, y, BLOCK=7)
+        assert error.value.__cause__ is not None
+        del error
+        InterpretedFunction(broken_kernels.copy.fn)[(1,)](x, y, BLOCK=8)
+        kept = weakref.ref(x)
+        del x
+        gc.collect()
+        assert kept() is None
 
 
 def test_compiled_kernels_are_not_checked_here(monkeypatch: pytest.MonkeyPatch) -> None:

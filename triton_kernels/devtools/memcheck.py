@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,15 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
     launched = threading.local()
 
     def check(what: str, pointers: Any, mask: Any) -> None:
-        memory = launched.memory
+        memory = getattr(launched, "memory", None)
         if memory is None:
             return
         lanes = np.broadcast_to(getattr(mask, "data", mask), pointers.data.shape).astype(bool)
         addresses = pointers.data[lanes].astype(np.int64)
-        outside = ~np.any([_within(addresses, tensor) for tensor in memory], axis=0)
+        size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
+        outside = np.full(addresses.shape, True)
+        for tensor in memory:
+            outside &= ~_within(addresses, size, tensor)
         if outside.any():
             count, shapes = np.count_nonzero(outside), ", ".join(str(tuple(tensor.shape)) for tensor in memory)
             raise IndexError(f"{launched.name} {what} {count} elements outside of its tensors: {shapes}")
@@ -70,13 +74,20 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
         return store(self, pointers, value, mask, *rest)
 
     def executed(self: Any, *args: Any, **kwargs: Any) -> None:
-        launched.name, unknown = self.fn.__name__, "table_ptr" in kwargs and not others
-        memory = [leaf for leaf in (*tree_leaves((args, kwargs)), *others) if isinstance(leaf, torch.Tensor)]
-        launched.memory = None if unknown else memory
+        unknown = "table_ptr" in kwargs and not others
+        tensors = [leaf for leaf in (*tree_leaves((args, kwargs)), *others) if isinstance(leaf, torch.Tensor)]
+        launched.name, launched.memory = self.fn.__name__, None if unknown else tensors
         try:
             execute(self, *args, **kwargs)
-        except InterpreterError as error:  # which hides the kind of what it wraps
-            raise error.__cause__ if isinstance(error.__cause__, IndexError) else error from None
+        except InterpreterError as error:  # one for each jit function that it came through
+            cause: BaseException | None = error
+            while isinstance(cause, InterpreterError):
+                cause = cause.__cause__
+            if isinstance(cause, IndexError):
+                raise cause from None
+            raise
+        finally:
+            launched.memory = tensors = None  # type: ignore[assignment]  # frames may live on, tensors must not
 
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = checked_load, checked_store
     GridExecutor.__call__ = executed
@@ -87,14 +98,18 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
         GridExecutor.__call__ = execute
 
 
-def _within(addresses: np.ndarray[Any, Any], tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Which addresses are those of elements of a tensor whose dimensions do not overlap, but where they repeat."""
-    if not tensor.numel():
+def _within(addresses: np.ndarray[Any, Any], size: int, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Which addresses are those of elements of a tensor that have at least `size` bytes."""
+    if not tensor.numel() or size > tensor.itemsize:
         return np.zeros(addresses.shape, bool)
     left = addresses - tensor.data_ptr()
+    dims = sorted((stride, n) for stride, n in zip(tensor.stride(), tensor.shape, strict=True) if stride and n > 1)
+    extents = accumulate((stride * (n - 1) for stride, n in dims), initial=0)
+    if any(stride <= extent for (stride, _), extent in zip(dims, extents, strict=False)):  # they overlap
+        offsets = sum(np.arange(n).reshape(-1, *[1] * i) * stride for i, (stride, n) in enumerate(dims))
+        return np.isin(left, offsets * tensor.itemsize)
     found = left >= 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True), reverse=True):
-        if stride and size > 1:
-            index, left = np.divmod(left, stride * tensor.itemsize)
-            found &= index < size
+    for stride, n in reversed(dims):
+        index, left = np.divmod(left, stride * tensor.itemsize)
+        found &= index < n
     return found & (left == 0)
