@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check accesses until the end, where that is asked for."""
     if config.getoption("--memcheck"):
-        checked = memcheck()
-        checked.__enter__()
-        config.add_cleanup(lambda: checked.__exit__(None, None, None))
+        if not backend.INTERPRETED:
+            raise pytest.UsageError("--memcheck: kernels are compiled; accepted in Triton's interpreter")
+        until_the_end = ExitStack()
+        until_the_end.enter_context(memcheck())
+        config.add_cleanup(until_the_end.close)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

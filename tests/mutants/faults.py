@@ -277,7 +277,7 @@ _FAULTS: dict[str, list[tuple[str, str, str, str]]] = {
     "triton_kernels/devtools/memcheck.py": [
         ("memcheck takes what lies between elements for one", "memcheck",
          "return found & (left == 0)", "return found"),
-        ("memcheck looks at masked lanes, too", "memcheck",
+        ("memcheck checks masked lanes", "memcheck",
          "addresses = pointers.data[lanes]", "addresses = pointers.data"),
     ],
     "triton_kernels/losses/cross_entropy.py": [

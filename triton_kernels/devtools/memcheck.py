@@ -87,7 +87,7 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
                 raise cause from None
             raise
         finally:
-            launched.memory = tensors = None  # type: ignore[assignment]  # frames may live on, tensors must not
+            launched.memory = None  # which would keep the tensors
 
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = checked_load, checked_store
     GridExecutor.__call__ = executed
