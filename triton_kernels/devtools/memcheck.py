@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from triton_kernels.devtools import accesses
 from triton_kernels.runtime import backend
 
 
@@ -45,10 +46,7 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
     if not backend.INTERPRETED:
         raise RuntimeError("accesses are checked in Triton's interpreter: set TRITON_INTERPRET=1 before Python starts")
     from triton.runtime.errors import InterpreterError
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
-    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
-    execute = GridExecutor.__call__
     launched = threading.local()
 
     def check(what: str, pointers: Any, mask: Any) -> None:
@@ -65,20 +63,12 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
             count, shapes = np.count_nonzero(outside), ", ".join(str(tuple(tensor.shape)) for tensor in memory)
             raise IndexError(f"{launched.name} {what} {count} elements outside of its tensors: {shapes}")
 
-    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        check("loads", pointers, mask)
-        return load(self, pointers, mask, *rest)
-
-    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        check("stores", pointers, mask)
-        return store(self, pointers, value, mask, *rest)
-
-    def executed(self: Any, *args: Any, **kwargs: Any) -> None:
+    def executed(execute: Callable[..., None], executor: Any, *args: Any, **kwargs: Any) -> None:
         unknown = "table_ptr" in kwargs and not others
         tensors = [leaf for leaf in (*tree_leaves((args, kwargs)), *others) if isinstance(leaf, torch.Tensor)]
-        launched.name, launched.memory = self.fn.__name__, None if unknown else tensors
+        launched.name, launched.memory = executor.fn.__name__, None if unknown else tensors
         try:
-            execute(self, *args, **kwargs)
+            execute(executor, *args, **kwargs)
         except InterpreterError as error:  # one for each jit function that it came through
             cause: BaseException | None = error
             while isinstance(cause, InterpreterError):
@@ -89,13 +79,8 @@ def memcheck(*others: torch.Tensor) -> Iterator[None]:
         finally:
             launched.memory = None  # which would keep the tensors
 
-    InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = checked_load, checked_store
-    GridExecutor.__call__ = executed
-    try:
+    with accesses.observed(check, executed):
         yield
-    finally:
-        InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
-        GridExecutor.__call__ = execute
 
 
 def _within(addresses: np.ndarray[Any, Any], size: int, tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from triton_kernels.devtools import accesses
 from triton_kernels.runtime import backend, launch
 
 
@@ -61,48 +62,34 @@ def traffic() -> Iterator[Traffic]:
     """
     if not backend.INTERPRETED:
         raise RuntimeError("traffic is counted in Triton's interpreter: set TRITON_INTERPRET=1 before Python starts")
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
-
     moved, counting = Traffic(), True
-    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
-    execute = GridExecutor.__call__
 
-    def size(pointers: Any, mask: Any) -> int:
+    def access(what: str, pointers: Any, mask: Any) -> None:
+        if not counting:
+            return
         lanes = np.broadcast_to(getattr(mask, "data", mask), pointers.data.shape)
-        return int(np.count_nonzero(lanes)) * (pointers.get_element_ty().primitive_bitwidth // 8 or 1)
+        size = int(np.count_nonzero(lanes)) * (pointers.get_element_ty().primitive_bitwidth // 8 or 1)
+        if what == "loads":
+            moved.read += size
+        else:
+            moved.written += size
 
-    def counted_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        if counting:
-            moved.read += size(pointers, mask)
-        return load(self, pointers, mask, *rest)
-
-    def counted_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if counting:
-            moved.written += size(pointers, mask)
-        return store(self, pointers, value, mask, *rest)
-
-    def executed(self: Any, *args: Any, **kwargs: Any) -> None:
+    def executed(execute: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         nonlocal counting
         if kwargs.get("flags_ptr") is not None:
             counting = False
             try:
                 with _flags_set(kwargs):
-                    execute(self, *args, **kwargs)
+                    execute(*args, **kwargs)
             finally:
                 counting = True
-        execute(self, *args, **kwargs)
+        execute(*args, **kwargs)
 
     def count(_: launch.Launch) -> None:
         moved.launches += 1
 
-    InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = counted_load, counted_store
-    GridExecutor.__call__ = executed
-    try:
-        with launch.launch_hook(count):
-            yield moved
-    finally:
-        InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = load, store
-        GridExecutor.__call__ = execute
+    with accesses.observed(access, executed), launch.launch_hook(count):
+        yield moved
 
 
 @contextmanager
